@@ -1,0 +1,41 @@
+# make demo    set everything up, then run the main job on this machine
+# make test    install what the tests need, then run everything, as CI does
+# make check   format, lint, types and quick tests
+PYTHON ?= python3
+export PYTHON
+BIN := .venv/bin
+
+.PHONY: help demo test check lint venv venv-test packages clean
+
+help:
+	@sed -n 's/^# make /  make /p' Makefile
+
+demo: venv
+	@$(BIN)/pyfi demo
+
+test: packages venv-test lint
+	@echo "==> Running all tests; they start the services they need themselves" >&2
+	@$(BIN)/python -m pytest -q
+
+check: venv-test lint
+	@echo "==> Quick tests" >&2
+	@$(BIN)/python -m pytest -q -m "not slow and not gpu" tests/unit
+
+lint: venv-test
+	@echo "==> Format, lint and types" >&2
+	@$(BIN)/ruff format --quiet --check .
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/mypy --no-error-summary
+
+packages:
+	@scripts/debian-packages
+
+venv:
+	@scripts/venv
+
+# after packages, where both are asked for: they bring python3-venv
+venv-test: $(if $(filter test,$(MAKECMDGOALS)),packages)
+	@scripts/venv test
+
+clean:
+	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,38 @@
+"""What holds for every test: none of the person's own settings, state or git identity reaches it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+# a shared machine is slow at times: the time of one example says nothing
+settings.register_profile("pyfi", deadline=None, print_blob=True)
+settings.load_profile("pyfi")
+
+GIT_IDENTITY = {
+    "GIT_CONFIG_GLOBAL": os.devnull,
+    "GIT_CONFIG_NOSYSTEM": "1",
+    "GIT_AUTHOR_NAME": "Test",
+    "GIT_AUTHOR_EMAIL": "test@example.org",
+    "GIT_COMMITTER_NAME": "Test",
+    "GIT_COMMITTER_EMAIL": "test@example.org",
+}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_surroundings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A state and a cache directory of this test run's own, in the environment; the folder of both."""
+    home = tmp_path_factory.mktemp("home")
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith("PYFI_")]:
+            patch.delenv(name)
+        patch.setenv("PYFI_HOME", str(home / "state"))
+        patch.setenv("XDG_STATE_HOME", str(home / "xdg-state"))
+        patch.setenv("XDG_CACHE_HOME", str(home / "cache"))
+        for name, value in GIT_IDENTITY.items():
+            patch.setenv(name, value)
+        yield home

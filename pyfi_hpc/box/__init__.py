@@ -1,0 +1,1 @@
+"""Real services in private directories and on private ports, without a service manager."""

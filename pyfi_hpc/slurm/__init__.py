@@ -1,0 +1,1 @@
+"""Slurm: turns a resource request into an allocation, and gives it back."""

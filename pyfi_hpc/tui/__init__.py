@@ -1,0 +1,1 @@
+"""The terminal screen, one file a screen."""
