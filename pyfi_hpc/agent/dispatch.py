@@ -1,0 +1,180 @@
+"""Which member goes to which worker: plain bookkeeping, no I/O, driven by the agent's main thread alone.
+
+A *lot* is a delivery in hand, known by its token. Its members wait in *units* (some indexes of one lot); a worker is
+handed a unit that should take it a few milliseconds, so that short calls travel together and long ones are balanced
+one by one. Members of a *careful* lot (it may have been somebody else's before) go alone, and are announced in the
+database before they start.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+#: How much work, by learned run time, a worker is handed at once.
+SLICE_SECONDS = 0.004
+_LEARNING = 0.3
+
+
+@dataclass(slots=True)
+class Unit:
+    """Members of one lot that wait, or that one worker has."""
+
+    token: int
+    task: str
+    indexes: deque[int]
+    careful: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Hand:
+    """Give `indexes` of lot `token` to `worker`; when `announce`, only after its start is in the database."""
+
+    worker: int
+    token: int
+    task: str
+    indexes: tuple[int, ...]
+    announce: bool
+
+
+@dataclass(slots=True)
+class _Worker:
+    processor: bytes
+    units: list[Unit] = field(default_factory=list)
+    draining: bool = False
+
+
+class Dispatcher:
+    """What waits, who has what, and who gets the next."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[bytes, deque[Unit]] = {}
+        self._workers: dict[int, _Worker] = {}
+        self._seconds: dict[str, float] = {}
+
+    # workers
+
+    def add_worker(self, worker: int, processor: bytes) -> None:
+        """`worker` is ready for calls of `processor`."""
+        self._workers[worker] = _Worker(processor)
+
+    def drain_worker(self, worker: int) -> None:
+        """Hand nothing more to `worker`; it finishes what it has."""
+        if worker in self._workers:
+            self._workers[worker].draining = True
+
+    def remove_worker(self, worker: int, running: tuple[int, int] | None) -> tuple[int, int] | None:
+        """`worker` is gone while it ran member `running` (token, index).
+
+        Returns that member when it was still open: it alone is to blame. What else the worker had waits again, first.
+        """
+        gone = self._workers.pop(worker, None)
+        if gone is None:
+            return None
+        blamed = None
+        for unit in reversed(gone.units):
+            if running and unit.token == running[0] and running[1] in unit.indexes:
+                unit.indexes.remove(running[1])
+                blamed = running
+            if unit.indexes:
+                self._waiting.setdefault(gone.processor, deque()).appendleft(unit)
+        return blamed
+
+    def idle(self, worker: int) -> bool:
+        """True when `worker` has nothing in hand."""
+        return worker in self._workers and not self._workers[worker].units
+
+    def holding(self, worker: int, token: int, index: int) -> bool:
+        """True when `worker` has that member and has not finished it."""
+        known = self._workers.get(worker)
+        return known is not None and any(unit.token == token and index in unit.indexes for unit in known.units)
+
+    # lots
+
+    def offer(self, token: int, processor: bytes, task: str, indexes: Iterable[int], *, careful: bool = False) -> None:
+        """Members `indexes` of lot `token` wait for a worker of `processor`."""
+        unit = Unit(token, task, deque(indexes), careful)
+        if unit.indexes:
+            self._waiting.setdefault(processor, deque()).append(unit)
+
+    def withdraw(self, token: int, indexes: Iterable[int] | None = None) -> list[int]:
+        """Take members that no worker has yet (`indexes`, or all of the lot) out of the queue; returns them."""
+        wanted = None if indexes is None else set(indexes)
+        taken: list[int] = []
+        for units in self._waiting.values():
+            for unit in units:
+                if unit.token == token:
+                    out = [index for index in unit.indexes if wanted is None or index in wanted]
+                    taken += out
+                    unit.indexes = deque(index for index in unit.indexes if index not in out)
+        self._sweep()
+        return sorted(taken)
+
+    def withdraw_processor(self, processor: bytes) -> dict[int, list[int]]:
+        """Take everything that waits for `processor` out of the queue: lot token -> indexes."""
+        taken: dict[int, list[int]] = {}
+        for unit in self._waiting.pop(processor, ()):
+            taken.setdefault(unit.token, []).extend(unit.indexes)
+        return taken
+
+    def _sweep(self) -> None:
+        for processor in list(self._waiting):
+            self._waiting[processor] = deque(unit for unit in self._waiting[processor] if unit.indexes)
+
+    def waiting(self, processor: bytes) -> int:
+        """How many members wait for `processor`."""
+        return sum(len(unit.indexes) for unit in self._waiting.get(processor, ()))
+
+    # handing out
+
+    def hand_out(self) -> list[Hand]:
+        """Give waiting members to workers with room: idle ones first, then one unit ahead where calls are short."""
+        hands: list[Hand] = []
+        for depth in (0, 1):
+            for number, worker in self._workers.items():
+                waiting = self._waiting.get(worker.processor)
+                if waiting and not worker.draining and len(worker.units) == depth and self._room(worker, waiting[0]):
+                    hands.append(self._hand(number, worker, waiting))
+        return hands
+
+    def _room(self, worker: _Worker, unit: Unit) -> bool:
+        if not worker.units:
+            return True
+        # a long call must not wait behind another while a neighbour falls idle
+        return not unit.careful and self._seconds.get(unit.task, 1.0) < SLICE_SECONDS
+
+    def _hand(self, number: int, worker: _Worker, waiting: deque[Unit]) -> Hand:
+        unit = waiting[0]
+        count = 1 if unit.careful else self._count(unit)
+        given = Unit(
+            unit.token, unit.task, deque(unit.indexes.popleft() for _ in range(min(count, len(unit.indexes)))), unit.careful
+        )
+        if not unit.indexes:
+            waiting.popleft()
+        worker.units.append(given)
+        return Hand(number, given.token, given.task, tuple(given.indexes), given.careful)
+
+    def _count(self, unit: Unit) -> int:
+        seconds = self._seconds.get(unit.task)
+        return 1 if seconds is None else max(1, int(SLICE_SECONDS / max(seconds, 1e-7)))
+
+    def done(self, worker: int, token: int, finished: Sequence[tuple[int, float]]) -> list[int]:
+        """`worker` finished these members (index, seconds it ran). Returns those that it really had."""
+        known = self._workers.get(worker)
+        accepted: list[int] = []
+        for unit in known.units if known else ():
+            if unit.token != token:
+                continue
+            for index, seconds in finished:
+                if index in unit.indexes:
+                    unit.indexes.remove(index)
+                    accepted.append(index)
+                    self._learn(unit.task, seconds)
+        if known:
+            known.units = [unit for unit in known.units if unit.indexes]
+        return accepted
+
+    def _learn(self, task: str, seconds: float) -> None:
+        before = self._seconds.get(task)
+        self._seconds[task] = seconds if before is None else before + _LEARNING * (seconds - before)

@@ -1,0 +1,92 @@
+"""What the agent's threads pass to one another about the deliveries in hand."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from pyfi_hpc.brokers.base import Delivery
+from pyfi_hpc.db.record import Key
+from pyfi_hpc.model.status import Cause
+from pyfi_hpc.wire.frames import Item
+from pyfi_hpc.wire.messages import Call, Message, Route
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A socket as an agent serves it: where its calls come from, what runs them, and the budget they have."""
+
+    id: bytes
+    name: str
+    owner: str
+    processor: bytes
+    task: str
+    queue: str
+    exchange: str
+    key: str
+    generation: int
+    timeout_seconds: float | None
+    max_attempts: int
+    retry_delay_seconds: float
+    routes: tuple[Route, ...] = ()
+
+
+@dataclass(slots=True)
+class Lot:
+    """A delivery in hand. `open` (members not yet settled) and `delivery` belong to the committer thread."""
+
+    token: int
+    delivery: Delivery
+    message: Message
+    socket: Served
+    processor: bytes
+    #: it may have been in somebody else's hands: look before running, announce each start
+    careful: bool
+    open: set[int] = field(default_factory=set)
+    #: members whose delivery was acked early, under a leased hold row: index -> epoch
+    leased: dict[int, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.open = set(range(len(self.message.calls)))
+
+    def key(self, index: int) -> Key:
+        """The outcome's key of a member."""
+        return self.message.owner, self.message.calls[index].id
+
+    def call(self, index: int) -> Call:
+        """A member."""
+        return self.message.calls[index]
+
+    def settle(self, index: int) -> None:
+        """The member needs this delivery no more; the last one to say so acks it."""
+        if index in self.open:
+            self.open.discard(index)
+            if not self.open:
+                self.delivery.ack()
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """A member's attempt is over: the worker's item, or the cause of its loss (then `item.error` says more)."""
+
+    lot: Lot
+    index: int
+    item: Item
+    worker: bytes | None
+    cause: Cause | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Looked:
+    """What a careful lot's look-up found: members to run, those that are settled already are not among them."""
+
+    lot: Lot
+    runnable: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Announced:
+    """The start of these members is in the database: they may run on `worker` now."""
+
+    lot: Lot
+    worker: int
+    indexes: tuple[int, ...]

@@ -1,0 +1,394 @@
+"""The record of what came of every invocation, as plain SQL on one connection.
+
+These statements are the contract (RELIABILITY 1): the caller runs them inside one transaction per flush.
+Rows go in sorted by id, so that two agents that commit the same ids never deadlock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from psycopg2.extras import execute_values
+
+from pyfi_hpc.model.status import AttemptStatus, Cause, OutcomeStatus
+from pyfi_hpc.wire import messages
+from pyfi_hpc.wire.messages import ErrorRecord, Message
+
+Cursor: TypeAlias = Any  # psycopg2's cursor has no types of its own
+#: (owner, id): an outcome's key.
+Key: TypeAlias = tuple[str, bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class NewOutcome:
+    """An outcome as an attempt proposes it; `error` and `routes` are encoded, times are UTC seconds."""
+
+    owner: str
+    id: bytes
+    status: OutcomeStatus
+    value: bytes | None
+    error: bytes | None
+    digest: bytes | None
+    socket: bytes | None
+    serial: int
+    worker: bytes | None = None
+    started: float | None = None
+    ended: float | None = None
+    routes: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Decided:
+    """An outcome as it was committed."""
+
+    status: OutcomeStatus
+    value: bytes | None
+    error: bytes | None
+    digest: bytes | None
+    serial: int
+    routes: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A hold row, as far as a delivery needs to know it."""
+
+    state: str
+    serial: int
+    used: int
+    returns: int
+    live_lease: bool
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class NewAttempt:
+    """An execution that failed, printed, or is announced before it starts (status STARTED, no times)."""
+
+    owner: str
+    id: bytes
+    serial: int
+    status: AttemptStatus
+    cause: Cause | None = None
+    error: bytes | None = None
+    socket: bytes | None = None
+    worker: bytes | None = None
+    agent: bytes | None = None
+    started: float | None = None
+    ended: float | None = None
+    out: bytes = b""
+    err: bytes = b""
+
+
+_OUTCOME_ROW = (
+    "(%s, %s::uuid, %s::pyfi.outcome_status, %s, %s, %s, %s::uuid, %s, %s::uuid,"
+    " to_timestamp(%s), to_timestamp(%s), %s)"
+)
+_OUTCOME_INSERT = """
+    INSERT INTO pyfi.outcome AS o
+        (owner, id, status, value, error, digest, socket_id, serial, worker_id, started, ended, routes)
+    VALUES %s ON CONFLICT (owner, id) """
+# a dead invocation that an operator reopened takes only the attempt that the reopening named, or a later one
+_REPLACE_REOPENED = """DO UPDATE SET status = excluded.status, value = excluded.value, error = excluded.error,
+        digest = excluded.digest, socket_id = excluded.socket_id, serial = excluded.serial,
+        worker_id = excluded.worker_id, started = excluded.started, ended = excluded.ended, routes = excluded.routes,
+        committed = clock_timestamp()
+    WHERE o.status = 'REOPENED' AND o.serial <= excluded.serial"""
+
+
+def insert_outcomes(cursor: Cursor, outcomes: Iterable[NewOutcome]) -> set[Key]:
+    """Commit what is new; the first commit wins. Returns the keys of those that this call decided."""
+    ordered = sorted(outcomes, key=lambda new: (new.owner, new.id))
+    if not ordered:
+        return set()
+    rows = [
+        (
+            new.owner,
+            new.id.hex(),
+            new.status.value,
+            new.value,
+            new.error,
+            new.digest,
+            new.socket.hex() if new.socket else None,
+            new.serial,
+            new.worker.hex() if new.worker else None,
+            new.started,
+            new.ended,
+            new.routes,
+        )
+        for new in ordered
+    ]
+    action = "DO NOTHING" if all(new.serial == 1 for new in ordered) else _REPLACE_REOPENED
+    statement = f"{_OUTCOME_INSERT}{action} RETURNING owner, uuid_send(id)"
+    won = execute_values(cursor, statement, rows, template=_OUTCOME_ROW, page_size=len(rows), fetch=True)
+    return {(owner, bytes(identity)) for owner, identity in won}
+
+
+def _keys(keys: Iterable[Key]) -> tuple[list[str], list[str]]:
+    pairs = sorted(set(keys))
+    return [owner for owner, _ in pairs], [identity.hex() for _, identity in pairs]
+
+
+_BY_KEY = "FROM unnest(%s::text[], %s::uuid[]) AS k (owner, id) JOIN"
+
+
+def outcomes(cursor: Cursor, keys: Iterable[Key]) -> dict[Key, Decided]:
+    """What is decided of `keys`. Must be a statement of its own: one that inserts does not see the winner's row."""
+    owners, ids = _keys(keys)
+    if not owners:
+        return {}
+    cursor.execute(
+        f"SELECT o.owner, uuid_send(o.id), o.status, o.value, o.error, o.digest, o.serial, o.routes"
+        f" {_BY_KEY} pyfi.outcome o USING (owner, id)",
+        (owners, ids),
+    )
+    return {
+        (owner, bytes(identity)): Decided(
+            OutcomeStatus(status), _bytes(value), _bytes(error), _bytes(digest), serial, _bytes(routes)
+        )
+        for owner, identity, status, value, error, digest, serial, routes in cursor.fetchall()
+    }
+
+
+def _bytes(value: Any) -> bytes | None:
+    return None if value is None else bytes(value)
+
+
+def insert_attempts(cursor: Cursor, attempts: Iterable[NewAttempt]) -> None:
+    """Record executions; the end of an attempt replaces its announcement, nothing else is ever replaced."""
+    rows = [
+        (
+            new.owner,
+            new.id.hex(),
+            new.serial,
+            new.status.value,
+            new.cause.value if new.cause else None,
+            new.error,
+            new.socket.hex() if new.socket else None,
+            new.worker.hex() if new.worker else None,
+            new.agent.hex() if new.agent else None,
+            new.started,
+            new.ended,
+            new.out or None,
+            new.err or None,
+        )
+        for new in sorted(attempts, key=lambda new: (new.owner, new.id, new.serial))
+    ]
+    if not rows:
+        return
+    execute_values(
+        cursor,
+        """INSERT INTO pyfi.attempt AS a (owner, id, serial, status, cause, error, socket_id, worker_id, agent_id,
+               started, ended, out, err)
+           VALUES %s ON CONFLICT (owner, id, serial) DO UPDATE SET status = excluded.status, cause = excluded.cause,
+               error = excluded.error, worker_id = coalesce(excluded.worker_id, a.worker_id),
+               started = coalesce(excluded.started, a.started), ended = excluded.ended,
+               out = excluded.out, err = excluded.err
+           WHERE a.status = 'STARTED' AND excluded.status <> 'STARTED'""",
+        rows,
+        template="(%s, %s::uuid, %s, %s::pyfi.attempt_status, %s::pyfi.cause, %s, %s::uuid, %s::uuid, %s::uuid,"
+        " to_timestamp(%s), to_timestamp(%s), %s, %s)",
+        page_size=len(rows),
+    )
+
+
+def announced_elsewhere(cursor: Cursor, serials: Mapping[Key, int], agent: bytes) -> set[Key]:
+    """Which of these attempts (key and serial) another agent announced and never ended."""
+    owners, ids = _keys(serials)
+    if not owners:
+        return set()
+    cursor.execute(
+        f"SELECT a.owner, uuid_send(a.id), a.serial {_BY_KEY} pyfi.attempt a USING (owner, id)"
+        " WHERE a.status = 'STARTED' AND a.agent_id IS DISTINCT FROM %s::uuid",
+        (owners, ids, agent.hex()),
+    )
+    found = ((owner, bytes(identity), serial) for owner, identity, serial in cursor.fetchall())
+    return {(owner, identity) for owner, identity, serial in found if serials[owner, identity] == serial}
+
+
+def holds(cursor: Cursor, keys: Iterable[Key], *, lock: bool = False) -> dict[Key, Held]:
+    """The hold rows of `keys`, locked until the transaction ends when `lock`."""
+    owners, ids = _keys(keys)
+    if not owners:
+        return {}
+    cursor.execute(
+        f"SELECT h.owner, uuid_send(h.id), h.state, h.serial, h.used, h.returns,"
+        f" h.state = 'LEASED' AND h.due > now(), h.epoch {_BY_KEY} pyfi.hold h USING (owner, id)"
+        + (" ORDER BY h.owner, h.id FOR UPDATE OF h" if lock else ""),
+        (owners, ids),
+    )
+    return {(row[0], bytes(row[1])): Held(*row[2:]) for row in cursor.fetchall()}
+
+
+@dataclass(frozen=True, slots=True)
+class NewHold:
+    """A hold row to be written; `message` has one call, whose serial is the next attempt's."""
+
+    message: Message
+    exchange: str
+    key: str
+    state: str
+    delay_seconds: float = 0.0
+    used: int = 0
+    returns: int = 0
+    holder: bytes | None = None
+
+    @property
+    def row(self) -> tuple[Any, ...]:
+        call = self.message.calls[0]
+        return (
+            self.message.owner,
+            call.id.hex(),
+            self.state,
+            self.delay_seconds,
+            call.serial,
+            self.used,
+            self.returns,
+            self.holder.hex() if self.holder else None,
+            messages.encode(self.message),
+            self.exchange,
+            self.key,
+            self.message.socket.hex(),
+        )
+
+
+_HOLD_INSERT = """INSERT INTO pyfi.hold AS h
+        (owner, id, state, due, serial, used, returns, holder, payload, exchange, key, socket_id)
+    VALUES %s ON CONFLICT (owner, id) """
+_HOLD_ROW = (
+    "(%s, %s::uuid, %s::pyfi.hold_state, now() + %s * interval '1 second', %s, %s, %s, %s::uuid, %s, %s, %s, %s::uuid)"
+)
+
+
+def put_holds(cursor: Cursor, new: Sequence[NewHold]) -> None:
+    """Write hold rows, replacing those that stand under the same key (the caller has locked and read them)."""
+    rows = sorted(hold.row for hold in new)
+    if rows:
+        execute_values(
+            cursor,
+            _HOLD_INSERT
+            + """DO UPDATE SET state = excluded.state, due = excluded.due, serial = excluded.serial,
+                used = excluded.used, returns = excluded.returns, holder = excluded.holder, payload = excluded.payload,
+                epoch = h.epoch + 1""",
+            rows,
+            template=_HOLD_ROW,
+            page_size=len(rows),
+        )
+
+
+def park_holds(cursor: Cursor, new: Sequence[NewHold]) -> None:
+    """Write hold rows for messages that could not be published; one that stands already is as good."""
+    rows = sorted(hold.row for hold in new)
+    if rows:
+        execute_values(cursor, f"{_HOLD_INSERT}DO NOTHING", rows, template=_HOLD_ROW, page_size=len(rows))
+
+
+def drop_holds(cursor: Cursor, keys: Iterable[Key]) -> None:
+    """The invocations are committed and forwarded: nothing is held any more. Dead ones are kept for an operator."""
+    owners, ids = _keys(keys)
+    if owners:
+        cursor.execute(
+            "DELETE FROM pyfi.hold h USING unnest(%s::text[], %s::uuid[]) AS k (owner, id)"
+            " WHERE h.owner = k.owner AND h.id = k.id AND h.state <> 'DEAD'",
+            (owners, ids),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Due:
+    """A held message that is to be published now."""
+
+    message: Message
+    exchange: str
+    key: str
+    returns: int
+
+
+def take_due(cursor: Cursor, limit: int, *, again_seconds: float = 15.0) -> list[Due]:
+    """Held messages whose time has come; nobody else is given them for `again_seconds`.
+
+    A lapsed lease becomes due with the next serial: its holder's late commit is then stale.
+    """
+    cursor.execute(
+        """UPDATE pyfi.hold h SET due = now() + %s * interval '1 second', state = 'DUE',
+               serial = h.serial + (h.state = 'LEASED')::int, epoch = h.epoch + (h.state = 'LEASED')::int
+           FROM (SELECT owner, id FROM pyfi.hold WHERE state IN ('DUE', 'LEASED') AND due <= now()
+                 ORDER BY due LIMIT %s FOR UPDATE SKIP LOCKED) AS k
+           WHERE h.owner = k.owner AND h.id = k.id
+           RETURNING h.payload, h.exchange, h.key, h.serial, h.returns""",
+        (again_seconds, limit),
+    )
+    return [
+        Due(with_serial(messages.decode_message(bytes(payload)), serial), exchange, key, returns)
+        for payload, exchange, key, serial, returns in cursor.fetchall()
+    ]
+
+
+def with_serial(message: Message, serial: int) -> Message:
+    """The same message of one call, for another attempt."""
+    import msgspec
+
+    (call,) = message.calls
+    return msgspec.structs.replace(message, calls=(msgspec.structs.replace(call, serial=serial),))
+
+
+def mark_out(cursor: Cursor, published: Iterable[Message]) -> None:
+    """These messages are the broker's again."""
+    rows = [(message.owner, message.calls[0].id.hex(), message.calls[0].serial) for message in published]
+    if rows:
+        execute_values(
+            cursor,
+            """UPDATE pyfi.hold h SET state = 'OUT', holder = NULL FROM (VALUES %s) AS k (owner, id, serial)
+               WHERE h.owner = k.owner AND h.id = k.id::uuid AND h.serial = k.serial AND h.state = 'DUE'""",
+            sorted(rows),
+            page_size=len(rows),
+        )
+
+
+def lease(cursor: Cursor, new: Sequence[NewHold]) -> dict[Key, int]:
+    """Lease rows for members that run for long, where neither outcome nor a newer hold row exists.
+
+    Returns the epoch of each lease that was taken; a member without one is somebody else's by now.
+    """
+    rows = sorted(hold.row for hold in new)
+    if not rows:
+        return {}
+    taken = execute_values(
+        cursor,
+        """INSERT INTO pyfi.hold AS h
+               (owner, id, state, due, serial, used, returns, holder, payload, exchange, key, socket_id)
+           SELECT v.* FROM (VALUES %s) AS v (owner, id, state, due, serial, used, returns, holder, payload, exchange,
+               key, socket_id)
+           WHERE NOT EXISTS (SELECT FROM pyfi.outcome o WHERE o.owner = v.owner AND o.id = v.id
+                             AND o.status <> 'REOPENED')
+           ON CONFLICT (owner, id) DO UPDATE SET state = excluded.state, due = excluded.due,
+               holder = excluded.holder, epoch = h.epoch + 1
+           WHERE h.state = 'OUT' AND h.serial = excluded.serial
+           RETURNING h.owner, uuid_send(h.id), h.epoch""",
+        rows,
+        template=_HOLD_ROW,
+        page_size=len(rows),
+        fetch=True,
+    )
+    return {(owner, bytes(identity)): epoch for owner, identity, epoch in taken}
+
+
+def renew_leases(cursor: Cursor, agent: bytes, seconds: float) -> None:
+    """Keep every lease of this agent for another `seconds`, by the database's clock."""
+    cursor.execute(
+        "UPDATE pyfi.hold SET due = now() + %s * interval '1 second' WHERE state = 'LEASED' AND holder = %s::uuid",
+        (seconds, agent.hex()),
+    )
+
+
+def current_leases(cursor: Cursor, epochs: Mapping[Key, int]) -> set[Key]:
+    """Which of these leases are still held under the epoch named; their rows stay locked until the commit."""
+    found = holds(cursor, epochs, lock=True)
+    return {key for key, held in found.items() if held.state == "LEASED" and held.epoch == epochs[key]}
+
+
+def failed(error: ErrorRecord) -> bytes:
+    """The error as it is stored."""
+    return messages.encode(error)

@@ -1,0 +1,363 @@
+"""The tables of the control plane, schema `pyfi`.
+
+Two families. *Objects* (queue, processor, socket, plug, node, agent, worker): few rows, written by people and the control
+plane, each with owner, generation and times. *The record* (outcome, attempt, hold, event, quarantine): many rows,
+written by agents in batches with plain SQL (`db.outcomes`, `db.holds`).
+
+`owner` is the database role that made the row and never changes. The migrations are the schema; a test holds
+them against these models.
+"""
+
+from __future__ import annotations
+
+import datetime
+import uuid
+from typing import Any
+
+from sqlalchemy import (
+    ARRAY,
+    BigInteger,
+    CheckConstraint,
+    DateTime,
+    Double,
+    Enum,
+    ForeignKey,
+    Identity,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Text,
+    UniqueConstraint,
+    func,
+    text,
+)
+from sqlalchemy.dialects.postgresql import JSONB, UUID
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
+
+from pyfi_hpc.model import status
+
+SCHEMA = "pyfi"
+
+_NAMING = {
+    "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+    "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+    "ck": "ck_%(table_name)s_%(constraint_name)s",
+    "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+    "pk": "pk_%(table_name)s",
+}
+
+
+def _enum(kind: type, name: str) -> Enum:
+    return Enum(kind, name=name, schema=SCHEMA, values_callable=lambda members: [member.value for member in members])
+
+
+PROCESSOR_STATUS = _enum(status.ProcessorStatus, "processor_status")
+REQUESTED = _enum(status.Requested, "requested_status")
+WORKER_STATUS = _enum(status.WorkerStatus, "worker_status")
+NODE_STATUS = _enum(status.NodeStatus, "node_status")
+OUTCOME_STATUS = _enum(status.OutcomeStatus, "outcome_status")
+HOLD_STATE = _enum(status.HoldState, "hold_state")
+ATTEMPT_STATUS = _enum(status.AttemptStatus, "attempt_status")
+CAUSE = _enum(status.Cause, "cause")
+QUEUE_TYPE = _enum(status.QueueType, "queue_type")
+
+
+class Base(DeclarativeBase):
+    """Everything lives in schema `pyfi`."""
+
+    metadata = MetaData(schema=SCHEMA, naming_convention=_NAMING)
+    type_annotation_map = {  # noqa: RUF012 (SQLAlchemy reads it from the class)
+        datetime.datetime: DateTime(timezone=True),
+        uuid.UUID: UUID(as_uuid=True),
+        bytes: LargeBinary,
+        str: Text,
+        dict[str, Any]: JSONB,
+        float: Double,
+        list[int]: ARRAY(Integer),
+    }
+
+
+class Owned:
+    """What every object has: an id, its owner, when it was made and changed, and how often what is wanted changed."""
+
+    id: Mapped[uuid.UUID] = mapped_column(primary_key=True, server_default=text("gen_random_uuid()"))
+    owner: Mapped[str] = mapped_column(server_default=text("session_user"))
+    created: Mapped[datetime.datetime] = mapped_column(server_default=func.now())
+    updated: Mapped[datetime.datetime] = mapped_column(server_default=func.now())
+    generation: Mapped[int] = mapped_column(server_default=text("1"))
+
+
+class Network(Owned, Base):
+    """A closed world of names; `default` is made with the schema."""
+
+    __tablename__ = "network"
+    name: Mapped[str]
+    __table_args__ = (UniqueConstraint("name"),)
+
+
+class Queue(Owned, Base):
+    """A logical queue: an exchange that task queues are bound to."""
+
+    __tablename__ = "queue"
+    network_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("network.id", ondelete="RESTRICT"))
+    name: Mapped[str]
+    type: Mapped[status.QueueType] = mapped_column(QUEUE_TYPE, server_default="direct")
+    max_length: Mapped[int | None]
+    network: Mapped[Network] = relationship(lazy="joined")
+    __table_args__ = (
+        UniqueConstraint("network_id", "name"),
+        CheckConstraint("max_length IS NULL OR max_length > 0", name="max_length"),
+    )
+
+
+class TaskQueue(Base):
+    """A durable queue of the broker: one task bound to one logical queue, in one generation."""
+
+    __tablename__ = "task_queue"
+    queue_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("queue.id", ondelete="RESTRICT"), primary_key=True)
+    task_key: Mapped[str] = mapped_column(primary_key=True)
+    generation: Mapped[int] = mapped_column(server_default=text("1"))
+    #: when the broker confirmed that it exists; publishers keep off a young one (brokers.rabbitmq says why)
+    declared: Mapped[datetime.datetime | None]
+
+
+class Processor(Owned, Base):
+    """Code at one commit that offers tasks, and how many workers it wants where."""
+
+    __tablename__ = "processor"
+    network_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("network.id", ondelete="RESTRICT"))
+    name: Mapped[str]
+    repository: Mapped[str]
+    branch: Mapped[str | None]
+    commit: Mapped[str]
+    module: Mapped[str]
+    default_task: Mapped[str | None]
+    host: Mapped[str | None]
+    requirements: Mapped[str | None]
+    python: Mapped[str | None]
+    #: wanted workers; NULL: a fair share of the cores that are there
+    workers: Mapped[int | None]
+    cpus: Mapped[int] = mapped_column(server_default=text("1"))
+    gpus: Mapped[int] = mapped_column(server_default=text("0"))
+    mem_mib: Mapped[int | None]
+    timeout_seconds: Mapped[float | None]
+    max_attempts: Mapped[int] = mapped_column(server_default=text("3"))
+    retry_delay_seconds: Mapped[float] = mapped_column(server_default=text("1"))
+    requested_status: Mapped[status.Requested] = mapped_column(REQUESTED, server_default="RUNNING")
+    status: Mapped[status.ProcessorStatus] = mapped_column(PROCESSOR_STATUS, server_default="STOPPED")
+    #: why it is FAILED: our code, one line, and the log's tail
+    reason: Mapped[dict[str, Any] | None]
+    observed_generation: Mapped[int] = mapped_column(server_default=text("0"))
+    #: bumped by `proc restart`: workers started for an older one are drained
+    restarts: Mapped[int] = mapped_column(server_default=text("0"))
+    retry_at: Mapped[datetime.datetime | None]
+    failures: Mapped[int] = mapped_column(server_default=text("0"))
+    network: Mapped[Network] = relationship(lazy="joined")
+    __table_args__ = (
+        UniqueConstraint("network_id", "name"),
+        CheckConstraint("cpus >= 1", name="cpus"),
+        CheckConstraint("gpus >= 0", name="gpus"),
+        CheckConstraint("workers IS NULL OR workers >= 1", name="workers"),
+        CheckConstraint("max_attempts >= 1", name="max_attempts"),
+        CheckConstraint("commit ~ '^[0-9a-f]{40}$'", name="commit"),
+        CheckConstraint("timeout_seconds IS NULL OR timeout_seconds > 0", name="timeout_seconds"),
+        CheckConstraint("retry_delay_seconds >= 0", name="retry_delay_seconds"),
+        CheckConstraint("mem_mib IS NULL OR mem_mib > 0", name="mem_mib"),
+    )
+
+
+class Socket(Owned, Base):
+    """One task of a processor behind a queue: where invocations enter. `outlet` is its old name."""
+
+    __tablename__ = "socket"
+    network_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("network.id", ondelete="RESTRICT"))
+    name: Mapped[str]
+    processor_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("processor.id", ondelete="RESTRICT"))
+    queue_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("queue.id", ondelete="RESTRICT"))
+    task: Mapped[str]
+    task_key: Mapped[str]
+    #: which keys of a topic queue reach it
+    binding: Mapped[str] = mapped_column(server_default=text("'#'"))
+    timeout_seconds: Mapped[float | None]
+    #: parameters as recorded from the source at the pinned commit: name, kind, has_default
+    signature: Mapped[dict[str, Any] | None]
+    source: Mapped[str | None]
+    processor: Mapped[Processor] = relationship(lazy="joined")
+    queue: Mapped[Queue] = relationship(lazy="joined")
+    __table_args__ = (
+        UniqueConstraint("network_id", "name"),
+        CheckConstraint("timeout_seconds IS NULL OR timeout_seconds > 0", name="timeout_seconds"),
+        Index(None, "queue_id"),
+        Index(None, "processor_id"),
+    )
+
+
+class Plug(Owned, Base):
+    """Carries the results of a processor's sockets (or of one of them) to the tasks bound to a queue (or to one socket)."""
+
+    __tablename__ = "plug"
+    network_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("network.id", ondelete="RESTRICT"))
+    name: Mapped[str]
+    processor_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("processor.id", ondelete="RESTRICT"))
+    source_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("socket.id", ondelete="RESTRICT"))
+    queue_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("queue.id", ondelete="RESTRICT"))
+    target_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("socket.id", ondelete="RESTRICT"))
+    #: the routing key it sends with; only a topic queue looks at it
+    key: Mapped[str] = mapped_column(server_default=text("''"))
+    processor: Mapped[Processor] = relationship(lazy="joined")
+    queue: Mapped[Queue] = relationship(lazy="joined")
+    __table_args__ = (UniqueConstraint("network_id", "name"), Index(None, "processor_id"), Index(None, "queue_id"))
+
+
+class Node(Owned, Base):
+    """A host, known by cluster and host name. `name` is what people call it."""
+
+    __tablename__ = "node"
+    network_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("network.id", ondelete="RESTRICT"))
+    name: Mapped[str]
+    cluster: Mapped[str] = mapped_column(server_default=text("''"))
+    host: Mapped[str]
+    cpus: Mapped[int | None]
+    mem_mib: Mapped[int | None]
+    status: Mapped[status.NodeStatus] = mapped_column(NODE_STATUS, server_default="DOWN")
+    drain_requested: Mapped[bool] = mapped_column(server_default=text("false"))
+    #: workers may share cores here when there are more processors than cores (a laptop)
+    shared_cores: Mapped[bool] = mapped_column(server_default=text("false"))
+    __table_args__ = (
+        UniqueConstraint("network_id", "name"),
+        UniqueConstraint("network_id", "cluster", "host"),
+        CheckConstraint("cpus IS NULL OR cpus >= 1", name="cpus"),
+    )
+
+
+class Agent(Owned, Base):
+    """One incarnation of the daemon on a node. Its lease is renewed by the database's clock."""
+
+    __tablename__ = "agent"
+    node_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("node.id", ondelete="RESTRICT"))
+    pid: Mapped[int]
+    cores: Mapped[list[int]]
+    version: Mapped[str]
+    epoch: Mapped[int] = mapped_column(BigInteger, server_default=text("1"))
+    lease_until: Mapped[datetime.datetime]
+    started: Mapped[datetime.datetime] = mapped_column(server_default=func.now())
+    ended: Mapped[datetime.datetime | None]
+    stop_requested: Mapped[bool] = mapped_column(server_default=text("false"))
+    node: Mapped[Node] = relationship(lazy="joined")
+    __table_args__ = (Index(None, "node_id"),)
+
+
+class Worker(Owned, Base):
+    """One process that runs tasks, on one core or a set of cores; kept after its end, so that outcomes can name it."""
+
+    __tablename__ = "worker"
+    processor_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("processor.id", ondelete="RESTRICT"))
+    node_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("node.id", ondelete="RESTRICT"))
+    agent_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("agent.id", ondelete="RESTRICT"))
+    cores: Mapped[list[int]]
+    pid: Mapped[int | None]
+    commit: Mapped[str]
+    environment: Mapped[str | None]
+    status: Mapped[status.WorkerStatus] = mapped_column(WORKER_STATUS, server_default="PLANNED")
+    reason: Mapped[str | None]
+    calls: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))
+    ended: Mapped[datetime.datetime | None]
+    __table_args__ = (Index(None, "processor_id"), Index(None, "agent_id"))
+
+
+class Outcome(Base):
+    """What came of an invocation: the one row that decides it. Final rows never change (a trigger sees to it)."""
+
+    __tablename__ = "outcome"
+    owner: Mapped[str] = mapped_column(primary_key=True)
+    id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
+    status: Mapped[status.OutcomeStatus] = mapped_column(OUTCOME_STATUS)
+    #: `wire.values` bytes, or a blob reference; NULL unless SUCCEEDED, or after `forget`
+    value: Mapped[bytes | None]
+    #: `wire.messages.ErrorRecord` bytes; NULL where SUCCEEDED
+    error: Mapped[bytes | None]
+    digest: Mapped[bytes | None]
+    socket_id: Mapped[uuid.UUID | None]
+    serial: Mapped[int] = mapped_column(server_default=text("1"))
+    worker_id: Mapped[uuid.UUID | None]
+    parent: Mapped[uuid.UUID | None]
+    started: Mapped[datetime.datetime | None]
+    ended: Mapped[datetime.datetime | None]
+    committed: Mapped[datetime.datetime] = mapped_column(server_default=func.clock_timestamp())
+    #: the routes chosen when it was committed (`wire.messages.Route` tuple); NULL for none
+    routes: Mapped[bytes | None]
+
+
+class Attempt(Base):
+    """An execution worth remembering: it failed, it printed, or it was announced before it started."""
+
+    __tablename__ = "attempt"
+    owner: Mapped[str] = mapped_column(primary_key=True)
+    id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
+    serial: Mapped[int] = mapped_column(primary_key=True)
+    status: Mapped[status.AttemptStatus] = mapped_column(ATTEMPT_STATUS)
+    cause: Mapped[status.Cause | None] = mapped_column(CAUSE)
+    error: Mapped[bytes | None]
+    socket_id: Mapped[uuid.UUID | None]
+    worker_id: Mapped[uuid.UUID | None]
+    agent_id: Mapped[uuid.UUID | None]
+    started: Mapped[datetime.datetime | None]
+    ended: Mapped[datetime.datetime | None]
+    #: the last 64 KiB of what it printed
+    out: Mapped[bytes | None]
+    err: Mapped[bytes | None]
+
+
+class Hold(Base):
+    """An invocation that cannot go the straight way: to be retried, delayed, leased, parked or dead."""
+
+    __tablename__ = "hold"
+    owner: Mapped[str] = mapped_column(primary_key=True)
+    id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
+    state: Mapped[status.HoldState] = mapped_column(HOLD_STATE)
+    due: Mapped[datetime.datetime] = mapped_column(server_default=func.now())
+    #: the next attempt's number: a delivery with a lower one is stale
+    serial: Mapped[int]
+    #: attempts that spent the budget, and returns that did not
+    used: Mapped[int] = mapped_column(server_default=text("0"))
+    returns: Mapped[int] = mapped_column(server_default=text("0"))
+    epoch: Mapped[int] = mapped_column(BigInteger, server_default=text("1"))
+    holder: Mapped[uuid.UUID | None]
+    #: a `wire.messages.Message` of one call, as it is to be published
+    payload: Mapped[bytes]
+    exchange: Mapped[str]
+    key: Mapped[str]
+    socket_id: Mapped[uuid.UUID | None]
+    created: Mapped[datetime.datetime] = mapped_column(server_default=func.now())
+    __table_args__ = (Index(None, "due", postgresql_where=text("state IN ('DUE', 'LEASED')")),)
+
+
+class Quarantine(Base):
+    """A message that no outcome can be written for: kept whole, with the reason."""
+
+    __tablename__ = "quarantine"
+    id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
+    at: Mapped[datetime.datetime] = mapped_column(server_default=func.now())
+    owner: Mapped[str] = mapped_column(server_default=text("session_user"))
+    network: Mapped[str]
+    reason: Mapped[str]
+    detail: Mapped[str]
+    exchange: Mapped[str] = mapped_column(server_default=text("''"))
+    key: Mapped[str] = mapped_column(server_default=text("''"))
+    body: Mapped[bytes]
+
+
+class Event(Base):
+    """Who or what changed which object, and when."""
+
+    __tablename__ = "event"
+    id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
+    at: Mapped[datetime.datetime] = mapped_column(server_default=func.clock_timestamp())
+    owner: Mapped[str] = mapped_column(server_default=text("session_user"))
+    kind: Mapped[str]
+    object_id: Mapped[uuid.UUID | None]
+    name: Mapped[str] = mapped_column(server_default=text("''"))
+    what: Mapped[str]
+    detail: Mapped[dict[str, Any] | None]
+    __table_args__ = (Index(None, "at"),)

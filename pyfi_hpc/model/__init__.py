@@ -1,0 +1,1 @@
+"""Records, statuses and the rules about them: no I/O here."""

@@ -1,0 +1,149 @@
+"""Agent ↔ worker: length-prefixed msgpack frames over an inherited unix socket, and the memory both can see.
+
+    agent → worker   RUN(token, task, body, indexes)   STOP()
+    worker → agent   HELLO(pid, python, error)   DONE(token, items)
+
+A frame is four bytes of length (big-endian) and one msgpack array that starts with the frame's name.
+
+Progress memory: the worker writes what it runs before it runs it, so that the agent can tell which member was running
+when a worker died or overran its time, without a message per call.
+"""
+
+from __future__ import annotations
+
+import mmap
+import struct
+
+import msgspec
+
+from pyfi_hpc.errors import BadInput
+from pyfi_hpc.wire.limits import FRAME_BYTES
+from pyfi_hpc.wire.messages import ErrorRecord
+
+_LENGTH = struct.Struct(">I")
+#: A RUN frame carries a whole message besides its own few fields.
+MAX_FRAME_BYTES = FRAME_BYTES + 65_536
+
+
+class Run(msgspec.Struct, array_like=True, tag="RUN", frozen=True):
+    """Run members of the message `body`: those at `indexes`, in that order, by the function `task`.
+
+    `token` is the agent's name for this message; it comes back in DONE.
+    """
+
+    token: int
+    task: str
+    body: bytes
+    indexes: tuple[int, ...]
+
+
+class Stop(msgspec.Struct, array_like=True, tag="STOP", frozen=True):
+    """Finish what was handed over, send it, and exit."""
+
+
+class Hello(msgspec.Struct, array_like=True, tag="HELLO", frozen=True):
+    """The worker is ready; or `error` says why the module cannot be used."""
+
+    pid: int
+    python: str
+    error: ErrorRecord | None = None
+
+
+class Item(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """What came of one member: `value` bytes, or `error`; times are UTC seconds; `out`, `err` the captured tails."""
+
+    index: int
+    value: bytes | None
+    error: ErrorRecord | None
+    started: float
+    ended: float
+    out: bytes = b""
+    err: bytes = b""
+
+
+class Done(msgspec.Struct, array_like=True, tag="DONE", frozen=True):
+    """Members of the message `token` that are finished, in the order in which they ran."""
+
+    token: int
+    items: tuple[Item, ...]
+
+
+_encoder = msgspec.msgpack.Encoder()
+_to_worker = msgspec.msgpack.Decoder(Run | Stop)
+_to_agent = msgspec.msgpack.Decoder(Hello | Done)
+
+
+def pack(frame: Run | Stop | Hello | Done) -> bytes:
+    """The frame's bytes, length first."""
+    body = _encoder.encode(frame)
+    return _LENGTH.pack(len(body)) + body
+
+
+def read_for_worker(body: bytes) -> Run | Stop:
+    """A frame that the agent sent."""
+    return _to_worker.decode(body)
+
+
+def read_for_agent(body: bytes) -> Hello | Done:
+    """A frame that a worker sent.
+
+    Raises:
+        BadInput: E_DECODE; a worker runs other people's code, so what it sends is not trusted.
+    """
+    try:
+        return _to_agent.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise BadInput.of("E_DECODE", "frame", str(error)) from None
+
+
+class FrameBuffer:
+    """Cuts a byte stream into frames."""
+
+    def __init__(self) -> None:
+        self._data = bytearray()
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """Add `data`; return the bodies of all frames that are now whole.
+
+        Raises:
+            BadInput: E_LIMIT, a frame says that it is longer than any frame may be.
+        """
+        self._data += data
+        frames, at = [], 0
+        while len(self._data) - at >= 4:
+            (length,) = _LENGTH.unpack_from(self._data, at)
+            if length > MAX_FRAME_BYTES:
+                raise BadInput.of("E_LIMIT", "frame", f"{length} bytes")
+            if len(self._data) - at - 4 < length:
+                break
+            frames.append(bytes(memoryview(self._data)[at + 4 : at + 4 + length]))
+            at += 4 + length
+        if at:
+            del self._data[:at]
+        return frames
+
+
+class Progress:
+    """What a worker is running, in memory that its agent sees too: token, index, start, and the calls finished.
+
+    `index` is -1 between calls. `started` is `time.monotonic()`, which one host shares between its processes.
+    """
+
+    _FIELDS = struct.Struct("=qqdq")
+    SIZE = mmap.PAGESIZE
+
+    def __init__(self, descriptor: int) -> None:
+        self._memory = mmap.mmap(descriptor, self.SIZE)
+
+    def begin(self, token: int, index: int, started: float, finished: int) -> None:
+        """The worker is about to run member `index` of message `token`."""
+        self._FIELDS.pack_into(self._memory, 0, token, index, started, finished)
+
+    def read(self) -> tuple[int, int, float, int]:
+        """(token, index, started, finished) as last written."""
+        token, index, started, finished = self._FIELDS.unpack_from(self._memory, 0)
+        return token, index, started, finished
+
+    def close(self) -> None:
+        """Let the memory go."""
+        self._memory.close()
