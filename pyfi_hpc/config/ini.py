@@ -35,9 +35,9 @@ def read_file(path: Path) -> Iterator[Given]:
     parser = _parsed(path, text)
     lines = Lines(text)
     for section in parser.sections():
+        _check_section(section, f"{path} line {lines.of(section)}")
         for name, value in parser.items(section):
-            place = f"{path} line {lines.of(section, name)}"
-            yield _given(section, name, value, place)
+            yield _given(section, name, value or "", f"{path} line {lines.of(section, name)}")
     if kinds.holds_password(text):
         _check_mode(path)
 
@@ -99,22 +99,21 @@ def _parsed(path: Path, text: str) -> configparser.RawConfigParser:
     return parser
 
 
-def _given(section: str, name: str, value: str | None, place: str) -> Given:
+def _check_section(section: str, place: str) -> None:
     if section not in SECTIONS:
         near = nearest(section, SECTIONS)
         cure = f"did you mean [{near}]?" if near else f"one of {', '.join(SECTIONS)}"
         raise BadInput("E_CONFIG", f"no section [{shown(section)}]", at=place, cure=cure, field=section)
-    if f"{section}.{name}" not in KEYS:
-        raise unknown(place, f"{section}.{name}")
-    if re.search(r"%\([^)]*\)s", value or ""):
-        raise BadInput(
-            "E_CONFIG",
-            "settings take no %(name)s from each other",
-            at=place,
-            cure="write the value out",
-            field=f"{section}.{name}",
-        )
-    return Given(f"{section}.{name}", value or "", place)
+
+
+def _given(section: str, name: str, value: str, place: str) -> Given:
+    key = f"{section}.{name}"
+    if key not in KEYS:
+        raise unknown(place, key)
+    if re.search(r"%\([^)]*\)s", value):
+        what = "settings take no %(name)s from each other"
+        raise BadInput("E_CONFIG", what, at=place, cure="write the value out", field=key)
+    return Given(key, value, place)
 
 
 def _broken(path: Path, line: int | None, what: str) -> BadInput:

@@ -129,5 +129,7 @@ def _check_port(value: str, code: str) -> None:
     except ValueError as error:
         raise Unfit(code, value, f"{CODES[code]}: {error}") from error
     port = re.fullmatch(r"(?:\[[^]]*\]|[^:]*):(.+)", host)
+    if port and "@" in value.partition(host)[2]:
+        raise Unfit(code, value, "in a password, / ? # and @ are written %2F %3F %23 and %40")
     if port and (not re.fullmatch(r"[0-9]{1,5}", port[1]) or not 1 <= int(port[1]) <= 65535):
         raise Unfit("E_RANGE", f"port {port[1]}", "a port is a number from 1 to 65535")

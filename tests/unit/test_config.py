@@ -1,0 +1,287 @@
+"""Settings: which source wins, what is refused and where, and that no password is ever shown."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from pyfi_hpc.config import Settings, set_value, user_file
+from pyfi_hpc.config.sections import KEYS
+from pyfi_hpc.errors import BadInput
+
+URI = "postgresql://ana:hunter2@db.example:5432/pyfi"
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty home directory and a working directory in it."""
+    for name in [name for name in os.environ if name.startswith("PYFI_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("XDG_CONFIG_HOME", "XDG_STATE_HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def written(path: Path, text: str, mode: int = 0o600) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    path.chmod(mode)
+    return path
+
+
+def refusal(ini: Path | None = None, **options: str) -> BadInput:
+    with pytest.raises(BadInput) as caught:
+        Settings.load(ini, {name.replace("__", "."): value for name, value in options.items()})
+    return caught.value
+
+
+def test_with_nothing_set_the_mode_is_embedded_and_the_folders_are_the_persons_own(home: Path) -> None:
+    settings = Settings.load()
+    assert settings == Settings()
+    assert settings.embedded
+    assert settings.state_dir == home / ".local/state/pyfi"
+    assert settings.cache_dir == home / ".cache/pyfi"
+    assert settings.blob_dir == home / ".cache/pyfi/blobs"
+
+
+def test_each_source_wins_over_those_before_it(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(home)
+    written(
+        user_file(), "[agent]\nnetwork = user\npoll_seconds = 1\ncores = 0-3\n[slurm]\ncluster = user\naccount=user\n"
+    )
+    project = written(home / "pyfi.ini", "[agent]\nnetwork = project\ncores = 1\n[slurm]\ncluster = project\n")
+    given = written(home / "given.ini", "[agent]\nnetwork = given\n[slurm]\ncluster = given\n")
+    monkeypatch.setenv("PYFI_SLURM_CLUSTER", "variable")
+    (home / "below" / "deeper").mkdir(parents=True)
+    monkeypatch.chdir(home / "below" / "deeper")
+
+    settings = Settings.load(given, {"slurm.cluster": "option"})
+
+    assert settings.agent.network == "given"
+    assert settings.agent.cores == "1"
+    assert settings.slurm.cluster == "option"
+    assert settings.slurm.account == "user"
+    assert Settings.load().slurm.cluster == "variable"
+    assert settings.origins == {
+        "agent.network": f"{given} line 2",
+        "agent.cores": f"{project} line 3",
+        "agent.poll_seconds": f"{user_file()} line 3",
+        "slurm.cluster": "option",
+        "slurm.account": f"{user_file()} line 7",
+    }
+
+
+def test_values_are_of_their_kinds(home: Path) -> None:
+    text = """
+[git]
+allow = https://a.example/, https://b.example/
+  file:///srv
+mirror = ~/mirror
+[agent]
+shared cores = yes
+Poll-Seconds = 0.5
+[broker]
+uri = amqps://ana@mq.example:5671/pyfi
+ack_timeout_seconds = 60
+[client]
+timeout_seconds =
+"""
+    settings = Settings.load(written(home / "a.ini", text))
+    assert settings.git.allow == ("https://a.example/", "https://b.example/", "file:///srv")
+    assert settings.git.mirror == home / "mirror"
+    assert settings.agent.shared_cores is True
+    assert settings.agent.poll_seconds == 0.5
+    assert settings.broker.ack_timeout_seconds == 60
+    assert settings.client.timeout_seconds is None
+
+
+def test_the_state_directory_has_a_short_name(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYFI_HOME", str(home / "short"))
+    assert Settings.load().state_dir == home / "short"
+    monkeypatch.setenv("PYFI_PATHS_STATE", str(home / "long"))
+    assert Settings.load().state_dir == home / "long"
+
+
+@pytest.mark.parametrize("scheme", ["postgresql", "postgres", "postgresql+psycopg2", "POSTGRESQL"])
+def test_a_database_address_is_written_in_one_way(scheme: str) -> None:
+    settings = Settings.load(options={"database.uri": f"{scheme}://ana@h/d?host=/run/x"})
+    assert (settings.database.uri, settings.embedded) == ("postgresql://ana@h/d?host=/run/x", False)
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "mysql://ana:hunter2@h/d",
+        "sqlite:///x",
+        "h/d",
+        "host=h password=hunter2",
+        "postgresql://ana:hunter2@h/a b",
+        "postgresql://ana:hunter2/hunter2@h/d",
+    ],
+)
+def test_another_database_scheme_is_refused_without_the_password(uri: str) -> None:
+    error = refusal(database__uri=uri)
+    assert error.code == "E_DB_URI"
+    assert "database.uri" in str(error) and "hunter2" not in f"{error}{error.facts}"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "code"),
+    [
+        ("broker.uri", "http://h", "E_BROKER_URI"),
+        ("broker.management_uri", "amqp://h", "E_BROKER_URI"),
+        ("broker.ack_timeout_seconds", "0", "E_RANGE"),
+        ("broker.ack_timeout_seconds", "1e9", "E_RANGE"),
+        ("agent.poll_seconds", "nan", "E_RANGE"),
+        ("agent.shared_cores", "perhaps", "E_CHOICE"),
+        ("paths.state", "relative/path", "E_CONFIG"),
+    ],
+)
+def test_a_value_of_the_wrong_kind_is_refused_under_its_name(name: str, value: str, code: str) -> None:
+    error = refusal(**{name.replace(".", "__"): value})
+    assert (error.code, error.facts["field"]) == (code, name)
+    assert value in str(error)
+
+
+@pytest.mark.parametrize("port", ["0", "70000", "abc", "-1"])
+@pytest.mark.parametrize("name", ["database.uri", "broker.uri"])
+def test_a_port_that_is_none_is_refused_by_itself(name: str, port: str) -> None:
+    scheme = "postgresql" if name == "database.uri" else "amqp"
+    error = refusal(**{name.replace(".", "__"): f"{scheme}://ana:hunter2@h:{port}/d"})
+    assert error.code == "E_RANGE"
+    assert f"port {port}" in str(error) and "hunter2" not in str(error)
+
+
+def test_an_ipv6_host_and_a_coloned_password_are_no_ports() -> None:
+    uri = "postgresql://ana:pa:ss@[::1]:5432/d"
+    assert Settings.load(options={"database.uri": uri}).database.uri == uri
+
+
+def test_a_file_that_is_missing_or_no_text_is_refused_with_its_path(home: Path) -> None:
+    (home / "bytes.ini").write_bytes(b"[git]\nallow = \xff\n")
+    for path in (home / "absent.ini", home, home / "bytes.ini"):
+        error = refusal(path)
+        assert (error.code, error.at) == ("E_CONFIG", str(path))
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "word"),
+    [
+        ("[git]\n[agent]\n[git]\n", 3, "twice"),
+        ("[git]\nallow = a\n\nallow = b\n", 4, "twice"),
+        ("[broker]\nmanagement uri = http://a\nmanagement_uri = http://b\n", 3, "twice"),
+        ("allow = a\n", 1, "section"),
+        ("[git]\nallow\n", 2, "key = value"),
+        ("[git]\n# a comment\nallow = %(x)s\n", 3, "%(name)s"),
+        ("[git]\nalow = a\n", 2, "git.allow"),
+        ("\n[gti]\nallow = a\n", 2, "[git]"),
+        ("[DEFAULT]\nallow = a\n", 1, "DEFAULT"),
+        ("[git]\nallow = a\n[agent]\n\npoll_seconds = x\n", 5, "x"),
+    ],
+)
+def test_a_broken_file_is_refused_with_the_line(home: Path, text: str, line: int, word: str) -> None:
+    error = refusal(written(home / "broken.ini", text))
+    assert f"broken.ini line {line}" in (error.at or "")
+    assert word in str(error)
+    assert error.code in ("E_CONFIG", "E_RANGE")
+
+
+def test_a_percent_sign_in_a_password_stays(home: Path) -> None:
+    ini = written(home / "a.ini", "[database]\nuri = postgresql://ana:%40%@h/d\n")
+    assert Settings.load(ini).database.uri == "postgresql://ana:%40%@h/d"
+
+
+@pytest.mark.parametrize("mode", [0o644, 0o640, 0o604])
+def test_a_file_with_a_password_must_be_the_readers_alone(home: Path, mode: int) -> None:
+    ini = written(home / "a.ini", f"[database]\nuri = {URI}\n", mode)
+    error = refusal(ini)
+    assert (error.code, error.at) == ("E_CONFIG_MODE", str(ini))
+    ini.chmod(0o600)
+    assert Settings.load(ini).database.uri == URI
+
+
+def test_a_file_without_a_password_may_be_read_by_all(home: Path) -> None:
+    assert Settings.load(written(home / "a.ini", "[slurm]\npartition = gpu\n", 0o644)).slurm.partition == "gpu"
+
+
+def test_a_project_file_that_others_can_write_is_not_obeyed(home: Path) -> None:
+    project = written(home / "pyfi.ini", "[slurm]\npython = /tmp/evil\n", 0o666)
+    error = refusal()
+    assert (error.code, error.at) == ("E_CONFIG", str(project))
+    assert Settings.load(project).slurm.python == "/tmp/evil"
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can give a file away")
+def test_a_project_file_of_somebody_else_is_not_obeyed(home: Path) -> None:
+    os.chown(written(home / "pyfi.ini", "[slurm]\npython = /tmp/evil\n"), 12345, -1)
+    assert refusal().code == "E_CONFIG"
+
+
+@pytest.mark.parametrize("variable", ["PYFI_DATABASE_URL", "PYFI_GIT_ALOW", "PYFI_BROKER_MANAGEMENT"])
+def test_a_misspelt_variable_is_refused_with_the_nearest(variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(variable, "x")
+    error = refusal()
+    assert (error.code, error.at) == ("E_CONFIG", variable)
+    assert "did you mean PYFI_" in str(error)
+
+
+def test_variables_of_our_own_that_are_no_settings_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYFI_FAILPOINT", "x")
+    monkeypatch.setenv("PYFI_ACCEPTED_LOG", "x")
+    assert Settings.load() == Settings()
+
+
+def test_an_unknown_option_is_refused() -> None:
+    assert "did you mean database.uri" in str(refusal(database__url="x"))
+
+
+def test_no_password_is_shown() -> None:
+    settings = Settings.load(
+        options={"database.uri": URI + "?password=hunter2", "broker.uri": "amqp://u:hun%2Fter2@h/v"}
+    )
+    shown = {name: value for name, value, _ in settings.shown()}
+    assert shown["database.uri"] == "postgresql://ana:•••@db.example:5432/pyfi?password=•••"
+    assert shown["broker.uri"] == "amqp://u:•••@h/v"
+    assert list(shown) == list(KEYS)
+
+
+def test_a_stored_value_is_read_back_and_other_lines_stay(home: Path) -> None:
+    before = "# mine\n[git]\nallow = a\n  b\ndeny = c  ; why\n\n[agent]\nnetwork = n\n"
+    path = written(user_file(), before, 0o644)
+    set_value(path, "git", "allow", "x, y")
+    set_value(path, "git", "mirror", "~/m")
+    set_value(path, "database", "uri", URI)
+    assert path.read_text() == (
+        "# mine\n[git]\nmirror = ~/m\nallow = x, y\ndeny = c  ; why\n\n[agent]\nnetwork = n\n"
+        f"\n[database]\nuri = {URI}\n"
+    )
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert Settings.load().git.allow == ("x", "y")
+
+
+def test_a_new_file_is_its_owners_alone(home: Path) -> None:
+    set_value(user_file(), "slurm", "partition", "gpu")
+    assert stat.S_IMODE(user_file().stat().st_mode) == 0o600
+    assert stat.S_IMODE(user_file().parent.stat().st_mode) == 0o700
+    assert Settings.load().slurm.partition == "gpu"
+
+
+def test_a_value_that_is_none_is_not_stored(home: Path) -> None:
+    for section, key, value in [
+        ("git", "alow", "x"),
+        ("database", "uri", "mysql://h"),
+        ("agent", "poll_seconds", "-1"),
+    ]:
+        with pytest.raises(BadInput):
+            set_value(user_file(), section, key, value)
+    assert not user_file().exists()
+
+
+def test_a_value_with_a_line_end_cannot_add_a_setting(home: Path) -> None:
+    set_value(user_file(), "slurm", "partition", "gpu\n[git]\nallow = x")
+    assert Settings.load().git.allow == ()
