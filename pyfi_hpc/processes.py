@@ -1,0 +1,57 @@
+"""Facts about other processes, and the end of one that we started."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+
+def alive(pid: int) -> bool:
+    """Whether `pid` runs; a zombie is gone.
+
+    Source: proc(5), third field of `/proc/PID/stat`; the second may hold spaces and parentheses.
+    """
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(errors="replace")
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return stat.rpartition(")")[2].split()[0] not in "ZX"
+
+
+def arguments(pid: int) -> list[str]:
+    """The command line of `pid`; empty when it is gone."""
+    try:
+        return os.fsdecode(Path(f"/proc/{pid}/cmdline").read_bytes()).split("\0")[:-1]
+    except (FileNotFoundError, ProcessLookupError):
+        return []
+
+
+def children(pid: int) -> list[int]:
+    """The processes that `pid` started and that are its own children still; empty when it is gone."""
+    found: list[int] = []
+    for file in Path(f"/proc/{pid}/task").glob("*/children"):
+        with suppress(FileNotFoundError, ProcessLookupError):
+            found += map(int, file.read_text().split())
+    return found
+
+
+def until(true: Callable[[], bool], timeout: float, interval: float = 0.02) -> bool:
+    """Ask `true` again and again for at most `timeout` seconds; its last answer."""
+    deadline = time.monotonic() + timeout
+    while not (answer := true()) and time.monotonic() < deadline:
+        time.sleep(interval)
+    return answer
+
+
+def end(pid: int, how: signal.Signals = signal.SIGTERM, *, patience: float = 20.0) -> None:
+    """Afterwards `pid` is gone: asked with `how`, killed after `patience` seconds."""
+    for sign, seconds in ((how, patience), (signal.SIGKILL, 10.0)):
+        with suppress(ProcessLookupError):
+            os.kill(pid, sign)
+        if until(lambda: not alive(pid), seconds):
+            return
+    raise TimeoutError(f"process {pid} is still there after SIGKILL")
