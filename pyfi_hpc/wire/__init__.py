@@ -1,0 +1,1 @@
+"""What travels between processes: values, messages, frames and ids, with their limits."""
