@@ -11,15 +11,25 @@ from pathlib import Path
 
 
 def alive(pid: int) -> bool:
-    """Whether `pid` runs; a zombie is gone.
+    """Whether `pid` runs; a zombie is gone."""
+    return _state(pid) not in ("", "Z", "X")
+
+
+def zombie(pid: int) -> bool:
+    """Whether `pid` has ended and its parent has not asked how."""
+    return _state(pid) == "Z"
+
+
+def _state(pid: int) -> str:
+    """The letter of `pid`'s state; empty when there is no such process.
 
     Source: proc(5), third field of `/proc/PID/stat`; the second may hold spaces and parentheses.
     """
     try:
         stat = Path(f"/proc/{pid}/stat").read_text(errors="replace")
     except (FileNotFoundError, ProcessLookupError):
-        return False
-    return stat.rpartition(")")[2].split()[0] not in "ZX"
+        return ""
+    return stat.rpartition(")")[2].split()[0]
 
 
 def arguments(pid: int) -> list[str]:

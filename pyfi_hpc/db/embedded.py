@@ -37,6 +37,8 @@ DATABASE = "pyfi"
 #: Data and binaries of servers that root starts, where the state directory or the package is closed to others.
 ROOT_HOME = Path("/var/lib/pyfi")
 
+SOCKET = ".s.PGSQL.5432"
+
 #: Longest path of a unix socket's folder: 107 bytes (unix(7)) without `/.s.PGSQL.5432`.
 SOCKET_DIR_LIMIT = 92
 
@@ -72,8 +74,8 @@ class EmbeddedPostgres:
     def _start(self) -> None:
         place = self._settle()
         server = self._at(place)
-        if server.running() and not Path(place.socket_dir).is_dir():
-            server.stop()  # a cleaner of /tmp took the socket away
+        if server.running() and not (Path(place.socket_dir) / SOCKET).exists():
+            server.stop()  # a cleaner of /tmp took the socket away, or the server does not listen yet
         server.initdb(ADMIN, ["--auth=trust"])
         server.start(_options(Path(place.socket_dir)))
         self._furnish()
@@ -157,15 +159,8 @@ class EmbeddedPostgres:
     def _settle(self) -> Place:
         """Decide where data and socket live, keep to what was decided before, and write it down."""
         old = self._record()
-        if (
-            old is not None
-            and old.host != socket.gethostname()
-            and (Path(old.home) / "data" / "postmaster.pid").exists()
-        ):
-            raise DatabaseUnavailable(
-                "E_DB_UNAVAILABLE", f"the embedded database runs on {old.host}", at=str(self.state_dir),
-                cure=f"pyfi local stop, on {old.host}; or PYFI_HOME on a disk of this machine",
-            )  # fmt: skip
+        if old is not None and old.host != socket.gethostname():
+            self._refuse_elsewhere(old)
         home = Path(old.home) if old else self._new_home()
         socket_dir = self._usable(Path(old.socket_dir)) if old else None
         place = Place(str(home), str(socket_dir or self._new_socket_dir(home)), socket.gethostname())

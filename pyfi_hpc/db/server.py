@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pyfi_hpc.db.account import Account
 from pyfi_hpc.errors import DatabaseUnavailable
-from pyfi_hpc.processes import alive, arguments, children, end, until
+from pyfi_hpc.processes import alive, arguments, children, end, until, zombie
 
 #: How a server is stopped. Source: "Shutting Down the Server" in PostgreSQL's documentation.
 STOP_SIGNALS = {"smart": signal.SIGTERM, "fast": signal.SIGINT, "immediate": signal.SIGQUIT, "kill": signal.SIGKILL}
@@ -32,6 +32,9 @@ MODEST = {
     "timezone": "UTC",
     "log_timezone": "UTC",
 }
+
+#: What Postgres says while backends of a killed postmaster are still on their way out.
+ORPHANS = "pre-existing shared memory block"
 
 
 @dataclass
@@ -70,10 +73,28 @@ class PostgresServer:
         Raises:
             DatabaseUnavailable: it ended, or was not ready in time; with the end of its log.
         """
-        if not self.running():
-            self._spawn(options)
-        if not until(lambda: self._ready() or self._ended(), timeout) or self._ended():
+        if not until(lambda: self._attempt(options), timeout, interval=0.05):
             self._refuse("Postgres does not start", self._log_tail())
+
+    def _attempt(self, options: Mapping[str, str]) -> bool:
+        """Whether it is ready; starts it where it does not run."""
+        if not self.running():
+            self._bury()
+            self._spawn(options)
+        until(lambda: self._ready() or self._ended(), 2.0)
+        if self._ended() and ORPHANS not in self._log_tail():
+            self._refuse("Postgres does not start", self._log_tail())
+        return self._ready()
+
+    def _bury(self) -> None:
+        """A killed server that its parent has not reaped looks alive to Postgres; its lock files go.
+
+        Source: `src/include/utils/pidfile.h`; line 4 is the port, line 5 the folder of the socket.
+        """
+        lines = self._pid_file()
+        if len(lines) >= 5 and zombie(int(lines[0])):
+            (Path(lines[4]) / f".s.PGSQL.{lines[3]}.lock").unlink(missing_ok=True)
+            (self.data / "postmaster.pid").unlink()
 
     def _spawn(self, options: Mapping[str, str]) -> None:
         command = [str(self.bin / "postgres"), "-D", str(self.data)]
