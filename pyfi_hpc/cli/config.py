@@ -1,0 +1,92 @@
+"""`pyfi config`: see, check and store settings."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from pyfi_hpc.cli.command import Command, Group
+from pyfi_hpc.cli.context import Platform, pass_platform
+from pyfi_hpc.cli.output import Output, output_options
+from pyfi_hpc.config import Settings, set_value, user_file
+from pyfi_hpc.config.sections import KEYS
+from pyfi_hpc.model.names import checked_choice
+
+#: What the wizard asks for; everything else has a default that fits most.
+ASKED = ("database.uri", "broker.uri", "git.allow", "slurm.partition", "slurm.account")
+
+
+@click.group(cls=Group)
+def config() -> None:
+    """See, check and store settings."""
+
+
+@config.command(
+    cls=Command,
+    examples=("pyfi config show", "pyfi config show --origin", "pyfi config show database.uri -o json"),
+)
+@click.argument("names", nargs=-1, metavar="[NAME]...")
+@click.option("--origin", is_flag=True, help="Say also where each value comes from.")
+@output_options
+@pass_platform
+def show(platform: Platform, names: tuple[str, ...], origin: bool, out: Output) -> None:
+    """Show every setting, or only those named; passwords are hidden."""
+    for name in names:
+        checked_choice(name, KEYS, "setting")
+    rows = [
+        {"name": name, "value": value, "origin": place, "meaning": KEYS[name].meaning}
+        for name, value, place in platform.settings.shown()
+        if not names or name in names
+    ]
+    out.rows(rows, ["name", "value", *(["origin"] if origin else [])], ["origin", "meaning"])
+
+
+@config.command(
+    cls=Command,
+    examples=("pyfi config check", "pyfi -i site.ini config check", "PYFI_AGENT_CORES=0-3 pyfi config check"),
+)
+@pass_platform
+def check(platform: Platform) -> None:
+    """Read all settings and say what they amount to, or what is wrong and where."""
+    settings = platform.settings
+    mode = "embedded, everything on this machine" if settings.embedded else "on servers"
+    click.echo(f"settings are good: {len(settings.origins)} given, {mode}")
+
+
+@config.command(
+    "set",
+    cls=Command,
+    examples=(
+        "pyfi config set slurm.partition gpu",
+        "pyfi config set database.uri - < uri.txt",
+        "pyfi config set git.allow https://git.example.org/ --file pyfi.ini",
+    ),
+)
+@click.argument("name")
+@click.argument("value")
+@click.option("--file", type=click.Path(dir_okay=False, path_type=Path), help="Store it here, not in your own file.")
+@pass_platform
+def set_command(platform: Platform, name: str, value: str, file: Path | None) -> None:
+    """Store one setting in your own file, which only you can read; `-` reads the value from stdin."""
+    store(file or platform.ini or user_file(), name, sys.stdin.read() if value == "-" else value)
+
+
+def store(path: Path, name: str, value: str) -> None:
+    """Store the setting and say where."""
+    section, _, key = name.partition(".")
+    set_value(path, section, key, value)
+    click.echo(f"{name} is stored in {path}", err=True)
+
+
+def wizard(platform: Platform) -> None:
+    """Ask for the settings that have no default to fit all; Enter keeps what is there."""
+    path = platform.ini or user_file()
+    platform.ini = platform.ini if platform.ini and platform.ini.exists() else None
+    current = {name: value for name, value, _ in Settings.load(platform.ini, platform.options).shown()}
+    for name in ASKED:
+        click.echo(f"\n{name}: {KEYS[name].meaning}", err=True)
+        answer = click.prompt("  value", default=current[name], show_default=bool(current[name]), err=True)
+        if answer != current[name]:
+            store(path, name, answer)

@@ -1,0 +1,48 @@
+"""What every command gets: the settings, and the ways to the services, each opened when first used."""
+
+from __future__ import annotations
+
+import sys
+from functools import cached_property
+from pathlib import Path
+
+import click
+
+from pyfi_hpc.config import Settings
+from pyfi_hpc.errors import BadInput
+
+
+class Platform:
+    """One run of the command line.
+
+    Attributes:
+        ini: the settings file named with -i, if any.
+        options: settings given as options, by name.
+        debug: tracebacks are wanted.
+        as_json: errors are wanted as JSON, because results are.
+    """
+
+    def __init__(self, ini: Path | None = None, options: dict[str, str] | None = None, debug: bool = False) -> None:
+        self.ini, self.options, self.debug = ini, options or {}, debug
+        self.as_json = False
+
+    @cached_property
+    def settings(self) -> Settings:
+        return Settings.load(self.ini, self.options)
+
+
+pass_platform = click.make_pass_decorator(Platform)
+
+
+def confirm(what: str, yes: bool) -> None:
+    """Go on only if `yes` was given or the person agrees to `what`.
+
+    Raises:
+        BadInput: E_CONFIRM when nobody can be asked, or the person says no.
+    """
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise BadInput("E_CONFIRM", f"{what}: not confirmed", cure="add -y")
+    if not click.confirm(f"{what}?", err=True):
+        raise BadInput("E_CONFIRM", f"{what}: not confirmed")

@@ -1,0 +1,88 @@
+"""`pyfi`: the global options, the list of commands, and the one place where errors become lines and exit codes."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from pyfi_hpc.cli.command import Group
+from pyfi_hpc.cli.reporting import EXIT_CODES, report
+
+#: Name -> where the command is, and the first line of its help; nothing is imported for `--help`.
+COMMANDS = {
+    "config": ("pyfi_hpc.cli.config:config", "See, check and store settings."),
+}
+
+
+class Root(Group):
+    """The command `pyfi` itself."""
+
+    def does_alone(self, ctx: click.Context) -> bool:
+        return bool(ctx.params.get("config"))
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Exit codes"):
+            formatter.write_dl([(str(code), meaning) for code, meaning in EXIT_CODES.items()])
+
+
+@click.group(cls=Root, lazy=COMMANDS)
+@click.option("--debug", is_flag=True, help="Show tracebacks.")
+@click.option("-d", "--db", metavar="URI", help="Database to use, as postgresql://USER@HOST/DATABASE.")
+@click.option("-i", "--ini", type=click.Path(path_type=Path), help="Settings file to read last.")
+@click.option("-c", "--config", is_flag=True, help="Ask for the most important settings and store them.")
+@click.option("--color", type=click.Choice(["auto", "always", "never"]), default="auto", help="Use colours?")
+@click.version_option(package_name="pyfi-hpc", message="pyfi %(version)s")
+@click.pass_context
+def pyfi(ctx: click.Context, debug: bool, db: str | None, ini: Path | None, config: bool, color: str) -> None:
+    """Durable calls of functions in git repositories, on pinned workers: from a laptop to a Slurm cluster."""
+    from pyfi_hpc.cli.context import Platform
+
+    ctx.obj = Platform(ini, {"database.uri": db} if db is not None else {}, debug)
+    ctx.color = wants_colour(color)
+    if config:
+        from pyfi_hpc.cli.config import wizard
+
+        wizard(ctx.obj)
+
+
+def wants_colour(choice: str) -> bool | None:
+    """True or False where somebody has said so; None: colours on a terminal only."""
+    if choice != "auto":
+        return choice == "always"
+    if os.environ.get("NO_COLOR"):
+        return False
+    return True if os.environ.get("FORCE_COLOR") else None
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command line and return its exit code; every error has been printed."""
+    context: list[click.Context] = []
+    try:
+        with pyfi.make_context("pyfi", list(arguments)) as ctx:
+            context.append(ctx)
+            pyfi.invoke(ctx)
+            sys.stdout.flush()
+        return 0
+    except click.exceptions.Exit as done:
+        return done.exit_code
+    except BrokenPipeError:
+        # the reader has seen enough; keep the interpreter from flushing into the closed pipe
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except (Exception, KeyboardInterrupt) as error:
+        platform = context[0].obj if context else None
+        debug = platform.debug if platform else "--debug" in arguments
+        return report(error, debug=debug, as_json=bool(platform and platform.as_json))
+
+
+def main() -> None:
+    """The program `pyfi`."""
+    sys.exit(run(sys.argv[1:]))
+
+
+if __name__ == "__main__":
+    main()
