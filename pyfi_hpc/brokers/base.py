@@ -97,10 +97,10 @@ class Subscription(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Depth:
-    """What a queue holds: `ready` to be delivered, `unacked` in hands, and who consumes."""
+    """What a queue holds: `ready` to be delivered, `unacked` in hands (None: the broker does not tell), who consumes."""
 
     ready: int
-    unacked: int
+    unacked: int | None
     consumers: int
 
 

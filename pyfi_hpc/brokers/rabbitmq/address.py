@@ -1,0 +1,117 @@
+"""The broker's address, and what can be wrong with it or behind it."""
+
+from __future__ import annotations
+
+import logging
+import re
+from urllib.parse import SplitResult, urlsplit
+
+import pika
+import pika.exceptions as amqp
+
+from pyfi_hpc.errors import BadInput, BrokerUnavailable, PyfiError
+
+# what it would tell, we tell in our own words
+logging.getLogger("pika").setLevel(logging.CRITICAL)
+
+SCHEMES = ("amqp", "amqps")
+#: Seconds for a TCP connection, and for all of TCP, TLS and AMQP together.
+SOCKET_SECONDS, STACK_SECONDS = 5, 10
+
+
+def redacted(uri: str) -> str:
+    """Scheme, host, port and vhost of `uri`, fit for a log: whatever may belong to a password is left out."""
+    scheme, separator, rest = uri.partition("://")
+    if scheme not in SCHEMES or not separator:
+        return "(not an address)"
+    # a password that was not escaped may hold any sign: only what follows the last @ is surely none of it
+    return f"{scheme}://{re.split('[?#]', rest.rpartition('@')[2])[0]}"
+
+
+def parameters(uri: str, *, heartbeat: int, name: str) -> pika.URLParameters:
+    """What pika needs to connect; `heartbeat` seconds unless the address has its own, `name` for the broker's lists.
+
+    Raises:
+        BadInput: E_BROKER_URI, or E_RANGE for the port; the password is in neither.
+    """
+    parts = _split(uri)
+    try:
+        made = pika.URLParameters(uri)
+    except Exception as error:  # pika raises whatever its parsers raise
+        raise _bad_uri(uri, "its options cannot be read") from error
+    if "heartbeat=" not in parts.query:
+        made.heartbeat = heartbeat
+    made.connection_attempts = 1
+    made.socket_timeout, made.stack_timeout = SOCKET_SECONDS, STACK_SECONDS
+    # an alarm may last: a blocked connection waits until it clears
+    made.blocked_connection_timeout = None
+    made.client_properties = {"connection_name": name, "product": "pyfi-hpc"}
+    return made
+
+
+def _split(uri: str) -> SplitResult:
+    try:
+        parts = urlsplit(uri)
+    except ValueError as error:
+        raise _bad_uri(uri, "it is not an address") from error
+    if parts.scheme not in SCHEMES:
+        raise _bad_uri(uri, f"it must begin with {' or '.join(f'{scheme}://' for scheme in SCHEMES)}")
+    if not parts.hostname:
+        raise _bad_uri(uri, "it names no host")
+    if parts.username is not None and parts.password is None:
+        raise _bad_uri(uri, "it names a user without a password")
+    _check_port(parts)
+    return parts
+
+
+def _check_port(parts: SplitResult) -> None:
+    try:
+        port = parts.port
+    except ValueError:
+        port = 0
+    if port == 0:
+        written = parts.netloc.rpartition(":")[2]
+        # without a host, this may be the password
+        shown = written if written.isdigit() else "(not a number)"
+        raise BadInput.of("E_RANGE", "broker.uri port", shown, "a port is a number from 1 to 65535") from None
+
+
+def _bad_uri(uri: str, why: str) -> BadInput:
+    return BadInput.of(
+        "E_BROKER_URI",
+        "broker.uri",
+        redacted(uri),
+        f"the broker address cannot be used: {why}",
+        cure="write amqp://user:password@host:5672/vhost",
+    )
+
+
+def unavailable(error: BaseException, uri: str) -> BrokerUnavailable:
+    """What a failed or lost connection means to a person."""
+    what, cure = _meaning(error)
+    return BrokerUnavailable("E_BROKER", what, at=f"broker.uri {redacted(uri)}", cure=cure)
+
+
+def _meaning(error: BaseException) -> tuple[str, str]:
+    text = str(error)
+    if isinstance(error, amqp.ProbableAuthenticationError | amqp.AuthenticationError) or "ACCESS_REFUSED" in text:
+        return "the broker refused user and password", "check both in broker.uri: rabbitmqctl authenticate_user NAME"
+    if isinstance(error, amqp.ProbableAccessDeniedError) or "NOT_ALLOWED" in text:
+        return (
+            "the broker knows the user but lets it not into the virtual host, or has no such virtual host",
+            "check the vhost in broker.uri: rabbitmqctl list_permissions --vhost VHOST",
+        )
+    if isinstance(error, amqp.AMQPHeartbeatTimeout):
+        return "the broker sent no heartbeat", "check that host and network answer"
+    return f"the broker cannot be reached: {_innermost(error)}", "check that the broker runs and the address is right"
+
+
+def _innermost(error: BaseException) -> str:
+    while error.args and isinstance(error.args[0], BaseException):
+        error = error.args[0]
+    return str(error) or type(error).__name__
+
+
+def refused(error: BaseException, uri: str) -> PyfiError:
+    """`error`, an AMQP one, as one of ours; one of ours stays as it is."""
+    return error if isinstance(error, PyfiError) else unavailable(error, uri)

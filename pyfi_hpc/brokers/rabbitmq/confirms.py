@@ -1,0 +1,164 @@
+"""The channel that publishes durably: `mandatory`, persistent, each message confirmed or refused."""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+from collections import deque
+from typing import Any
+
+import pika
+import pika.exceptions as amqp
+import structlog
+
+from pyfi_hpc.brokers.base import Confirm, Publication
+from pyfi_hpc.brokers.rabbitmq.channels import KeptChannel
+from pyfi_hpc.brokers.rabbitmq.window import Entry, Window
+from pyfi_hpc.brokers.refusals import closed, full, unroutable
+from pyfi_hpc.errors import BadInput, BrokerUnavailable, PyfiError
+
+log = structlog.get_logger()
+
+#: A message not confirmed after this long gets its error, so that one dead queue does not keep the window for itself.
+UNCONFIRMED_SECONDS = 60.0
+_PERSISTENT = 2
+_EXCHANGE = re.compile(r"exchange '([^']*)'")
+
+
+class ConfirmChannel(KeptChannel):
+    """Sends what is handed to `put`, a window at a time; all but `put` runs on the link's thread."""
+
+    def __init__(self) -> None:
+        super().__init__("publish")
+        self.blocked = False
+        self._lock = threading.Lock()
+        self._waiting: deque[Entry] = deque()
+        self._window = Window()
+        self._closed_for_good = False
+
+    def put(self, publication: Publication) -> Confirm:
+        """Queue it, from any thread; `cancel` of the confirm takes it back while it is not sent."""
+        entry = Entry(publication)
+        with self._lock:
+            if self._closed_for_good:
+                entry.resolve(closed())
+                return entry.confirm
+            while self._waiting and self._waiting[0].confirm.cancelled():
+                self._waiting.popleft()
+            self._waiting.append(entry)
+        return entry.confirm
+
+    def send_waiting(self) -> None:
+        """Send as much as the window takes."""
+        while self.is_ready and not self.blocked and self._window.has_room():
+            with self._lock:
+                entry = self._waiting.popleft() if self._waiting else None
+            if entry is None:
+                return
+            if entry.may_be_sent():
+                self._send(entry)
+
+    def give_up(self) -> None:
+        """Nothing more will be sent: whoever waits is told so."""
+        with self._lock:
+            self._closed_for_good = True
+            entries = [*self._window.restart(), *self._waiting]
+            self._waiting.clear()
+        for entry in entries:
+            if entry.may_be_sent():
+                entry.resolve(closed())
+
+    def begin(self, channel: Any) -> None:
+        self._window.restart()
+        channel.add_on_return_callback(self._returned)
+        channel.confirm_delivery(self._confirmed, callback=self._selected)
+
+    def detach(self) -> None:
+        super().detach()
+        self.blocked = False
+        self._send_again()
+
+    def lost(self, reason: BaseException) -> None:
+        if isinstance(reason, amqp.ChannelClosedByBroker):
+            self._refuse(reason)
+        self._send_again()
+
+    def watch(self) -> None:
+        super().watch()
+        if not self.blocked:
+            for entry in self._window.older_than(UNCONFIRMED_SECONDS):
+                what = f"the broker did not confirm the message within {UNCONFIRMED_SECONDS:g} s"
+                entry.resolve(BrokerUnavailable("E_BROKER", what, cure="look at the queue's state: pyfi doctor"))
+        self.send_waiting()
+
+    def _selected(self, _frame: Any) -> None:
+        self.ready()
+        self.send_waiting()
+
+    def _send(self, entry: Entry) -> None:
+        publication = entry.publication
+        properties = pika.BasicProperties(
+            content_type=publication.content_type,
+            delivery_mode=_PERSISTENT,
+            message_id=publication.message_id,
+            # a return carries no tag: this is how its entry is found
+            correlation_id=str(self._window.next_tag()),
+            headers=dict(publication.headers) or None,
+        )
+        try:
+            self._channel.basic_publish(
+                publication.exchange, publication.key, publication.body, properties, mandatory=True
+            )
+        except (amqp.AMQPError, TypeError, ValueError, AssertionError) as error:
+            entry.resolve(_unsendable(publication, error))
+        else:
+            entry.sent = time.monotonic()
+            self._window.add(entry)
+
+    def _confirmed(self, frame: Any) -> None:
+        refused = isinstance(frame.method, pika.spec.Basic.Nack)
+        for entry in self._window.take(frame.method.delivery_tag, frame.method.multiple):
+            entry.resolve(full(_target(entry.publication)) if refused else entry.refusal)
+        self.send_waiting()
+
+    def _returned(self, _channel: Any, _method: Any, properties: Any, _body: bytes) -> None:
+        entry = self._window.get(int(properties.correlation_id))
+        if entry is not None:
+            # the confirm follows, and resolves it
+            entry.refusal = unroutable(entry.publication.exchange, entry.publication.key)
+
+    def _refuse(self, reason: Any) -> None:
+        """The broker closed the channel because of one of ours: fail those that it may be, and send the rest again."""
+        exchange = _EXCHANGE.search(reason.reply_text)
+        if exchange is None:
+            guilty = self._window.restart()
+        else:
+            guilty = self._window.remove(lambda entry: entry.publication.exchange == exchange.group(1))
+        for entry in guilty:
+            entry.resolve(_refusal(entry.publication, reason))
+
+    def _send_again(self) -> None:
+        """Put what is unconfirmed before what is not sent yet, in the old order."""
+        unconfirmed = self._window.restart()
+        for entry in unconfirmed:
+            entry.refusal = None
+        with self._lock:
+            self._waiting.extendleft(reversed(unconfirmed))
+
+
+def _target(publication: Publication) -> str:
+    return f"{publication.exchange} for {publication.key}"
+
+
+def _refusal(publication: Publication, reason: Any) -> PyfiError:
+    if reason.reply_code == 404:
+        return unroutable(publication.exchange, publication.key)
+    if reason.reply_code == 403:
+        what = f"the broker's user may not publish there: {reason.reply_text}"
+        return BadInput.of("E_DENIED", "exchange", publication.exchange, what)
+    return BrokerUnavailable("E_BROKER", f"the broker closed the channel: {reason.reply_text}")
+
+
+def _unsendable(publication: Publication, error: Exception) -> PyfiError:
+    return BadInput.of("E_LIMIT", "message", publication.message_id, f"AMQP cannot carry it: {error!r}")

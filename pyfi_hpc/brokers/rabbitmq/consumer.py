@@ -1,0 +1,99 @@
+"""The connection that consumes and acks; it never publishes, so that an alarm leaves it alone."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from pyfi_hpc.brokers.base import Delivery
+from pyfi_hpc.brokers.rabbitmq.channels import KeptChannel
+from pyfi_hpc.brokers.rabbitmq.deliveries import Incarnation
+from pyfi_hpc.brokers.rabbitmq.link import Link
+from pyfi_hpc.brokers.rabbitmq.listener import Listener
+from pyfi_hpc.brokers.rabbitmq.subscription import Consumption, RabbitSubscription, checked_prefetch
+from pyfi_hpc.errors import BrokerUnavailable
+
+#: How long a new listener is waited for; what it hears may be lost, so going on without it is no fault.
+LISTENING_SECONDS = 3.0
+
+
+class Consumer:
+    """A `Session` with one channel for each subscription; the methods up to `close` may come from any thread.
+
+    It connects when it is first used.
+    """
+
+    def __init__(self, parameters: Any, uri: str) -> None:
+        self._connection: Any = None
+        self._channels: list[KeptChannel] = []
+        self._settled: deque[tuple[Incarnation, int]] = deque()
+        self._tasks: deque[Callable[[], None]] = deque()
+        self._link = Link(parameters, self, uri=uri, name="consume")
+
+    def consume(self, queue: str, prefetch: int, deliver: Callable[[Delivery], None]) -> RabbitSubscription:
+        """See `Broker.consume`."""
+        consumption = Consumption(queue, checked_prefetch(prefetch), deliver, self._settle)
+        self._keep(consumption)
+        return RabbitSubscription(consumption, self._on_link)
+
+    def listen(self, prefix: str, hear: Callable[[bytes], None], *, network: str | None = None) -> str:
+        """Hear what comes to a queue of our own; its name, which begins with `prefix`."""
+        listener = Listener(prefix, hear, network=network)
+        self._keep(listener)
+        listener.listening.wait(LISTENING_SECONDS)
+        return listener.name
+
+    def close(self) -> None:
+        """Send the acks that are due and end the connection; unacked deliveries go back."""
+        self._link.close()
+
+    def _settle(self, incarnation: Incarnation, tag: int) -> None:
+        self._settled.append((incarnation, tag))
+        self._link.wake()
+
+    def _keep(self, channel: KeptChannel) -> None:
+        def attach() -> None:
+            self._channels.append(channel)
+            if self._connection is not None:
+                channel.attach(self._connection)
+
+        self._on_link(attach)
+
+    def _on_link(self, task: Callable[[], None]) -> None:
+        self._tasks.append(task)
+        self._link.start()
+        self._link.wake()
+
+    def up(self, connection: Any) -> None:
+        self._connection = connection
+        for channel in self._channels:
+            channel.attach(connection)
+        self.step()
+
+    def step(self) -> None:
+        self._send_acks()
+        while self._tasks:
+            self._tasks.popleft()()
+        self._channels = [channel for channel in self._channels if channel.wanted]
+
+    def watch(self) -> None:
+        for channel in self._channels:
+            channel.watch()
+
+    def down(self, error: BrokerUnavailable) -> None:
+        self._connection = None
+        for channel in self._channels:
+            channel.detach()
+
+    def _send_acks(self) -> None:
+        touched: dict[Incarnation, None] = {}
+        while self._settled:
+            incarnation, tag = self._settled.popleft()
+            incarnation.ledger.settle(tag)
+            touched[incarnation] = None
+        for incarnation in touched:
+            incarnation.send_acks()
+        for channel in self._channels if touched else ():
+            if isinstance(channel, Consumption):
+                channel.acked()

@@ -1,0 +1,51 @@
+"""A message in a consumer's hands, and the channel incarnation that it came on."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from pyfi_hpc.brokers.rabbitmq.acks import AckLedger
+
+DELIVERY_COUNT = "x-delivery-count"
+
+
+class Incarnation:
+    """One life of a subscription's channel: delivery tags mean something on it alone."""
+
+    def __init__(self, channel: Any, settle: Callable[[Incarnation, int], None]) -> None:
+        self.channel, self.ledger = channel, AckLedger()
+        self._settle = settle
+
+    def settle(self, tag: int) -> None:
+        """Have the delivery of `tag` acked; from any thread."""
+        self._settle(self, tag)
+
+    def send_acks(self) -> None:
+        """Send what is due; the acks of a channel that is gone are dropped."""
+        if self.channel.is_open:
+            for ack in self.ledger.due():
+                self.channel.basic_ack(ack.tag, ack.multiple)
+
+
+class RabbitDelivery:
+    """See `brokers.base.Delivery`."""
+
+    __slots__ = (
+        "_incarnation", "_tag", "body", "content_encoding", "content_type", "delivery_count", "headers", "queue",
+        "received", "redelivered",
+    )  # fmt: skip
+
+    def __init__(self, queue: str, incarnation: Incarnation, method: Any, properties: Any, body: bytes) -> None:
+        self.queue, self.body, self.received = queue, body, time.monotonic()
+        self.content_type: str | None = properties.content_type
+        self.content_encoding: str | None = properties.content_encoding
+        self.headers: Mapping[str, object] = properties.headers or {}
+        self.redelivered: bool = method.redelivered
+        count = self.headers.get(DELIVERY_COUNT, 0)
+        self.delivery_count = count if isinstance(count, int) else 0
+        self._incarnation, self._tag = incarnation, method.delivery_tag
+
+    def ack(self) -> None:
+        self._incarnation.settle(self._tag)

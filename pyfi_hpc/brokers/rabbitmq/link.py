@@ -1,0 +1,157 @@
+"""One connection to the broker with a thread of its own, which comes back until it is closed."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import pika
+import structlog
+from pika.adapters.select_connection import IOLoop
+
+from pyfi_hpc.brokers.rabbitmq.address import unavailable
+from pyfi_hpc.brokers.rabbitmq.backoff import Backoff
+from pyfi_hpc.errors import BrokerUnavailable
+
+log = structlog.get_logger()
+
+#: How often a session looks whether its channels still live; pika tells nobody of some that do not.
+WATCH_SECONDS = 2.0
+#: A connection that lived this long was a good one: the next try comes at once.
+GOOD_SECONDS = 10.0
+#: How long an orderly end may take; a blocked connection is not read, so its close is not either.
+CLOSE_SECONDS = 2.0
+
+
+class Session(Protocol):
+    """What happens on a connection. All is called on the link's thread."""
+
+    def up(self, connection: Any) -> None:
+        """`connection` is open and new: no channel of an older one is left."""
+
+    def step(self) -> None:
+        """Somebody called `Link.wake`: do what is queued, if it can be done now."""
+
+    def watch(self) -> None:
+        """Some seconds have passed."""
+
+    def down(self, error: BrokerUnavailable) -> None:
+        """The connection is lost, or could not be made."""
+
+
+class Link:
+    """Keeps one connection for a `Session`. Each connection has an I/O loop of its own, so nothing stale survives."""
+
+    def __init__(self, parameters: Any, session: Session, *, uri: str, name: str) -> None:
+        self._parameters, self._session, self._uri, self.name = parameters, session, uri, name
+        self._lock = threading.Lock()
+        self._loop: Any = None
+        self._connection: Any = None
+        self._woken = False
+        self._closing = threading.Event()
+        self._backoff = Backoff()
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Begin to connect; nothing happens where that was begun before, or after `close`."""
+        if self._thread is not None:
+            return
+        with self._lock:
+            if self._thread is None and not self._closing.is_set():
+                self._thread = threading.Thread(target=self._run, name=f"pyfi-rabbitmq-{self.name}", daemon=True)
+                self._thread.start()
+
+    def wake(self) -> None:
+        """Have `Session.step` called soon, once for any number of calls before it. From any thread."""
+        if self._woken:
+            return
+        with self._lock:
+            if self._loop is not None and not self._woken:
+                self._woken = True
+                self._loop.add_callback_threadsafe(self._step)
+
+    def close(self) -> None:
+        """End the connection and its thread; what `step` has to do is done before, as far as it can be."""
+        self._closing.set()
+        with self._lock:
+            if self._loop is not None:
+                self._loop.add_callback_threadsafe(self._shut)
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join(CLOSE_SECONDS * 2)
+
+    def _run(self) -> None:
+        while not self._closing.is_set():
+            began = time.monotonic()
+            try:
+                self._hold_one_connection()
+            except Exception:
+                log.exception("broker connection failed", link=self.name)
+            if time.monotonic() - began > GOOD_SECONDS:
+                self._backoff.reset()
+            self._closing.wait(self._backoff.next())
+
+    def _hold_one_connection(self) -> None:
+        loop = IOLoop()
+        try:
+            self._connection = pika.SelectConnection(
+                self._parameters,
+                on_open_callback=self._opened,
+                on_open_error_callback=self._ended,
+                on_close_callback=self._ended,
+                custom_ioloop=loop,
+            )
+            with self._lock:
+                self._loop, self._woken = loop, False
+            if not self._closing.is_set():
+                loop.start()
+        finally:
+            with self._lock:
+                self._loop = None
+            loop.close()
+            self._connection = None
+
+    def _opened(self, connection: Any) -> None:
+        log.debug("broker connected", link=self.name)
+        self._guarded(lambda: self._session.up(connection))
+        self._watch()
+
+    def _ended(self, connection: Any, error: BaseException) -> None:
+        if not self._closing.is_set():
+            log.warning("broker connection lost", link=self.name, reason=str(error) or type(error).__name__)
+        try:
+            self._session.down(unavailable(error, self._uri))
+        finally:
+            connection.ioloop.stop()
+
+    def _watch(self) -> None:
+        self._guarded(self._session.watch)
+        if self._connection.is_open:
+            self._connection.ioloop.call_later(WATCH_SECONDS, self._watch)
+
+    def _step(self) -> None:
+        # before the work: what is queued while it is done wakes us again
+        self._woken = False
+        self._guarded(self._session.step)
+
+    def _guarded(self, work: Callable[[], None]) -> None:
+        """Run `work`; where it fails, begin again with a new connection: no state of the old one is trusted."""
+        try:
+            work()
+        except Exception as error:
+            log.exception("broker session failed", link=self.name)
+            self._abort(error)
+
+    def _shut(self) -> None:
+        self._guarded(self._session.step)
+        if self._connection.is_open:
+            self._connection.close()
+            self._connection.ioloop.call_later(CLOSE_SECONDS, lambda: self._abort(TimeoutError("no close-ok came")))
+        else:
+            self._abort(ConnectionError("closed before it was open"))
+
+    def _abort(self, error: Exception) -> None:
+        # pika has no public way to drop a connection without the broker's help
+        if not self._connection.is_closed:
+            self._connection._terminate_stream(error)
