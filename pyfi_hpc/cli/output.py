@@ -76,7 +76,7 @@ class Output:
         limit = None if self.everything else self.limit or default
         if limit is None or len(rows) <= limit:
             return rows
-        click.echo(f"showing {limit} of {len(rows):,}, --all shows the rest".replace(",", " "), err=True)
+        click.echo(f"showing {limit} of {f'{len(rows):,}'.replace(',', ' ')}, --all shows the rest", err=True)
         return rows[:limit]
 
 
