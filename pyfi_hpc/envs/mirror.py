@@ -18,7 +18,7 @@ from pyfi_hpc.envs.address import parse
 from pyfi_hpc.envs.git import TIME_LIMIT_SECONDS, GitFailed, cause, run
 from pyfi_hpc.envs.locks import locked
 from pyfi_hpc.envs.tasks import Task
-from pyfi_hpc.errors import BadInput
+from pyfi_hpc.errors import BadInput, Fault, PyfiError
 
 MAX_BYTES = 2 << 30
 COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -101,12 +101,23 @@ class Mirror:
         commit, written = pinned(commit), parse(url).written
         mirror = self._place(written)
         with locked(mirror.with_suffix(".lock")):
-            if not mirror.exists():
-                _make(mirror)
-            if not _has(mirror, commit):
-                self._download(mirror, written, commit)
-        self._judge(mirror, commit)
+            try:
+                self._hold(mirror, written, commit)
+            except (GitFailed, PyfiError):
+                if _is_sound(mirror):
+                    raise
+                shutil.rmtree(mirror)  # a disk or a power cut damaged it
+                self._hold(mirror, written, commit)
         return mirror
+
+    def _hold(self, mirror: Path, written: str, commit: str) -> None:
+        if not mirror.exists():
+            _make(mirror)
+        if not _has(mirror, commit):
+            self._download(mirror, written, commit)
+        entries = _entries(mirror, commit)
+        _refuse_submodules(mirror, entries)
+        tree.check(entries, _links(mirror, entries), self.max_bytes)
 
     def export(self, url: str, commit: str, into: Path) -> None:
         """Make the new folder `into` hold the files of `commit`, each checked against its hash.
@@ -114,7 +125,18 @@ class Mirror:
         Raises:
             as `fetch`.
         """
-        mirror, commit = self.fetch(url, commit), pinned(commit)
+        try:
+            self._export(url, pinned(commit), into)
+        except (GitFailed, Fault):
+            shutil.rmtree(into, ignore_errors=True)
+            mirror = self._place(parse(url).written)
+            with locked(mirror.with_suffix(".lock")):
+                if not _is_sound(mirror):
+                    shutil.rmtree(mirror)
+            self._export(url, pinned(commit), into)
+
+    def _export(self, url: str, commit: str, into: Path) -> None:
+        mirror = self.fetch(url, commit)
         into.mkdir(parents=True)
         with tempfile.TemporaryDirectory(dir=into.parent, prefix=".archive-") as place:
             archive = Path(place) / "commit.tar"
@@ -172,11 +194,6 @@ class Mirror:
             for leftover in mirror.glob(_LEFTOVER):
                 leftover.unlink()
 
-    def _judge(self, mirror: Path, commit: str) -> None:
-        entries = _entries(mirror, commit)
-        _refuse_submodules(mirror, entries)
-        tree.check(entries, _links(mirror, entries), self.max_bytes)
-
 
 def _make(mirror: Path) -> None:
     """An empty bare repository, there whole or not at all."""
@@ -191,6 +208,15 @@ def _make(mirror: Path) -> None:
 def _has(mirror: Path, commit: str) -> bool:
     try:
         run("cat-file", "-e", f"{commit}^{{commit}}", at=mirror)
+    except GitFailed:
+        return False
+    return True
+
+
+def _is_sound(mirror: Path) -> bool:
+    """Whether every object that the mirror should have is there and is what its hash says."""
+    try:
+        run("fsck", "--full", "--no-dangling", at=mirror)
     except GitFailed:
         return False
     return True

@@ -1,6 +1,5 @@
 """Environments built by the real uv from real repositories, hostile ones among them."""
 
-import os
 import signal
 import subprocess
 import sys
@@ -46,7 +45,7 @@ def of_build(path: Path, action: str) -> EnvironmentSpec:
 
 
 def answer(environment: Environment, code: str) -> str:
-    command = [environment.python, "-c", code]
+    command = [str(environment.python), "-c", code]
     return subprocess.run(command, cwd="/", check=True, capture_output=True, text=True).stdout.strip()
 
 

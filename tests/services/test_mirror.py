@@ -293,3 +293,18 @@ def test_an_archive_that_is_not_the_commit_is_refused(
     with pytest.raises(BadInput) as denied:
         tree.unpack(tmp_path / "other.tar", [], tmp_path / "out2")
     assert denied.value.code == "E_PATH"
+
+
+@pytest.mark.parametrize("part", ["pack", "idx"])
+def test_a_damaged_mirror_is_fetched_afresh(
+    mirror: Mirror, repository: tuple[Path, str, str], tmp_path: Path, part: str
+) -> None:
+    path, url, _ = repository
+    commit = commit_files(path, {"long.txt": "".join(map(str, range(9999)))})
+    (file,) = mirror.fetch(url, commit).glob(f"objects/pack/*.{part}")
+    file.chmod(0o600)
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 255
+    file.write_bytes(content)
+    mirror.export(url, commit, tmp_path / "out")
+    assert (tmp_path / "out" / "long.txt").read_text() == (path / "long.txt").read_text()
