@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from pyfi_hpc.db.embedded import remove_below
+
 # a shared machine is slow at times: the time of one example says nothing
 settings.register_profile("pyfi", deadline=None, print_blob=True)
 settings.load_profile("pyfi")
@@ -36,3 +38,5 @@ def own_surroundings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]
         for name, value in GIT_IDENTITY.items():
             patch.setenv(name, value)
         yield home
+    # as root the data of an embedded server may lie outside of its state directory
+    remove_below(tmp_path_factory.getbasetemp())

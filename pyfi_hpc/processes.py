@@ -20,6 +20,11 @@ def zombie(pid: int) -> bool:
     return _state(pid) == "Z"
 
 
+def dying(pid: int) -> bool:
+    """Whether `pid` is there without a command line: on its way out (or a thread of the kernel)."""
+    return alive(pid) and not arguments(pid)
+
+
 def _state(pid: int) -> str:
     """The letter of `pid`'s state; empty when there is no such process.
 

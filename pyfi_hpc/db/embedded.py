@@ -164,6 +164,8 @@ class EmbeddedPostgres:
         home = Path(old.home) if old else self._new_home()
         socket_dir = self._usable(Path(old.socket_dir)) if old else None
         place = Place(str(home), str(socket_dir or self._new_socket_dir(home)), socket.gethostname())
+        # who owns this home, for a person who finds it and for `remove_below`
+        (home / "state_dir").write_bytes(os.fsencode(self.state_dir))
         if place != old:
             fresh = self._record_file.with_suffix(".new")
             fresh.write_bytes(msgspec.json.encode(place))
@@ -223,6 +225,14 @@ class EmbeddedPostgres:
         with (self.state_dir / "postgres.lock").open("a") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
+
+
+def remove_below(folder: Path) -> None:
+    """Remove every embedded server whose state directory lies in `folder`."""
+    for note in [*ROOT_HOME.glob("*/state_dir"), *folder.rglob("postgres/state_dir")]:
+        state_dir = Path(os.fsdecode(note.read_bytes()))
+        if state_dir.is_relative_to(folder):
+            EmbeddedPostgres(state_dir).remove()
 
 
 def _short_folder(account: Account) -> Path:

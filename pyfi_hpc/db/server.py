@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pyfi_hpc.db.account import Account
 from pyfi_hpc.errors import DatabaseUnavailable
-from pyfi_hpc.processes import alive, arguments, children, end, until, zombie
+from pyfi_hpc.processes import alive, arguments, children, dying, end, until, zombie
 
 #: How a server is stopped. Source: "Shutting Down the Server" in PostgreSQL's documentation.
 STOP_SIGNALS = {"smart": signal.SIGTERM, "fast": signal.SIGINT, "immediate": signal.SIGQUIT, "kill": signal.SIGKILL}
@@ -92,7 +92,8 @@ class PostgresServer:
         Source: `src/include/utils/pidfile.h`; line 4 is the port, line 5 the folder of the socket.
         """
         lines = self._pid_file()
-        if len(lines) >= 5 and zombie(int(lines[0])):
+        # a process that is ending has lost its command line some time before it is a zombie
+        if len(lines) >= 5 and until(lambda: not dying(int(lines[0])), 5.0) and zombie(int(lines[0])):
             (Path(lines[4]) / f".s.PGSQL.{lines[3]}.lock").unlink(missing_ok=True)
             (self.data / "postmaster.pid").unlink()
 

@@ -52,7 +52,7 @@ def binaries(account: Account, data: Path, copies: Path) -> Path:
 
 
 def _copied(install: Path, copies: Path) -> Path:
-    name = f"pgsql-{importlib.metadata.version(PACKAGE)}"
+    name = f"{install.name}-{importlib.metadata.version(PACKAGE)}"
     # the binaries look for their libraries at this place relative to themselves
     libraries = install.parent.with_name(f"{PACKAGE}.libs")
     place = copies / name / PACKAGE / install.name
@@ -61,8 +61,7 @@ def _copied(install: Path, copies: Path) -> Path:
         with tempfile.TemporaryDirectory(dir=copies) as scratch:
             fresh = Path(scratch) / name
             skip = shutil.ignore_patterns("*.a", "include")
-            for folder in installs().values():
-                shutil.copytree(folder, fresh / PACKAGE / folder.name, symlinks=True, ignore=skip)
+            shutil.copytree(install, fresh / PACKAGE / install.name, symlinks=True, ignore=skip)
             shutil.copytree(libraries, fresh / libraries.name)
             fresh.rename(copies / name)
     return place

@@ -13,6 +13,7 @@ import pytest
 from pyfi_hpc.box.ports import PORTS, lease_port
 from pyfi_hpc.box.postgres import Postgres
 from pyfi_hpc.box.rabbitmq import RabbitMQ
+from pyfi_hpc.errors import DatabaseUnavailable
 from pyfi_hpc.processes import alive, children
 from tests.support import eventually
 
@@ -27,10 +28,6 @@ def channel_of(server: RabbitMQ) -> pika.adapters.blocking_connection.BlockingCh
     channel = pika.BlockingConnection(pika.URLParameters(server.uri)).channel()
     channel.confirm_delivery()
     return channel
-
-
-def folders() -> set[Path]:
-    return set(Path("/tmp").glob("pyfi-*"))
 
 
 def test_two_leases_never_name_the_same_port() -> None:
@@ -59,7 +56,6 @@ def test_postgres_takes_the_ordinary_role_over_tcp_and_refuses_a_wrong_password(
 
 
 def test_postgres_keeps_what_was_committed_when_it_is_killed() -> None:
-    before = folders()
     with Postgres() as server:
         with closing(connected(server.uri("pyfi_admin"))) as connection:
             connection.cursor().execute("CREATE TABLE kept AS SELECT 42 AS value")
@@ -77,9 +73,10 @@ def test_postgres_keeps_what_was_committed_when_it_is_killed() -> None:
             cursor.execute("SELECT value FROM kept")
             assert cursor.fetchone() == (42,)
         server.restart("immediate")
-        last = server.pid
+        last, home = server.pid, server.log.parent
+        assert home.exists()
     assert last is not None and not alive(last)
-    assert folders() == before
+    assert not home.exists()
 
 
 def test_rabbitmq_has_our_user_and_no_guest(rabbitmq: RabbitMQ) -> None:
@@ -91,7 +88,6 @@ def test_rabbitmq_has_our_user_and_no_guest(rabbitmq: RabbitMQ) -> None:
 
 
 def test_rabbitmq_keeps_a_confirmed_message_when_it_is_killed_and_stalls_when_suspended() -> None:
-    before = folders()
     with RabbitMQ(consumer_timeout=123_000) as server:
         assert "123000" in server.ctl("eval", "application:get_env(rabbit, consumer_timeout).")
         channel = channel_of(server)
@@ -116,17 +112,22 @@ def test_rabbitmq_keeps_a_confirmed_message_when_it_is_killed_and_stalls_when_su
             waiting.settimeout(10)
             assert waiting.recv(1) == b"\x01"  # the method frame Connection.Start
         processes = [server.pid, *children(server.pid or 0)]
-        epmd = server._epmd
+        epmd, home = server._epmd, server.console.parent
+        assert home.exists()
     assert not any(alive(process) for process in processes if process)
     assert epmd is not None and not alive(epmd.pid)
-    assert folders() == before
+    assert not home.exists()
 
 
 def test_a_service_that_cannot_start_says_why_and_leaves_nothing() -> None:
-    before = folders()
-    with pytest.raises(Exception, match="no_such_setting"), Postgres(options={"no_such_setting": "1"}):
+    with (
+        pytest.raises(DatabaseUnavailable, match="no_such_setting") as raised,
+        Postgres(options={"no_such_setting": "1"}),
+    ):
         pass
-    assert folders() == before
+    log = Path(str(raised.value.at))
+    assert log.name == "log"
+    assert not log.parent.exists()
 
 
 def test_eventually_fails_with_the_last_value() -> None:

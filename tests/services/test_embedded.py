@@ -16,12 +16,10 @@ import msgspec
 import psycopg2
 import pytest
 
-from pyfi_hpc.db.embedded import ROOT_HOME, SOCKET_DIR_LIMIT, EmbeddedPostgres, Place
+from pyfi_hpc.db.embedded import SOCKET_DIR_LIMIT, EmbeddedPostgres, Place
 from pyfi_hpc.errors import DatabaseUnavailable
 from pyfi_hpc.processes import alive
 from tests.support import eventually
-
-ROOT = os.geteuid() == 0
 
 
 def ask(server: EmbeddedPostgres, question: str, role: str = "pyfi") -> tuple[object, ...] | None:
@@ -129,15 +127,12 @@ def test_permissions_of_folders_that_were_there_stay(tmp_path: Path) -> None:
 
 
 def test_nothing_is_left_after_remove(tmp_path: Path) -> None:
-    def homes() -> set[Path]:
-        return {path for path in ROOT_HOME.glob("*") if not path.name.startswith("pgsql-")}
-
-    before = homes(), set(Path("/tmp").glob("pyfi-*"))
     server = EmbeddedPostgres.start(tmp_path / "state")
-    pid = server.pid
+    pid, folders = server.pid, [server.socket_dir, server.log.parent]
+    assert all(folder.is_dir() for folder in folders)
     server.remove()
     assert pid is not None and not alive(pid)
-    assert (homes(), set(Path("/tmp").glob("pyfi-*"))) == before
+    assert not any(folder.exists() for folder in folders)
     assert [path.name for path in (tmp_path / "state").iterdir()] == ["postgres.lock"]
 
 
