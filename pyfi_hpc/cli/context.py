@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import sys
+import uuid
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -19,19 +22,23 @@ class Platform:
         ini: the settings file named with -i, if any.
         options: settings given as options, by name.
         debug: tracebacks are wanted.
+        new_id: the id that a group's --id gave.
         as_json: errors are wanted as JSON, because results are.
     """
 
     def __init__(self, ini: Path | None = None, options: dict[str, str] | None = None, debug: bool = False) -> None:
         self.ini, self.options, self.debug = ini, options or {}, debug
         self.as_json = False
+        self.new_id: uuid.UUID | None = None
 
     @cached_property
     def settings(self) -> Settings:
         return Settings.load(self.ini, self.options)
 
 
-pass_platform = click.make_pass_decorator(Platform)
+def pass_platform(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give `command` the platform as its first argument."""
+    return click.make_pass_decorator(Platform)(command)
 
 
 def confirm(what: str, yes: bool) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pyfi_hpc.errors import BadInput
-from pyfi_hpc.model.names import checked_choice
+from pyfi_hpc.model.names import checked_choice, checked_name
 
 # click's kinds are generic for the type checker only since 8.5
 if TYPE_CHECKING:
@@ -27,6 +27,15 @@ def flag(param: click.Parameter | None) -> str:
     if param is None:
         return "value"
     return param.opts[-1] if isinstance(param, click.Option) else (param.name or "").upper()
+
+
+class Name(_Kind):
+    """A name for a new object."""
+
+    name = "NAME"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        return checked_name(value, flag(param))
 
 
 class Whole(_Kind):
