@@ -122,6 +122,16 @@ class Dispatcher:
         for processor in list(self._waiting):
             self._waiting[processor] = deque(unit for unit in self._waiting[processor] if unit.indexes)
 
+    def held(self, token: int) -> list[int]:
+        """Members of lot `token` that workers have."""
+        units = (unit for worker in self._workers.values() for unit in worker.units if unit.token == token)
+        return sorted(index for unit in units for index in unit.indexes)
+
+    def tokens(self) -> set[int]:
+        """Every lot that has members here."""
+        waiting = {unit.token for units in self._waiting.values() for unit in units}
+        return waiting | {unit.token for worker in self._workers.values() for unit in worker.units}
+
     def waiting(self, processor: bytes) -> int:
         """How many members wait for `processor`."""
         return sum(len(unit.indexes) for unit in self._waiting.get(processor, ()))
@@ -148,7 +158,10 @@ class Dispatcher:
         unit = waiting[0]
         count = 1 if unit.careful else self._count(unit)
         given = Unit(
-            unit.token, unit.task, deque(unit.indexes.popleft() for _ in range(min(count, len(unit.indexes)))), unit.careful
+            unit.token,
+            unit.task,
+            deque(unit.indexes.popleft() for _ in range(min(count, len(unit.indexes)))),
+            unit.careful,
         )
         if not unit.indexes:
             waiting.popleft()

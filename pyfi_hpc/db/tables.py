@@ -258,6 +258,8 @@ class Worker(Owned, Base):
     cores: Mapped[list[int]]
     pid: Mapped[int | None]
     commit: Mapped[str]
+    #: of the processor when it was planned; a worker of another version is replaced
+    version: Mapped[str] = mapped_column(server_default=text("''"))
     environment: Mapped[str | None]
     status: Mapped[status.WorkerStatus] = mapped_column(WORKER_STATUS, server_default="PLANNED")
     reason: Mapped[str | None]

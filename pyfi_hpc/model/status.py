@@ -162,4 +162,5 @@ def request(current: Requested, to: Requested, name: str) -> Requested:
     """
     if to is current or to in REQUESTED_NEXT[current]:
         return to
-    raise BadInput.of("E_BAD_TRANSITION", "requested_status", to, f"processor {name!r} is {current}: it cannot become {to}")
+    why = f"processor {name!r} is {current}: it cannot become {to}"
+    raise BadInput.of("E_BAD_TRANSITION", "requested_status", to, why)

@@ -81,7 +81,8 @@ def pack(frame: Run | Stop | Hello | Done) -> bytes:
 
 def read_for_worker(body: bytes) -> Run | Stop:
     """A frame that the agent sent."""
-    return _to_worker.decode(body)
+    frame: Run | Stop = _to_worker.decode(body)
+    return frame
 
 
 def read_for_agent(body: bytes) -> Hello | Done:
@@ -91,9 +92,10 @@ def read_for_agent(body: bytes) -> Hello | Done:
         BadInput: E_DECODE; a worker runs other people's code, so what it sends is not trusted.
     """
     try:
-        return _to_agent.decode(body)
+        frame: Hello | Done = _to_agent.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BadInput.of("E_DECODE", "frame", str(error)) from None
+    return frame
 
 
 class FrameBuffer:

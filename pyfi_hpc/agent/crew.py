@@ -1,0 +1,340 @@
+"""The agent's workers: planned rows become processes, processes are fed, watched and buried. Main thread only."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import structlog
+
+from pyfi_hpc.agent import keeper
+from pyfi_hpc.agent.builder import Builder, Built
+from pyfi_hpc.agent.committer import Job, Within
+from pyfi_hpc.agent.dispatch import Dispatcher
+from pyfi_hpc.agent.keeper import OwnWorker, Program, View
+from pyfi_hpc.agent.lots import Finished, Lot
+from pyfi_hpc.agent.process import Launch, WorkerProcess, describe_end
+from pyfi_hpc.control import reconcile
+from pyfi_hpc.db.record import Cursor
+from pyfi_hpc.errors import BadInput, PyfiError, shown
+from pyfi_hpc.model.status import Cause, WorkerStatus
+from pyfi_hpc.wire.frames import Done, Hello, Item, Run, Stop
+from pyfi_hpc.wire.messages import ErrorRecord
+
+log = structlog.get_logger("pyfi.agent")
+
+HELLO_SECONDS = 120.0
+CANCEL_GRACE_SECONDS = 2.0
+CRASHES, CRASH_MINUTES = 5, 5.0
+_CODE = {Cause.TIMEOUT: "E_TIMEOUT"}
+
+
+@dataclass(slots=True)
+class Hand:
+    """One of the agent's workers, from the plan to its end."""
+
+    row: bytes
+    processor: bytes
+    cores: tuple[int, ...]
+    process: WorkerProcess | None = None
+    environment: str = ""
+    calls: int = 0
+    draining: bool = False
+    stopping: bool = False
+    deadline: float = field(default_factory=lambda: time.monotonic() + HELLO_SECONDS)
+
+
+class Crew:
+    """Every worker of this agent."""
+
+    def __init__(
+        self,
+        dispatcher: Dispatcher,
+        builder: Builder,
+        put: Callable[[Job], None],
+        lots: Callable[[int], Lot | None],
+        watch: Callable[[WorkerProcess], None],
+        forget: Callable[[WorkerProcess], None],
+        changed: Callable[[], None],
+        scratch: Path,
+        blobs: Path,
+        max_value_bytes: int,
+    ) -> None:
+        """`lots` finds a lot by token; `watch` and `forget` (un)register a process's socket with the main loop;
+        `changed` asks for a fresh view of the database."""
+        self._dispatcher, self._builder, self._put, self._lots = dispatcher, builder, put, lots
+        self._watch, self._forget, self._changed = watch, forget, changed
+        self._scratch, self._blobs, self._max_value_bytes = scratch, blobs, max_value_bytes
+        self._programs: dict[bytes, Program] = {}
+        self.hands: dict[bytes, Hand] = {}
+        self._by_number: dict[int, Hand] = {}
+        self._next = 1
+        #: members that a person cancelled while they ran: (token, index) -> when to lose patience
+        self.cancelled: dict[tuple[int, int], float] = {}
+
+    # following the database
+
+    def follow(self, view: View) -> None:
+        """Take up planned workers, drain those that are not wanted, end those that somebody else buried."""
+        self._programs = view.programs
+        rows = {worker.id: worker for worker in view.workers}
+        for worker in view.workers:
+            if worker.id not in self.hands and worker.status is WorkerStatus.PLANNED:
+                self._take_up(worker)
+            elif worker.id in self.hands and worker.status is WorkerStatus.DRAINING:
+                self.drain(self.hands[worker.id])
+        for identity in self.hands.keys() - rows.keys():
+            hand = self.hands[identity]
+            if hand.process is not None:
+                self.drain(hand)
+
+    def _take_up(self, worker: OwnWorker) -> None:
+        program = self._programs.get(worker.processor)
+        if program is None:
+            return
+        hand = Hand(worker.id, worker.processor, worker.cores)
+        self.hands[worker.id] = hand
+
+        def launching(wanted: bool) -> None:
+            if wanted:
+                self._builder.build(worker.id, program)
+            else:
+                self.hands.pop(worker.id, None)
+
+        self._put(Within(partial(keeper.worker_launching, worker=worker.id), launching))
+
+    def built(self, built: Built) -> None:
+        """The environment of a planned worker is there, or cannot be."""
+        hand = self.hands.get(built.worker)
+        if hand is None:
+            return
+        if built.error is not None or built.environment is None:
+            self._cannot_start(hand, built.error)
+        elif hand.draining:
+            self._buried(hand, "not wanted any more")
+        else:
+            hand.environment = built.environment.key
+            hand.deadline = time.monotonic() + HELLO_SECONDS
+            launch = Launch(
+                built.environment.python, built.program.module, hand.cores, self._blobs, self._scratch,
+                self._max_value_bytes, {},
+            )  # fmt: skip
+            hand.process = WorkerProcess(self._next, launch)
+            self._by_number[self._next] = hand
+            self._next += 1
+            self._watch(hand.process)
+
+    def _cannot_start(self, hand: Hand, error: PyfiError | None) -> None:
+        reason = {"code": error.code, "what": error.what, "at": error.at, **_log_of(error)} if error else {}
+        log.warning("a worker cannot start", processor=self._name(hand), **{k: v for k, v in reason.items() if v})
+        self._buried(hand, f"cannot start: {error.what if error else 'no environment'}", failed=json.dumps(reason))
+
+    def _name(self, hand: Hand) -> str:
+        program = self._programs.get(hand.processor)
+        return program.name if program else hand.processor.hex()
+
+    # feeding
+
+    def run(self, number: int, lot: Lot, task: str, indexes: tuple[int, ...], body: bytes) -> None:
+        """Hand members to a worker that has them by the dispatcher's books."""
+        hand = self._by_number.get(number)
+        if hand is not None and hand.process is not None:
+            kept = tuple(index for index in indexes if self._dispatcher.holding(number, lot.token, index))
+            if kept:
+                hand.process.send(Run(lot.token, task, body, kept))
+
+    def row_of(self, number: int) -> bytes:
+        """The row of a worker by its number."""
+        return self._by_number[number].row
+
+    def ready(self) -> dict[bytes, int]:
+        """How many workers of each processor take calls."""
+        counts: dict[bytes, int] = {}
+        for hand in self.hands.values():
+            if hand.process is not None and hand.process.hello is not None and not hand.draining:
+                counts[hand.processor] = counts.get(hand.processor, 0) + 1
+        return counts
+
+    # hearing
+
+    def hear(self, process: WorkerProcess) -> None:
+        """The worker's socket has something to read."""
+        ended = False
+        try:
+            frames, ended = process.read()
+        except BadInput as error:
+            log.warning("a worker broke the protocol", error=error.what)
+            process.kill(Cause.WORKER_LOST)
+            frames, ended = [], True
+        hand = self._by_number[process.number]
+        for frame in frames:
+            if isinstance(frame, Hello):
+                self._hello(hand, process, frame)
+            else:
+                self._done(hand, process, frame)
+        if ended:
+            self._died(hand, process)
+
+    def _hello(self, hand: Hand, process: WorkerProcess, hello: Hello) -> None:
+        if hello.error is not None:
+            process.kill(Cause.ENVIRONMENT)
+            told = BadInput(hello.error.code, hello.error.message, at=f"processor {self._name(hand)}",
+                            log=hello.error.traceback)  # fmt: skip
+            self._forget(process)
+            process.reap()
+            process.close()
+            self._by_number.pop(process.number)
+            self._cannot_start(hand, told)
+            return
+        process.hello = hello
+        self._dispatcher.add_worker(process.number, hand.processor)
+        if hand.draining:
+            self._dispatcher.drain_worker(process.number)
+        work = partial(
+            keeper.worker_ready,
+            worker=hand.row,
+            processor=hand.processor,
+            pid=process.pid,
+            environment=hand.environment,
+        )
+        self._put(Within(work, lambda _: self._changed()))
+
+    def _done(self, hand: Hand, process: WorkerProcess, done: Done) -> None:
+        lot = self._lots(done.token)
+        timings = [(item.index, max(0.0, item.ended - item.started)) for item in done.items]
+        accepted = set(self._dispatcher.done(process.number, done.token, timings))
+        hand.calls += len(accepted)
+        for item in done.items:
+            if lot is not None and item.index in accepted:
+                self._put(self._finished(lot, item, hand.row))
+
+    def _finished(self, lot: Lot, item: Item, worker: bytes) -> Finished:
+        cause = None
+        asked = self.cancelled.pop((lot.token, item.index), None)
+        if item.error is not None and item.error.code == "E_CANCELLED" and asked is None:
+            # the interrupt was meant for the call before this one: no harm done, it runs again at no cost
+            cause = Cause.RETURNED
+        return Finished(lot, item.index, item, worker, cause)
+
+    # watching
+
+    def watch_limits(self, now: float, timeout_of: Callable[[Lot, int], float | None]) -> None:
+        """End what overran its time or memory, and workers that never said hello."""
+        for hand in list(self.hands.values()):
+            process = hand.process
+            if process is None:
+                continue
+            token, index, started, _ = process.progress.read()
+            lot = self._lots(token) if index >= 0 else None
+            if process.hello is None and now > hand.deadline:
+                process.kill(Cause.ENVIRONMENT)
+            elif lot is not None and index < len(lot.message.calls):
+                limit = timeout_of(lot, index)
+                impatient = self.cancelled.get((token, index), now + 1) < now
+                if impatient or (limit is not None and now - started > limit):
+                    process.kill(Cause.RETURNED if impatient else Cause.TIMEOUT)
+            self._watch_memory(hand, process)
+
+    def _watch_memory(self, hand: Hand, process: WorkerProcess) -> None:
+        process.trim_output()
+        program = self._programs.get(hand.processor)
+        if program is not None and program.mem_mib and process.resident_mib() > program.mem_mib:
+            process.kill(Cause.HOST_OOM)
+
+    def interrupt(self, wanted: set[tuple[int, int]]) -> None:
+        """Stop these members (token, index) where they run; those that run later are skipped when they come up."""
+        patience = time.monotonic() + CANCEL_GRACE_SECONDS
+        for hand in self.hands.values():
+            if hand.process is None:
+                continue
+            token, index, *_ = hand.process.progress.read()
+            if (token, index) in wanted:
+                self.cancelled[token, index] = patience
+                hand.process.interrupt()
+
+    # ending
+
+    def drain(self, hand: Hand) -> None:
+        """Let the worker finish what it has, then end."""
+        hand.draining = True
+        if hand.process is None:
+            return
+        self._dispatcher.drain_worker(hand.process.number)
+        self.stop_drained()
+
+    def drain_all(self) -> None:
+        """Drain every worker."""
+        for hand in list(self.hands.values()):
+            self.drain(hand)
+
+    def stop_drained(self) -> None:
+        """Tell drained workers that have nothing left to end."""
+        for hand in self.hands.values():
+            process = hand.process
+            if process is None or process.hello is None or hand.stopping or not hand.draining:
+                continue
+            if self._dispatcher.idle(process.number):
+                hand.stopping = True
+                process.send(Stop())
+
+    def kill_all(self, cause: Cause) -> None:
+        """End every worker at once; what they ran is handled as they die."""
+        for hand in self.hands.values():
+            if hand.process is not None:
+                hand.process.kill(cause)
+
+    def _died(self, hand: Hand, process: WorkerProcess) -> None:
+        self._forget(process)
+        status = process.reap()
+        token, index, started, _ = process.progress.read()
+        out, err = process.tails()
+        killed = process.killed
+        blamed = self._dispatcher.remove_worker(process.number, (token, index) if index >= 0 else None)
+        cause, words = describe_end(status, killed)
+        lot = self._lots(token) if blamed else None
+        if blamed and lot is not None:
+            if killed in (Cause.DRAINED, Cause.RETURNED):
+                cause = killed
+            self.cancelled.pop(blamed, None)
+            now = time.time()
+            began = now - max(0.0, time.monotonic() - started)
+            error = ErrorRecord("pyfi_hpc.errors.WorkerLost", words, "", _CODE.get(cause, "E_WORKER_LOST"), cause)
+            self._put(Finished(lot, index, Item(index, None, error, began, now, out, err), hand.row, cause))
+        self._by_number.pop(process.number)
+        process.close()
+        self._after_death(hand, process, killed, words, err)
+
+    def _after_death(self, hand: Hand, process: WorkerProcess, killed: Cause | None, words: str, err: bytes) -> None:
+        if process.hello is None:
+            tail = shown(err.decode(errors="replace")[-2000:], 2000)
+            self._cannot_start(hand, BadInput("E_IMPORT", f"the worker never became ready: {words}", log=tail))
+        elif hand.stopping or killed in (Cause.DRAINED,):
+            self._buried(hand, "drained")
+        else:
+            log.warning("a worker died", processor=self._name(hand), pid=process.pid, why=words)
+            self._buried(hand, f"crashed: {words}", crashed=True)
+
+    def _buried(self, hand: Hand, reason: str, *, failed: str | None = None, crashed: bool = False) -> None:
+        self.hands.pop(hand.row, None)
+
+        def write(cursor: Cursor) -> None:
+            keeper.worker_ended(cursor, hand.row, reason, hand.calls)
+            if failed is not None:
+                reconcile.processor_failed(cursor, hand.processor, failed)
+            elif crashed and keeper.crashes(cursor, hand.processor, CRASH_MINUTES) >= CRASHES:
+                told = {
+                    "code": "E_WORKER_LOST",
+                    "what": f"{CRASHES} workers died in {CRASH_MINUTES:g} minutes: {reason}",
+                }
+                reconcile.processor_failed(cursor, hand.processor, json.dumps(told))
+
+        self._put(Within(write, lambda _: self._changed()))
+
+
+def _log_of(error: PyfiError) -> dict[str, str]:
+    text = error.facts.get("log")
+    return {"log": shown(str(text), 20_000)} if text else {}

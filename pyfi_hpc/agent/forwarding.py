@@ -1,0 +1,135 @@
+"""Sends committed results along their plugs, with confirms, under ids derived from the parent (RELIABILITY 1.5, 1.22).
+
+Children for one target travel together. What the broker refuses is tried again; what it refuses for longer than the
+spill time is given back to be parked in hold rows, so that a full queue downstream never blocks an ack.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from pyfi_hpc.agent.verdicts import Verdict
+from pyfi_hpc.brokers.base import Broker, Confirm, Publication
+from pyfi_hpc.wire import messages
+from pyfi_hpc.wire.ids import call_digest, child_id, new_id
+from pyfi_hpc.wire.messages import WIRE_VERSION, Call, Message, Route
+from pyfi_hpc.wire.values import arguments_of
+
+MAX_CALLS = 64
+MAX_BYTES = 100_000
+SPILL_SECONDS = 10.0
+_AGAIN_SECONDS = 0.5
+
+
+@dataclass(slots=True, eq=False)
+class Parcel:
+    """Children on their way to one target, and the parents that wait for the broker's word."""
+
+    message: Message
+    route: Route
+    parents: list[Verdict]
+    first_tried: float = field(default_factory=time.monotonic)
+
+
+class Forwarder:
+    """Publishes parcels and keeps count of what each parent still waits for. Lives on the committer's thread."""
+
+    def __init__(self, broker: Broker, confirmed: Callable[[Parcel, BaseException | None], None]) -> None:
+        """`confirmed` is called on the broker's thread; it must hand the parcel back to `resolve`."""
+        self._broker = broker
+        self._confirmed = confirmed
+        self._waiting: dict[int, int] = {}
+        self._again: list[Parcel] = []
+
+    @property
+    def busy(self) -> bool:
+        """True while a parent waits for a confirm."""
+        return bool(self._waiting)
+
+    def send(self, verdicts: Iterable[Verdict]) -> None:
+        """Publish the children of these parents."""
+        for parcel in _parcels(verdicts):
+            for parent in parcel.parents:
+                self._waiting[id(parent)] = self._waiting.get(id(parent), 0) + 1
+            self._publish(parcel)
+
+    def _publish(self, parcel: Parcel) -> None:
+        message = parcel.message
+        publication = Publication(
+            parcel.route.exchange, parcel.route.key, messages.encode(message), message_id=message.batch.hex()
+        )
+
+        def told(confirm: Confirm) -> None:
+            self._confirmed(parcel, None if confirm.cancelled() else confirm.exception())
+
+        self._broker.publish(publication).add_done_callback(told)
+
+    def resolve(self, parcel: Parcel, error: BaseException | None) -> tuple[list[Verdict], Parcel | None]:
+        """Take the broker's word: (parents that wait for nothing more, the parcel when it is to be parked)."""
+        if error is None:
+            return self.release(parcel), None
+        if time.monotonic() - parcel.first_tried >= SPILL_SECONDS:
+            return [], parcel
+        self._again.append(parcel)
+        return [], None
+
+    def release(self, parcel: Parcel) -> list[Verdict]:
+        """The parcel is safe; returns the parents that wait for nothing more."""
+        free = []
+        for parent in parcel.parents:
+            self._waiting[id(parent)] -= 1
+            if not self._waiting[id(parent)]:
+                del self._waiting[id(parent)]
+                free.append(parent)
+        return free
+
+    def try_again(self) -> None:
+        """Publish what was refused a moment ago."""
+        again, self._again = self._again, []
+        for parcel in again:
+            self._publish(parcel)
+
+    @property
+    def again_seconds(self) -> float | None:
+        """When `try_again` is worth calling; None when nothing was refused."""
+        return _AGAIN_SECONDS if self._again else None
+
+
+def _parcels(verdicts: Iterable[Verdict]) -> list[Parcel]:
+    groups: dict[tuple[str, Route], list[tuple[Verdict, Call]]] = {}
+    for verdict in verdicts:
+        for route in verdict.routes:
+            target = Route(b"", b"", route.socket, route.generation, route.exchange, route.key)
+            groups.setdefault((verdict.lot.message.owner, target), []).append((verdict, _child(verdict, route)))
+    return [
+        _parcel(owner, target, chunk) for (owner, target), children in groups.items() for chunk in _chunks(children)
+    ]
+
+
+def _child(verdict: Verdict, route: Route) -> Call:
+    assert verdict.value is not None
+    args = arguments_of(verdict.value)
+    identity = child_id(verdict.lot.call(verdict.index).id, route.edge)
+    return Call(identity, args, call_digest(route.socket, args))
+
+
+def _chunks(children: list[tuple[Verdict, Call]]) -> Iterable[list[tuple[Verdict, Call]]]:
+    chunk: list[tuple[Verdict, Call]] = []
+    size = 0
+    for child in children:
+        if chunk and (len(chunk) == MAX_CALLS or size + len(child[1].args) > MAX_BYTES):
+            yield chunk
+            chunk, size = [], 0
+        chunk.append(child)
+        size += len(child[1].args)
+    if chunk:
+        yield chunk
+
+
+def _parcel(owner: str, target: Route, children: list[tuple[Verdict, Call]]) -> Parcel:
+    message = Message(
+        WIRE_VERSION, new_id(), owner, target.socket, target.generation, tuple(call for _, call in children)
+    )
+    return Parcel(message, target, [parent for parent, _ in children])

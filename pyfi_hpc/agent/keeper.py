@@ -1,0 +1,240 @@
+"""What the agent does in the database besides committing: registers, renews its leases, reads what is wanted of it.
+
+Every function is one short transaction's work on the committer's cursor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pyfi_hpc.agent.lots import Served
+from pyfi_hpc.control import reconcile
+from pyfi_hpc.db import record, topology
+from pyfi_hpc.db.record import Cursor, Due
+from pyfi_hpc.errors import BadInput
+from pyfi_hpc.model.status import Requested, WorkerStatus
+
+AGENT_LEASE_SECONDS = 30.0
+LONG_CALL_LEASE_SECONDS = 30.0
+_MOST_DUE = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """This incarnation of the agent."""
+
+    id: bytes
+    node: bytes
+    node_name: str
+
+
+@dataclass(frozen=True, slots=True)
+class OwnWorker:
+    """A worker row of this agent that has not ended."""
+
+    id: bytes
+    processor: bytes
+    cores: tuple[int, ...]
+    status: WorkerStatus
+    version: str
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """What a processor's workers run, and within which limits."""
+
+    id: bytes
+    name: str
+    repository: str
+    commit: str
+    module: str
+    requirements: str | None
+    python: str | None
+    mem_mib: int | None
+    timeout_seconds: float | None
+    requested: Requested
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What the database wants of this agent now. `superseded`: its lease is gone, it must not go on."""
+
+    superseded: bool
+    stop_requested: bool
+    workers: tuple[OwnWorker, ...]
+    programs: dict[bytes, Program]
+    sockets: dict[bytes, Served]
+    due: tuple[Due, ...]
+
+
+def register(
+    cursor: Cursor,
+    network: str,
+    *,
+    agent: bytes,
+    cluster: str,
+    host: str,
+    cores: Sequence[int],
+    mem_mib: int,
+    shared_cores: bool,
+    pid: int,
+    version: str,
+) -> Identity:
+    """Make this agent the one of its node, ending an earlier one: the caller holds the node's lock file.
+
+    A node added by hand is matched by host name; an unknown one is added under its host name.
+    """
+    cursor.execute(
+        """INSERT INTO pyfi.node (network_id, name, cluster, host, cpus, mem_mib, shared_cores, status)
+           SELECT n.id, %s, %s, %s, %s, %s, %s, 'UP' FROM pyfi.network n WHERE n.name = %s
+           ON CONFLICT (network_id, cluster, host) DO UPDATE SET cpus = excluded.cpus, mem_mib = excluded.mem_mib,
+               shared_cores = excluded.shared_cores, status = 'UP'
+           RETURNING uuid_send(id), name, id::text""",
+        (_node_name(host, cluster), cluster, host, len(cores), mem_mib, shared_cores, network),
+    )
+    row = cursor.fetchone()
+    if row is None:
+        raise BadInput.of("E_NOT_FOUND", "network", network, f"no network {network!r}", cure="pyfi add network")
+    cursor.execute(
+        "UPDATE pyfi.agent SET ended = now() WHERE node_id = %s::uuid AND ended IS NULL RETURNING id::text", (row[2],)
+    )
+    earlier = [old[0] for old in cursor.fetchall()]
+    cursor.execute(
+        """INSERT INTO pyfi.agent (id, node_id, pid, cores, version, lease_until)
+           VALUES (%s::uuid, %s::uuid, %s, %s, %s, now() + %s * interval '1 second')""",
+        (agent.hex(), row[2], pid, list(cores), version, AGENT_LEASE_SECONDS),
+    )
+    if earlier:
+        reconcile.close_workers(cursor, earlier, WorkerStatus.LOST, "a new agent took the node over")
+    return Identity(agent, bytes(row[0]), row[1])
+
+
+def _node_name(host: str, cluster: str) -> str:
+    name = f"{cluster}-{host}" if cluster else host
+    return name if name[:1].isalpha() else f"n{name}"
+
+
+def deregister(cursor: Cursor, agent: bytes) -> None:
+    """This agent ends: its workers have."""
+    cursor.execute("UPDATE pyfi.agent SET ended = now() WHERE id = %s::uuid AND ended IS NULL", (agent.hex(),))
+    reconcile.close_workers(cursor, [agent.hex()], WorkerStatus.EXITED, "its agent was stopped")
+
+
+def look(cursor: Cursor, network: str, agent: bytes) -> View:
+    """Renew the leases, run a reconcile pass, and read what this agent is to do."""
+    cursor.execute(
+        "UPDATE pyfi.agent SET lease_until = now() + %s * interval '1 second'"
+        " WHERE id = %s::uuid AND ended IS NULL RETURNING stop_requested",
+        (AGENT_LEASE_SECONDS, agent.hex()),
+    )
+    row = cursor.fetchone()
+    if row is None:
+        return View(True, True, (), {}, {}, ())
+    record.renew_leases(cursor, agent, LONG_CALL_LEASE_SECONDS)
+    reconcile.reconcile(cursor, network)
+    return View(
+        superseded=False,
+        stop_requested=row[0],
+        workers=_own_workers(cursor, agent),
+        programs=_programs(cursor, network),
+        sockets=_served(cursor, network),
+        due=tuple(record.take_due(cursor, _MOST_DUE)),
+    )
+
+
+def _own_workers(cursor: Cursor, agent: bytes) -> tuple[OwnWorker, ...]:
+    cursor.execute(
+        """SELECT uuid_send(id), uuid_send(processor_id), cores, status, version FROM pyfi.worker
+           WHERE agent_id = %s::uuid AND status NOT IN ('EXITED', 'LOST') ORDER BY created, id""",
+        (agent.hex(),),
+    )
+    return tuple(
+        OwnWorker(bytes(row[0]), bytes(row[1]), tuple(row[2]), WorkerStatus(row[3]), row[4])
+        for row in cursor.fetchall()
+    )
+
+
+def _programs(cursor: Cursor, network: str) -> dict[bytes, Program]:
+    cursor.execute(
+        """SELECT uuid_send(p.id), p.name, p.repository, p.commit, p.module, p.requirements, p.python, p.mem_mib,
+               p.timeout_seconds, p.requested_status
+           FROM pyfi.processor p JOIN pyfi.network n ON n.id = p.network_id
+           WHERE n.name = %s AND p.status <> 'REMOVED'""",
+        (network,),
+    )
+    return {
+        bytes(row[0]): Program(
+            bytes(row[0]), row[1], row[2], row[3], row[4], row[5], row[6], row[7], row[8], Requested(row[9])
+        )
+        for row in cursor.fetchall()
+    }
+
+
+def _served(cursor: Cursor, network: str) -> dict[bytes, Served]:
+    routes = topology.routes(cursor, network)
+    cursor.execute(
+        """SELECT uuid_send(s.id), s.name, s.owner, uuid_send(s.processor_id), s.task, q.name, s.task_key,
+               t.generation, coalesce(s.timeout_seconds, p.timeout_seconds), p.max_attempts, p.retry_delay_seconds
+           FROM pyfi.socket s JOIN pyfi.processor p ON p.id = s.processor_id JOIN pyfi.queue q ON q.id = s.queue_id
+           JOIN pyfi.task_queue t ON t.queue_id = s.queue_id AND t.task_key = s.task_key
+           JOIN pyfi.network n ON n.id = s.network_id WHERE n.name = %s AND p.status <> 'REMOVED'""",
+        (network,),
+    )
+    served = {}
+    for row in cursor.fetchall():
+        queue = topology.task_queue(network, row[5], row[6], row[7])
+        identity = bytes(row[0])
+        served[identity] = Served(
+            identity, row[1], row[2], bytes(row[3]), row[4], queue.name, queue.exchange, queue.key, queue.generation,
+            row[8], row[9], row[10], routes.get(identity, ()),
+        )  # fmt: skip
+    return served
+
+
+def worker_launching(cursor: Cursor, worker: bytes) -> bool:
+    """Take a planned worker up; False when it is not wanted any more."""
+    cursor.execute(
+        "UPDATE pyfi.worker SET status = 'LAUNCHING' WHERE id = %s::uuid AND status = 'PLANNED'", (worker.hex(),)
+    )
+    return bool(cursor.rowcount)
+
+
+def worker_ready(cursor: Cursor, worker: bytes, processor: bytes, pid: int, environment: str) -> None:
+    """The worker said hello."""
+    cursor.execute(
+        "UPDATE pyfi.worker SET status = 'READY', pid = %s, environment = %s"
+        " WHERE id = %s::uuid AND status = 'LAUNCHING'",
+        (pid, environment, worker.hex()),
+    )
+    reconcile.processor_works(cursor, processor)
+    reconcile.reconcile(cursor, _network_of(cursor, processor))
+
+
+def worker_ended(cursor: Cursor, worker: bytes, reason: str, calls: int) -> None:
+    """The worker's process is gone."""
+    cursor.execute(
+        "UPDATE pyfi.worker SET status = 'EXITED', reason = %s, calls = %s, ended = now()"
+        " WHERE id = %s::uuid AND status <> 'EXITED'",
+        (reason[:500], calls, worker.hex()),
+    )
+
+
+def crashes(cursor: Cursor, processor: bytes, minutes: float) -> int:
+    """How many workers of `processor` died by themselves in the last `minutes`."""
+    cursor.execute(
+        "SELECT count(*) FROM pyfi.worker WHERE processor_id = %s::uuid AND status = 'EXITED'"
+        " AND reason LIKE 'crashed:%%' AND ended > now() - %s * interval '1 minute'"
+        " AND ended > (SELECT coalesce(max(at), '-infinity') FROM pyfi.event"
+        "              WHERE object_id = %s::uuid AND what = 'FAILED')",
+        (processor.hex(), minutes, processor.hex()),
+    )
+    return int(cursor.fetchone()[0])
+
+
+def _network_of(cursor: Cursor, processor: bytes) -> str:
+    cursor.execute(
+        "SELECT n.name FROM pyfi.processor p JOIN pyfi.network n ON n.id = p.network_id WHERE p.id = %s::uuid",
+        (processor.hex(),),
+    )
+    return str(cursor.fetchone()[0])

@@ -1,0 +1,134 @@
+"""The verdict on every dead letter: nothing that was accepted ends without an outcome (RELIABILITY 1.7, 1.10).
+
+what it is                                      what becomes of it
+cannot be read, or belongs to somebody else     kept whole in `quarantine`
+id used before for another call                 kept in `quarantine`; the first call's outcome stands
+already decided                                 nothing is left to do
+came back too often, never announced            published again, each call alone
+came back too often, announced; unknown socket  outcome DEAD with the reason, payload kept for `pyfi dead`
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import msgspec
+
+from pyfi_hpc.brokers.base import Broker, Confirm, Delivery, Publication, Reason
+from pyfi_hpc.brokers.letters import DETAIL, EXCHANGE, KEY, REASON
+from pyfi_hpc.db import record
+from pyfi_hpc.db.record import Cursor, Decided, Key, NewHold, NewOutcome
+from pyfi_hpc.errors import BadInput
+from pyfi_hpc.model.status import Cause, HoldState, OutcomeStatus
+from pyfi_hpc.wire import messages
+from pyfi_hpc.wire.messages import Call, ErrorRecord, Message
+
+#: Reasons under which even a readable message gets no outcome: it would be written into somebody else's record.
+_NO_OUTCOME = frozenset({Reason.OWNER, Reason.ID_CONFLICT, Reason.DECODE})
+_CODES = {
+    Reason.OWNER: "E_OWNER",
+    Reason.ID_CONFLICT: "E_ID_CONFLICT",
+    Reason.DECODE: "E_DECODE",
+    Reason.UNKNOWN_SOCKET: "E_UNKNOWN_SOCKET",
+    Reason.DELIVERY_LIMIT: "E_DEAD",
+}
+
+
+def judge(cursor: Cursor, broker: Broker, network: str, delivery: Delivery) -> list[Callable[[], None]]:
+    """Give a dead letter its verdict in this transaction; returns what is to be done once it is in."""
+    reason = _reason(delivery)
+    try:
+        message = messages.decode_message(delivery.body, delivery.content_type, delivery.content_encoding)
+    except BadInput as error:
+        _quarantine(cursor, network, delivery, reason, f"{error.code}: {error.what}")
+        return [delivery.ack]
+    if reason in _NO_OUTCOME:
+        _quarantine(cursor, network, delivery, reason, str(delivery.headers.get(DETAIL, "")))
+        return [delivery.ack]
+    return _outcomes(cursor, broker, delivery, message, reason)
+
+
+def _reason(delivery: Delivery) -> Reason:
+    told = delivery.headers.get(REASON)
+    # the broker itself sets aside only what came back too often
+    return Reason(str(told)) if told in set(Reason) else Reason.DELIVERY_LIMIT
+
+
+def _quarantine(cursor: Cursor, network: str, delivery: Delivery, reason: Reason, detail: str) -> None:
+    headers = delivery.headers
+    cursor.execute(
+        "INSERT INTO pyfi.quarantine (network, reason, detail, exchange, key, body) VALUES (%s, %s, %s, %s, %s, %s)",
+        (
+            network,
+            _CODES[reason],
+            detail[:1000],
+            str(headers.get(EXCHANGE, "")),
+            str(headers.get(KEY, "")),
+            delivery.body,
+        ),
+    )
+
+
+def _outcomes(
+    cursor: Cursor, broker: Broker, delivery: Delivery, message: Message, reason: Reason
+) -> list[Callable[[], None]]:
+    keys: dict[Key, Call] = {(message.owner, call.id): call for call in message.calls}
+    decided = record.outcomes(cursor, keys)
+    undecided = {key: call for key, call in keys.items() if not _final(decided.get(key))}
+    started = record.announced_elsewhere(cursor, {key: call.serial for key, call in undecided.items()}, b"\0" * 16)
+    where = (str(delivery.headers.get(EXCHANGE, "")), str(delivery.headers.get(KEY, "")))
+    again = [call for key, call in undecided.items() if reason is Reason.DELIVERY_LIMIT and key not in started]
+    dead = [call for key, call in undecided.items() if call not in again]
+    _kill(cursor, message, dead, reason, where)
+    if not again:
+        return [delivery.ack]
+    return [lambda: _publish_alone(broker, delivery, message, again, where)]
+
+
+def _final(outcome: Decided | None) -> bool:
+    return outcome is not None and outcome.status is not OutcomeStatus.REOPENED
+
+
+def _kill(cursor: Cursor, message: Message, calls: list[Call], reason: Reason, where: tuple[str, str]) -> None:
+    what = "it was set aside: " + ("no such socket" if reason is Reason.UNKNOWN_SOCKET else "it came back too often")
+    error = messages.encode(ErrorRecord("pyfi_hpc.errors.Dead", what, "", _CODES[reason], Cause.ENVIRONMENT))
+    record.insert_outcomes(
+        cursor,
+        [
+            NewOutcome(
+                message.owner, call.id, OutcomeStatus.DEAD, None, error, call.digest, message.socket, call.serial
+            )
+            for call in calls
+        ],
+    )
+    record.put_holds(cursor, [NewHold(_alone(message, call, 1), *where, HoldState.DEAD) for call in calls])
+
+
+def _alone(message: Message, call: Call, more: int) -> Message:
+    later = msgspec.structs.replace(call, serial=call.serial + more)
+    return msgspec.structs.replace(message, calls=(later,))
+
+
+def _publish_alone(
+    broker: Broker, delivery: Delivery, message: Message, calls: list[Call], where: tuple[str, str]
+) -> None:
+    """Each of `calls` on its own way again; the letter is acked when the broker holds them all."""
+    waiting = {call.id for call in calls}
+    failed: list[BaseException] = []
+
+    def confirmed(identity: bytes, error: BaseException | None) -> None:
+        waiting.discard(identity)
+        if error is not None:
+            failed.append(error)
+        if not waiting and not failed:
+            delivery.ack()
+
+    for call in calls:
+        single = _alone(message, call, 1)
+        publication = Publication(*where, messages.encode(single), call.id.hex())
+        broker.publish(publication).add_done_callback(partial(_told, confirmed, call.id))
+
+
+def _told(confirmed: Callable[[bytes, BaseException | None], None], identity: bytes, confirm: Confirm) -> None:
+    confirmed(identity, confirm.exception())

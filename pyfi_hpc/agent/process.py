@@ -1,0 +1,232 @@
+"""One worker process as its agent sees it: started, pinned, fed over a unix socket, watched, ended."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pyfi_hpc.errors import BadInput
+from pyfi_hpc.model.status import Cause
+from pyfi_hpc.wire.frames import Done, FrameBuffer, Hello, Progress, Run, Stop, pack, read_for_agent
+from pyfi_hpc.wire.limits import OUTPUT_TAIL_BYTES
+
+#: What of a worker's output may pile up in memory before its agent lets the older part go.
+_OUTPUT_KEPT_BYTES = 8 * 1024 * 1024
+_PASSED = ("PATH", "LANG", "LC_ALL", "TZ", "TMPDIR", "HOME", "USER", "LOGNAME", "SHELL", "LD_LIBRARY_PATH")
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """What a worker is started with."""
+
+    python: Path
+    module: str
+    cores: Sequence[int]
+    blobs: Path
+    scratch: Path
+    max_value_bytes: int
+    extra: Mapping[str, str]
+
+
+def environment(cores: Sequence[int], extra: Mapping[str, str]) -> dict[str, str]:
+    """A worker's environment: nothing of ours, no secrets, numeric libraries told how many cores there are."""
+    kept = {name: os.environ[name] for name in _PASSED if name in os.environ}
+    threads = str(len(cores))
+    limits = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), threads)
+    return {**kept, **limits, "PYTHONUNBUFFERED": "1", **extra}
+
+
+def _memory_file(name: str) -> int:
+    return os.memfd_create(name, os.MFD_CLOEXEC)
+
+
+def _output_file(name: str) -> int:
+    descriptor = _memory_file(name)
+    fcntl.fcntl(descriptor, fcntl.F_SETFL, os.O_APPEND)
+    return descriptor
+
+
+class WorkerProcess:
+    """A running worker. Every method belongs to the agent's main thread."""
+
+    def __init__(self, number: int, launch: Launch) -> None:
+        """Start it, on the agent's main thread: the kernel ends a worker with the thread that made it."""
+        self.number, self.launch = number, launch
+        self.started = time.monotonic()
+        self.hello: Hello | None = None
+        #: why the agent killed it, where it did
+        self.killed: Cause | None = None
+        self.interrupted: tuple[int, int] | None = None
+        self._buffer, self._outgoing = FrameBuffer(), bytearray()
+        self._out, self._err, memory = _output_file("out"), _output_file("err"), _memory_file("progress")
+        os.ftruncate(memory, Progress.SIZE)
+        self.progress = Progress(memory)
+        self.progress.begin(-1, -1, 0.0, 0)
+        self.socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.socket.setblocking(False)
+        try:
+            self._process = self._spawn(theirs, memory)
+        finally:
+            theirs.close()
+            os.close(memory)
+
+    def _spawn(self, theirs: socket.socket, memory: int) -> subprocess.Popen[bytes]:
+        launch = self.launch
+        command = [
+            str(launch.python), "-P", "-m", "pyfi_hpc.worker",
+            "--fd", str(theirs.fileno()),
+            "--progress-fd", str(memory),
+            "--parent", str(os.getpid()),
+            "--module", launch.module,
+            "--cores", ",".join(map(str, launch.cores)),
+            "--blobs", str(launch.blobs),
+            "--max-value-bytes", str(launch.max_value_bytes),
+        ]  # fmt: skip
+        return subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=self._out,
+            stderr=self._err,
+            pass_fds=(theirs.fileno(), memory),
+            cwd=launch.scratch,
+            env=environment(launch.cores, launch.extra),
+            start_new_session=True,
+        )
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    # talking
+
+    def send(self, frame: Run | Stop) -> None:
+        """Hand the frame over; what does not fit into the socket now follows when it is writable."""
+        self._outgoing += pack(frame)
+        self.flush()
+
+    @property
+    def wants_to_write(self) -> bool:
+        return bool(self._outgoing)
+
+    def flush(self) -> None:
+        """Write what waits, as far as the socket takes it."""
+        try:
+            while self._outgoing:
+                sent = self.socket.send(memoryview(self._outgoing)[:1_048_576])
+                del self._outgoing[:sent]
+        except BlockingIOError:
+            return
+        except OSError:
+            # it is gone: the end of its stream tells the same, with all that it sent before
+            self._outgoing.clear()
+
+    def read(self) -> tuple[list[Hello | Done], bool]:
+        """What it sent since the last time, and whether its stream has ended.
+
+        Raises:
+            BadInput: it does not keep the protocol.
+        """
+        frames: list[Hello | Done] = []
+        while True:
+            try:
+                data = self.socket.recv(1_048_576)
+            except BlockingIOError:
+                return frames, False
+            except OSError:
+                return frames, True
+            if not data:
+                return frames, True
+            frames += [read_for_agent(body) for body in self._buffer.feed(data)]
+            if len(data) < 1_048_576:
+                return frames, False
+
+    # watching
+
+    def resident_mib(self) -> float:
+        """Resident memory of the process itself, MiB; 0 when it is gone. Source: proc(5), statm."""
+        with contextlib.suppress(OSError, ValueError, IndexError):
+            pages = int(Path(f"/proc/{self.pid}/statm").read_text().split()[1])
+            return pages * os.sysconf("SC_PAGE_SIZE") / 1_048_576
+        return 0.0
+
+    def trim_output(self) -> None:
+        """Let go of output that nobody will read: only the tail is kept."""
+        for descriptor in (self._out, self._err):
+            size = os.fstat(descriptor).st_size
+            if os.fstat(descriptor).st_blocks * 512 > _OUTPUT_KEPT_BYTES:
+                _punch_hole(descriptor, size - OUTPUT_TAIL_BYTES)
+
+    def tails(self) -> tuple[bytes, bytes]:
+        """The last of what it printed since its last finished call."""
+        return _tail(self._out), _tail(self._err)
+
+    # ending
+
+    def interrupt(self) -> None:
+        """Ask the running call to stop."""
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGINT)
+
+    def kill(self, cause: Cause) -> None:
+        """End it and everything it started, at once."""
+        self.killed = self.killed or cause
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):
+            self._process.kill()
+
+    def reap(self) -> int:
+        """Its exit status (negative: the signal), after its stream has ended; what it left behind is killed."""
+        try:
+            status = self._process.wait(timeout=0.2)
+        except subprocess.TimeoutExpired:
+            self.kill(Cause.WORKER_LOST)
+            status = self._process.wait()
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, signal.SIGKILL)
+        return status
+
+    def close(self) -> None:
+        """Let its files go."""
+        self.socket.close()
+        self.progress.close()
+        os.close(self._out)
+        os.close(self._err)
+
+
+def _tail(descriptor: int) -> bytes:
+    size = os.fstat(descriptor).st_size
+    return os.pread(descriptor, OUTPUT_TAIL_BYTES, max(0, size - OUTPUT_TAIL_BYTES))
+
+
+def _punch_hole(descriptor: int, length: int) -> None:
+    """Free the first `length` bytes of a file, keeping its size. Source: fallocate(2)."""
+    import ctypes
+
+    keep_size_punch_hole = 0x01 | 0x02
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.fallocate(descriptor, keep_size_punch_hole, ctypes.c_long(0), ctypes.c_long(max(0, length)))
+
+
+def describe_end(status: int, killed: Cause | None) -> tuple[Cause, str]:
+    """Cause and words for a worker's end by exit status `status` (negative: a signal)."""
+    if killed is Cause.TIMEOUT:
+        return Cause.TIMEOUT, "the time limit passed and the call was ended"
+    if killed is Cause.HOST_OOM:
+        return Cause.HOST_OOM, "the memory limit was passed and the call was ended"
+    if status < 0:
+        return Cause.SIGNAL, f"the worker was ended by {signal.Signals(-status).name}"
+    return Cause.SIGNAL, f"the worker exited with status {status}"
+
+
+def protocol_error(error: BadInput) -> str:
+    """Words for a worker that sent what no worker sends."""
+    return f"the worker broke the protocol: {error.what}"

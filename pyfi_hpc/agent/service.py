@@ -1,0 +1,398 @@
+"""The agent's main thread: one loop over workers' sockets and what other threads post."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import selectors
+import signal
+import socket
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import psycopg2
+import structlog
+
+from pyfi_hpc.agent import keeper
+from pyfi_hpc.agent.builder import Builder
+from pyfi_hpc.agent.committer import Announce, Committer, DeadLetter, Then, Within
+from pyfi_hpc.agent.crew import Crew
+from pyfi_hpc.agent.dispatch import Dispatcher
+from pyfi_hpc.agent.intake import Intake
+from pyfi_hpc.agent.keeper import View
+from pyfi_hpc.agent.lots import Announced, Finished, Looked, Lot
+from pyfi_hpc.agent.process import WorkerProcess
+from pyfi_hpc.agent.spool import Spool, Spooled
+from pyfi_hpc.brokers.base import Broker, Delivery, Publication, dead_queue
+from pyfi_hpc.db import record
+from pyfi_hpc.db.record import Due, Key
+from pyfi_hpc.envs.build import EnvironmentCache
+from pyfi_hpc.envs.repository import Allow
+from pyfi_hpc.failpoints import reach
+from pyfi_hpc.model.status import Cause, OutcomeStatus
+from pyfi_hpc.wire import messages
+from pyfi_hpc.wire.frames import Item
+from pyfi_hpc.wire.ids import new_id, parse_id
+from pyfi_hpc.wire.messages import ErrorRecord
+
+log = structlog.get_logger("pyfi.agent")
+
+TICK_SECONDS = 0.05
+SWEEP_SECONDS = 1.0
+DRAIN_SECONDS = 30.0
+_DEAD_PREFETCH = 20
+
+
+class Service:
+    """One agent, from start to stop."""
+
+    def __init__(
+        self,
+        *,
+        database_uri: str,
+        broker: Broker,
+        network: str,
+        host: str,
+        cores: tuple[int, ...],
+        shared_cores: bool,
+        state: Path,
+        cache: Path,
+        blobs: Path,
+        rules: Allow,
+        poll_seconds: float = 2.0,
+        max_value_bytes: int = 1 << 30,
+        version: str = "",
+    ) -> None:
+        self._network, self._host, self._cores, self._shared = network, host, cores, shared_cores
+        self._broker, self._poll_seconds, self._version = broker, poll_seconds, version
+        self.id = new_id()
+        self._posted: deque[Callable[[], None]] = deque()
+        self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(self._bell, selectors.EVENT_READ, None)
+        self._spool = Spool(state / "spool", self.id)
+        connect = partial(_connect, database_uri)
+        self._committer = Committer(connect, broker, network, self.id, self._spool, self._from_committer)
+        self._dispatcher = Dispatcher()
+        self._intake = Intake(broker, self._dispatcher, self._committer.put, self._delivered)
+        builder = Builder(EnvironmentCache(cache), rules, lambda built: self.post(partial(self._crew.built, built)))
+        self._builder = builder
+        scratch = state / "scratch"
+        scratch.mkdir(parents=True, exist_ok=True, mode=0o700)
+        blobs.mkdir(parents=True, exist_ok=True)
+        self._crew = Crew(
+            self._dispatcher, builder, self._committer.put, self._intake.lots.get, self._watch, self._forget,
+            self.look_soon, scratch, blobs, max_value_bytes,
+        )  # fmt: skip
+        self._view: View | None = None
+        self._looking = False
+        self._look_at = 0.0
+        self._stopping: float | None = None
+        self._letters: Any = None
+        self._failed: BaseException | None = None
+        self._healthy = True
+
+    # from any thread
+
+    def post(self, do: Callable[[], None]) -> None:
+        """Have `do` run on the main thread."""
+        self._posted.append(do)
+        os.eventfd_write(self._bell, 1)
+
+    def stop(self) -> None:
+        """Drain and end. Also what SIGTERM and SIGINT do."""
+        self.post(self._stop)
+
+    def _delivered(self, processor: bytes, delivery: Delivery) -> None:
+        self.post(partial(self._intake.take, processor, delivery))
+
+    def _from_committer(self, news: Looked | Announced) -> None:
+        if isinstance(news, Looked):
+            self.post(partial(self._intake.looked, news))
+        else:
+            self.post(partial(self._announced, news))
+
+    # the main thread
+
+    def run(self) -> int:
+        """Serve until stopped; returns the exit status: 0 stopped, 1 superseded by another agent of this node."""
+        signal.signal(signal.SIGTERM, lambda *_: self.stop())
+        signal.signal(signal.SIGINT, lambda *_: self.stop())
+        self._committer.start()
+        self._register()
+        tick = sweep = 0.0
+        while not self._finished():
+            for key, mask in self._selector.select(TICK_SECONDS):
+                self._event(key, mask)
+            self._drain_posts()
+            self._hand_out()
+            now = time.monotonic()
+            if now - tick >= TICK_SECONDS:
+                tick = now
+                self._crew.watch_limits(now, self._timeout_of)
+                self._crew.stop_drained()
+                self._look_if_due(now)
+                self._follow_health()
+            if now - sweep >= SWEEP_SECONDS:
+                sweep = now
+                self._intake.sweep(now)
+        return self._end()
+
+    def _event(self, key: selectors.SelectorKey, mask: int) -> None:
+        process = key.data
+        if process is None:
+            with contextlib.suppress(BlockingIOError):
+                os.eventfd_read(self._bell)
+            return
+        if mask & selectors.EVENT_WRITE:
+            process.flush()
+            self._selector.modify(process.socket, _interest(process), process)
+        if mask & selectors.EVENT_READ:
+            self._crew.hear(process)
+
+    def _drain_posts(self) -> None:
+        while self._posted:
+            self._posted.popleft()()
+
+    def _watch(self, process: WorkerProcess) -> None:
+        self._selector.register(process.socket, selectors.EVENT_READ, process)
+
+    def _forget(self, process: WorkerProcess) -> None:
+        with contextlib.suppress(KeyError):
+            self._selector.unregister(process.socket)
+
+    # handing out
+
+    def _hand_out(self) -> None:
+        for hand in self._dispatcher.hand_out():
+            lot = self._intake.lots[hand.token]
+            if hand.announce:
+                self._committer.put(Announce(lot, hand.worker, self._crew.row_of(hand.worker), hand.indexes))
+            else:
+                self._give(lot, hand.worker, hand.task, hand.indexes)
+
+    def _announced(self, news: Announced) -> None:
+        self._give(news.lot, news.worker, news.lot.socket.task, news.indexes)
+
+    def _give(self, lot: Lot, worker: int, task: str, indexes: tuple[int, ...]) -> None:
+        body = messages.encode(lot.message) if lot.delivery.content_encoding else lot.delivery.body
+        self._crew.run(worker, lot, task, indexes, body)
+        for hand in self._crew.hands.values():
+            process = hand.process
+            if process is not None and process.number == worker and process.wants_to_write:
+                self._selector.modify(process.socket, _interest(process), process)
+
+    def _timeout_of(self, lot: Lot, index: int) -> float | None:
+        own = lot.call(index).timeout
+        return own if own is not None else lot.socket.timeout_seconds
+
+    # the database's wishes
+
+    def _register(self) -> None:
+        work = partial(
+            keeper.register, network=self._network, agent=self.id, cluster="", host=self._host, cores=self._cores,
+            mem_mib=_memory_mib(), shared_cores=self._shared, pid=os.getpid(), version=self._version,
+        )  # fmt: skip
+
+        def registered(identity: keeper.Identity) -> None:
+            log.info("agent ready", node=identity.node_name, cores=len(self._cores), broker=self._broker.kind)
+            self.post(self._open)
+
+        self._committer.put(Within(work, registered))
+
+    def _open(self) -> None:
+        self._broker.on_hint(self._network, self._hint)
+        self._letters = self._broker.consume(
+            dead_queue(self._network),
+            prefetch=_DEAD_PREFETCH,
+            deliver=lambda delivery: self._committer.put(DeadLetter(delivery)),
+        )
+        self.look_soon()
+
+    def _hint(self, text: str) -> None:
+        self.post(partial(self._hinted, text))
+
+    def _hinted(self, text: str) -> None:
+        word, _, rest = text.partition(" ")
+        if word == "cancel":
+            self._cancel_hint(rest.split())
+        else:
+            self.look_soon()
+
+    def look_soon(self) -> None:
+        """Read what is wanted at the next chance, not only at the next poll."""
+        self._look_at = 0.0
+
+    def _look_if_due(self, now: float) -> None:
+        if not self._looking and now >= self._look_at and self._letters is not None:
+            self._looking = True
+            self._look_at = now + (
+                min(0.5, self._poll_seconds) if self._view and self._view.due else self._poll_seconds
+            )
+            work = partial(keeper.look, network=self._network, agent=self.id)
+            self._committer.put(Within(work, lambda view: self.post(partial(self._follow, view))))
+
+    def _follow(self, view: View) -> None:
+        first, self._view, self._looking = self._view is None, view, False
+        if view.superseded:
+            log.error("this agent's lease is gone: another one serves the node, or the lease lapsed")
+            self._failed = RuntimeError("superseded")
+            self._crew.kill_all(Cause.DRAINED)
+            return
+        if first:
+            self._recover_spool()
+        if view.stop_requested:
+            self._stop()
+        self._crew.follow(view)
+        self._publish_due(view.due)
+        self._subscribe()
+
+    def _subscribe(self) -> None:
+        if self._view is None:
+            return
+        ready = self._crew.ready()
+        self._intake.follow(self._view, ready, open_for_work=self._committer.healthy and self._stopping is None)
+        idle = [program.id for program in self._view.programs.values() if not self._intake.consumes(program.id)]
+        if self._committer.healthy:
+            self._intake.give_back(idle)
+
+    def _follow_health(self) -> None:
+        """Take nothing new while the database is away; go on when it is back."""
+        if self._healthy is not self._committer.healthy:
+            self._healthy = self._committer.healthy
+            self._subscribe()
+
+    def _publish_due(self, due: tuple[Due, ...]) -> None:
+        """Publish held messages whose time has come; once confirmed they are the broker's again."""
+        for held in due:
+            reach("hold_before_publish")
+            publication = Publication(held.exchange, held.key, messages.encode(held.message), new_id().hex())
+            confirm = self._broker.publish(publication)
+            confirm.add_done_callback(partial(self._due_published, held))
+
+    def _due_published(self, held: Due, confirm: Any) -> None:
+        reach("hold_after_publish")
+        # not confirmed: the row is due again in a while
+        if not confirm.cancelled() and confirm.exception() is None:
+            self._committer.put(Within(lambda cursor: record.mark_out(cursor, [held.message]), lambda _: None))
+
+    def _recover_spool(self) -> None:
+        """Commit what an earlier incarnation finished while the database was away."""
+        for path, entries in self._spool.left_over():
+            for entry in entries:
+                self._commit_spooled(entry)
+            # the entries are in the committer's hands; were they lost now, their deliveries would still be unacked
+            self._committer.put(Then(partial(path.unlink, missing_ok=True)))
+
+    def _commit_spooled(self, entry: Spooled) -> None:
+        served = self._view.sockets.get(entry.message.socket) if self._view else None
+        if served is not None:
+            lot = Lot(0, _Nowhere(), entry.message, served, served.processor, careful=True)
+            item = Item(0, entry.item.value, None, entry.item.started, entry.item.ended)
+            self._committer.put(Finished(lot, 0, item, entry.worker))
+
+    # cancelling
+
+    def _cancel_hint(self, ids: list[str]) -> None:
+        with contextlib.suppress(Exception):
+            wanted = {parse_id(text) for text in ids}
+            keys: list[Key] = [
+                lot.key(index)
+                for lot in self._intake.lots.values()
+                for index in lot.open
+                if lot.call(index).id in wanted
+            ]
+            if keys:
+                work = partial(record.outcomes, keys=keys)
+                self._committer.put(Within(work, lambda found: self.post(partial(self._cancelled, found))))
+
+    def _cancelled(self, found: dict[Key, record.Decided]) -> None:
+        """These members were cancelled on record: skip those that wait, stop those that run."""
+        gone = {key for key, decided in found.items() if decided.status is OutcomeStatus.CANCELLED}
+        running: set[tuple[int, int]] = set()
+        for lot in list(self._intake.lots.values()):
+            members = [index for index in list(lot.open) if lot.key(index) in gone]
+            for index in self._dispatcher.withdraw(lot.token, members) if members else ():
+                self._committer.put(Finished(lot, index, _skipped(index), None))
+            running |= {(lot.token, index) for index in members}
+        self._crew.interrupt(running)
+
+    # ending
+
+    def _stop(self) -> None:
+        if self._stopping is None:
+            log.info("stopping: finishing what runs, giving back what waits")
+            self._stopping = time.monotonic() + DRAIN_SECONDS
+            self._subscribe()
+            self._intake.close()
+            if self._letters is not None:
+                self._letters.cancel()
+            if self._view is not None:
+                self._intake.give_back(self._view.programs)
+            self._crew.drain_all()
+
+    def _finished(self) -> bool:
+        if self._failed is not None:
+            return True
+        if self._stopping is None:
+            return False
+        if time.monotonic() > self._stopping:
+            self._crew.kill_all(Cause.DRAINED)
+        return not any(hand.process for hand in self._crew.hands.values())
+
+    def _end(self) -> int:
+        self._builder.close()
+        if self._failed is None:
+            work = partial(keeper.deregister, agent=self.id)
+            self._committer.put(Within(work, lambda _: None))
+        self._committer.stop(10.0)
+        self._broker.close()
+        self._selector.close()
+        return 0 if self._failed is None else 1
+
+
+class _Nowhere:
+    """Stands in for the delivery of a spooled outcome: there is nothing to ack."""
+
+    def __init__(self) -> None:
+        self.queue, self.body = "", b""
+        self.content_type: str | None = None
+        self.content_encoding: str | None = None
+        self.headers: Mapping[str, object] = {}
+        self.redelivered, self.delivery_count, self.received = True, 0, 0.0
+
+    def ack(self) -> None:
+        """Nothing was delivered."""
+
+
+def _skipped(index: int) -> Item:
+    error = ErrorRecord("pyfi_hpc.errors.Cancelled", "cancelled before it started", "", "E_CANCELLED", Cause.REFUSED)
+    return Item(index, None, error, 0.0, 0.0)
+
+
+def _interest(process: WorkerProcess) -> int:
+    return selectors.EVENT_READ | (selectors.EVENT_WRITE if process.wants_to_write else 0)
+
+
+def _connect(uri: str) -> Any:
+    return psycopg2.connect(
+        uri.replace("postgresql+psycopg2://", "postgresql://", 1),
+        application_name="pyfi-agent",
+        connect_timeout=5,
+        keepalives_idle=5,
+        keepalives_interval=2,
+        keepalives_count=3,
+    )
+
+
+def _memory_mib() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 1_048_576
+
+
+def host_name() -> str:
+    """This node, as the cluster calls it."""
+    return os.environ.get("SLURMD_NODENAME") or socket.gethostname()

@@ -1,0 +1,254 @@
+"""What becomes of a finished attempt, written in one transaction (RELIABILITY 1.5, 1.7, 1.9).
+
+`commit` and `look_up` run on the committer's cursor and touch nothing but the database; what is to be done after the
+transaction comes back as records.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import msgspec
+
+from pyfi_hpc.agent.lots import Finished, Lot
+from pyfi_hpc.db import record
+from pyfi_hpc.db.record import Cursor, Decided, Held, Key, NewAttempt, NewHold, NewOutcome
+from pyfi_hpc.model.status import NEVER_RETRIED, SPENDS_BUDGET, AttemptStatus, Cause, HoldState, OutcomeStatus
+from pyfi_hpc.wire import messages
+from pyfi_hpc.wire.frames import Item
+from pyfi_hpc.wire.messages import Answer, ErrorRecord, Kind, Message, Route
+
+#: Returns that cost nothing are bounded too.
+MAX_RETURNS = 50
+MAX_RETRY_DELAY_SECONDS = 300.0
+
+KIND_OF = {
+    OutcomeStatus.SUCCEEDED: Kind.VALUE,
+    OutcomeStatus.FAILED: Kind.ERROR,
+    OutcomeStatus.CANCELLED: Kind.CANCELLED,
+    OutcomeStatus.DEAD: Kind.DEAD,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What is left to do for a member once the transaction is in: forward, tell, let go of its hold row, settle.
+
+    `answer` is None where nothing was decided (it will be tried again); `conflict` where the id is another call's.
+    """
+
+    lot: Lot
+    index: int
+    value: bytes | None = None
+    routes: tuple[Route, ...] = ()
+    answer: Answer | None = None
+    drop_hold: bool = False
+    conflict: bool = False
+
+
+def commit(cursor: Cursor, finished: Sequence[Finished], agent: bytes) -> list[Verdict]:
+    """Write the outcomes, attempts and hold rows of these attempts; say what follows from them."""
+    once = {done.lot.key(done.index): done for done in reversed(finished)}
+    fenced = _stale(cursor, once.values())
+    alive = [done for key, done in once.items() if key not in fenced]
+    retries, spent = _failures(cursor, [done for done in alive if _may_retry(done)])
+    proposals = {
+        done.lot.key(done.index): _proposal(done, spent.get(done.lot.key(done.index)))
+        for done in alive
+        if done.lot.key(done.index) not in retries
+    }
+    won = record.insert_outcomes(cursor, proposals.values())
+    lost = record.outcomes(cursor, (proposals.keys() | once.keys()) - won)
+    record.insert_attempts(cursor, _attempts(alive, agent))
+    dead = [hold for key, hold in spent.items() if key in won]
+    record.put_holds(cursor, [hold for key, hold in retries.items() if not _final(lost.get(key))] + dead)
+    verdicts = [_verdict(done, proposals, won, lost) for done in finished]
+    record.drop_holds(cursor, [_key(verdict) for verdict in verdicts if verdict.drop_hold and not verdict.routes])
+    return verdicts
+
+
+def _final(decided: Decided | None) -> bool:
+    return decided is not None and decided.status is not OutcomeStatus.REOPENED
+
+
+def _key(verdict: Verdict) -> Key:
+    return verdict.lot.key(verdict.index)
+
+
+def _stale(cursor: Cursor, finished: Iterable[Finished]) -> set[Key]:
+    """Members that ran under a lease which is not theirs any more (E_FENCED): they change nothing."""
+    epochs = {
+        done.lot.key(done.index): done.lot.leased[done.index] for done in finished if done.index in done.lot.leased
+    }
+    return epochs.keys() - record.current_leases(cursor, epochs) if epochs else set()
+
+
+def _may_retry(done: Finished) -> bool:
+    return done.item.error is not None and _cause(done) not in NEVER_RETRIED
+
+
+def _cause(done: Finished) -> Cause:
+    if done.cause is not None:
+        return done.cause
+    assert done.item.error is not None
+    return Cause(done.item.error.cause) if done.item.error.cause in set(Cause) else Cause.USER_ERROR
+
+
+def _failures(cursor: Cursor, failed: Sequence[Finished]) -> tuple[dict[Key, NewHold], dict[Key, NewHold]]:
+    """The hold rows of failed attempts: those to be tried again, and those whose budget is spent."""
+    if not failed:
+        return {}, {}
+    keys = [done.lot.key(done.index) for done in failed]
+    held = record.holds(cursor, keys, lock=True)
+    again: dict[Key, NewHold] = {}
+    spent: dict[Key, NewHold] = {}
+    for done in failed:
+        key = done.lot.key(done.index)
+        before = held.get(key)
+        charged = _cause(done) in SPENDS_BUDGET
+        used = (before.used if before else 0) + charged
+        returns = (before.returns if before else 0) + (not charged)
+        over = used >= done.lot.socket.max_attempts or returns >= MAX_RETURNS
+        hold = NewHold(
+            message=single(done.lot, done.index, done.lot.call(done.index).serial + 1),
+            exchange=done.lot.socket.exchange,
+            key=done.lot.socket.key,
+            state=HoldState.DEAD if over else HoldState.DUE,
+            delay_seconds=_delay(done.lot.socket.retry_delay_seconds, used + returns),
+            used=used,
+            returns=returns,
+        )
+        (spent if over else again)[key] = hold
+    return again, spent
+
+
+def _delay(first: float, tries: int) -> float:
+    """Back-off doubles from `first`, with up to a quarter of jitter."""
+    return float(min(first * 2 ** min(tries - 1, 16), MAX_RETRY_DELAY_SECONDS) * random.uniform(1.0, 1.25))
+
+
+def single(lot: Lot, index: int, serial: int) -> Message:
+    """One member of a lot as a message of its own, for attempt `serial`."""
+    call = msgspec.structs.replace(lot.call(index), serial=serial)
+    return msgspec.structs.replace(lot.message, calls=(call,))
+
+
+def _proposal(done: Finished, spent: NewHold | None) -> NewOutcome:
+    call, item = done.lot.call(done.index), done.item
+    status = OutcomeStatus.SUCCEEDED if item.error is None else OutcomeStatus.FAILED
+    if spent is not None:
+        status = OutcomeStatus.DEAD
+    routes = done.lot.socket.routes if status is OutcomeStatus.SUCCEEDED else ()
+    return NewOutcome(
+        owner=done.lot.message.owner,
+        id=call.id,
+        status=status,
+        value=item.value if item.error is None else None,
+        error=None if item.error is None else messages.encode(item.error),
+        digest=call.digest,
+        socket=done.lot.message.socket,
+        serial=call.serial,
+        worker=done.worker,
+        started=item.started or None,
+        ended=item.ended or None,
+        routes=messages.encode(routes) if routes else None,
+    )
+
+
+def _attempts(finished: Iterable[Finished], agent: bytes) -> list[NewAttempt]:
+    """The executions worth a row: failed, with output, or announced before."""
+    return [
+        NewAttempt(
+            owner=done.lot.message.owner,
+            id=done.lot.call(done.index).id,
+            serial=done.lot.call(done.index).serial,
+            status=AttemptStatus.FAILED if done.item.error else AttemptStatus.SUCCEEDED,
+            cause=_cause(done) if done.item.error else None,
+            error=messages.encode(done.item.error) if done.item.error else None,
+            socket=done.lot.message.socket,
+            worker=done.worker,
+            agent=agent,
+            started=done.item.started or None,
+            ended=done.item.ended or None,
+            out=done.item.out,
+            err=done.item.err,
+        )
+        for done in finished
+        if done.item.error or done.item.out or done.item.err or done.lot.careful
+    ]
+
+
+def _verdict(done: Finished, proposals: dict[Key, NewOutcome], won: set[Key], lost: dict[Key, Decided]) -> Verdict:
+    key = done.lot.key(done.index)
+    if key in won:
+        new = proposals[key]
+        decided = Decided(new.status, new.value, new.error, new.digest, new.serial, new.routes)
+    elif _final(lost.get(key)):
+        decided = lost[key]
+    else:
+        return Verdict(done.lot, done.index)
+    return adopt(done.lot, done.index, decided)
+
+
+def adopt(lot: Lot, index: int, decided: Decided) -> Verdict:
+    """What follows for a member whose outcome stands in the database: always the committed value, never another's."""
+    call = lot.call(index)
+    if decided.digest is not None and decided.digest != call.digest:
+        return Verdict(lot, index, conflict=True)
+    error = messages.decode_error(decided.error) if decided.error else None
+    return Verdict(
+        lot,
+        index,
+        value=decided.value,
+        routes=messages.decode_routes(decided.routes) if decided.value is not None else (),
+        answer=Answer(call.id, KIND_OF[decided.status], decided.value, error),
+        drop_hold=lot.careful or call.serial > 1 or index in lot.leased,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a look-up found of a careful lot."""
+
+    runnable: list[int]
+    verdicts: list[Verdict]
+    #: attempts that another agent announced and died with: to be charged
+    abandoned: list[Finished]
+
+
+def look_up(cursor: Cursor, lot: Lot, agent: bytes) -> Found:
+    """Which members of a careful lot may run, are decided already, are stale, or killed their agent (1.7, 1.10)."""
+    keys = {lot.key(index): lot.call(index).serial for index in sorted(lot.open)}
+    decided = record.outcomes(cursor, keys)
+    held = record.holds(cursor, keys)
+    announced = record.announced_elsewhere(cursor, keys, agent)
+    found = Found([], [], [])
+    for index in sorted(lot.open):
+        key, serial = lot.key(index), lot.call(index).serial
+        outcome = decided.get(key)
+        if outcome and _final(outcome):
+            found.verdicts.append(adopt(lot, index, outcome))
+        elif (outcome and serial < outcome.serial) or _stands_back(held.get(key), serial):
+            found.verdicts.append(Verdict(lot, index))
+        elif key in announced:
+            found.abandoned.append(_abandoned(lot, index))
+        else:
+            found.runnable.append(index)
+    return found
+
+
+def _stands_back(hold: Held | None, serial: int) -> bool:
+    """An attempt that must not run: somebody leases the call, a later attempt is planned, or it is dead."""
+    return hold is not None and (hold.live_lease or serial < hold.serial or hold.state == HoldState.DEAD)
+
+
+def _abandoned(lot: Lot, index: int) -> Finished:
+    error = ErrorRecord(
+        type="pyfi_hpc.errors.WorkerLost",
+        message="the agent that ran it went away",
+        code="E_WORKER_LOST",
+        cause=Cause.AGENT_LOST,
+    )
+    return Finished(lot, index, Item(index, None, error, 0.0, 0.0), None, Cause.AGENT_LOST)
