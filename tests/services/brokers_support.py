@@ -10,10 +10,14 @@ from contextlib import closing, suppress
 from typing import Protocol
 
 import psycopg2
+from sqlalchemy import create_engine, text
 
-from pyfi_hpc.brokers.base import Broker, Confirm, Delivery, Publication, TaskQueue
+from pyfi_hpc.brokers.base import Broker, Confirm, Delivery, Depth, Publication, TaskQueue
 from pyfi_hpc.brokers.connect import connect
 from pyfi_hpc.brokers.memory import Hub, MemoryBroker
+from pyfi_hpc.db.broker_tables import BrokerConsumer, BrokerMessage, BrokerQueue
+from pyfi_hpc.db.embedded import EmbeddedPostgres
+from pyfi_hpc.db.tables import Base
 from pyfi_hpc.errors import PyfiError
 
 #: Nothing here takes this long unless it is broken.
@@ -115,6 +119,19 @@ class PostgresService:
         self._restart()
 
 
+def prepare(server: EmbeddedPostgres) -> None:
+    """The broker's tables are there."""
+    engine = create_engine(server.uri("pyfi_admin").replace("postgresql:", "postgresql+psycopg2:"))
+    names = [model.__tablename__ for model in (BrokerConsumer, BrokerMessage, BrokerQueue)]
+    tables = [Base.metadata.tables[f"pyfi.{name}"] for name in names]
+    with engine.begin() as connection:
+        connection.execute(text("CREATE SCHEMA pyfi"))
+        Base.metadata.create_all(connection, tables)
+        connection.execute(text("GRANT USAGE ON SCHEMA pyfi TO pyfi"))
+        connection.execute(text("GRANT ALL ON ALL TABLES IN SCHEMA pyfi TO pyfi"))
+    engine.dispose()
+
+
 def a_queue(max_length: int | None = None) -> TaskQueue:
     """A task queue that no other test uses, in a network of its own."""
     mark = uuid.uuid4().hex[:10]
@@ -167,9 +184,17 @@ class Inbox:
             return self.deliveries[:count]
 
 
+def depth_is(broker: Broker, queue: TaskQueue, *, ready: int, unacked: int, consumers: int) -> bool:
+    """Whether the queue holds that; `unacked` is not looked at where the broker does not tell. False while away."""
+    with suppress(PyfiError):
+        depth = broker.depth(queue.name)
+        return depth in (Depth(ready, unacked, consumers), Depth(ready, None, consumers))
+    return False
+
+
 def is_empty(broker: Broker, queue: TaskQueue) -> bool:
     """Whether nothing is left in `queue`, ready or unacked; False while the service is away."""
     with suppress(PyfiError):
         depth = broker.depth(queue.name)
-        return (depth.ready, depth.unacked) == (0, 0)
+        return depth.ready == 0 and not depth.unacked
     return False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -9,10 +10,12 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import pytest
 
-from pyfi_hpc.brokers.base import Broker, Confirm, Depth, Reason, TaskQueue, dead_queue
+from pyfi_hpc.brokers.base import Broker, Confirm, Reason, TaskQueue, dead_queue
+from pyfi_hpc.db.embedded import EmbeddedPostgres
 from pyfi_hpc.errors import BadInput, PyfiError
 from tests.services.brokers_support import (
     PATIENCE,
@@ -22,15 +25,17 @@ from tests.services.brokers_support import (
     Service,
     a_message,
     a_queue,
+    depth_is,
     eventually,
     is_empty,
     outcome,
+    prepare,
     send,
 )
 
-KINDS = ("memory",)
+KINDS = ("memory", "postgres", "rabbitmq")
 #: Those with a process of their own, which other processes reach and which can be killed.
-SERVED: tuple[str, ...] = ()
+SERVED = ("postgres", "rabbitmq")
 
 HOLDER = """
 import signal, sys
@@ -42,12 +47,43 @@ signal.pause()
 """
 
 
+@contextmanager
+def holding(service: Service, queue: TaskQueue) -> Iterator[subprocess.Popen[bytes]]:
+    """A process that holds the message in `queue`; killed afterwards."""
+    command = [sys.executable, "-c", HOLDER, service.kind, str(service.uri), queue.name]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL) as process:
+        try:
+            assert process.stdout is not None
+            # its log may come first
+            assert b"held\n" in iter(process.stdout.readline, b"")
+            yield process
+        finally:
+            process.kill()
+
+
+@pytest.fixture(scope="module")
+def postgres_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresService]:
+    """A server of this module's own: it is killed and started again."""
+    state = tmp_path_factory.mktemp("broker")
+    server = EmbeddedPostgres.start(state)
+    prepare(server)
+
+    def restart() -> None:
+        assert server.pid is not None
+        os.kill(server.pid, signal.SIGKILL)
+        eventually(lambda: not server.running())
+        EmbeddedPostgres.start(state)
+
+    yield PostgresService(server.uri(), restart)
+    server.remove()
+
+
 @pytest.fixture
 def service(request: pytest.FixtureRequest) -> Service:
     """The service of the kind that the test was asked for."""
     if request.param == "memory":
         return MemoryService()
-    found: PostgresService = request.getfixturevalue(f"{request.param}_service")
+    found: Service = request.getfixturevalue(f"{request.param}_service")
     return found
 
 
@@ -195,12 +231,12 @@ class TestPrefetch:
         broker.consume(queue.name, prefetch=3, deliver=inbox)
 
         first = inbox.wait(3)
-        eventually(lambda: broker.depth(queue.name) == Depth(ready=7, unacked=3, consumers=1))
+        eventually(lambda: depth_is(broker, queue, ready=7, unacked=3, consumers=1))
         assert len(inbox.deliveries) == 3
 
         first[0].ack()
         inbox.wait(4)
-        eventually(lambda: broker.depth(queue.name) == Depth(ready=6, unacked=3, consumers=1))
+        eventually(lambda: depth_is(broker, queue, ready=6, unacked=3, consumers=1))
         assert len(inbox.deliveries) == 4
 
     def test_resize_lets_a_consumer_hold_more_and_then_fewer(self, broker: Broker, queue: TaskQueue) -> None:
@@ -211,13 +247,13 @@ class TestPrefetch:
 
         subscription.resize(4)
         held = inbox.wait(4)
-        eventually(lambda: broker.depth(queue.name).unacked == 4)
+        eventually(lambda: depth_is(broker, queue, ready=6, unacked=4, consumers=1))
 
         subscription.resize(2)
         for delivery in held[:3]:
             delivery.ack()
         inbox.wait(5)
-        eventually(lambda: broker.depth(queue.name) == Depth(ready=5, unacked=2, consumers=1))
+        eventually(lambda: depth_is(broker, queue, ready=5, unacked=2, consumers=1))
         assert len(inbox.deliveries) == 5
 
     def test_what_was_delivered_before_cancel_can_still_be_acked(
@@ -229,11 +265,11 @@ class TestPrefetch:
         held = inbox.wait(2)
 
         subscription.cancel()
-        eventually(lambda: broker.depth(queue.name) == Depth(ready=1, unacked=2, consumers=0))
+        eventually(lambda: depth_is(broker, queue, ready=1, unacked=2, consumers=0))
         for delivery in held:
             delivery.ack()
 
-        eventually(lambda: broker.depth(queue.name) == Depth(ready=1, unacked=0, consumers=0))
+        eventually(lambda: depth_is(broker, queue, ready=1, unacked=0, consumers=0))
         assert inbox.bodies() == [b"1", b"2"]
 
 
@@ -300,7 +336,7 @@ class TestRedelivery:
         old.ack()
         # an ack that is not void would be done before this message is
         eventually(lambda: outcome(broker.publish(a_message(queue, b"2"))) == "held")
-        eventually(lambda: broker.depth(queue.name) == Depth(ready=1, unacked=1, consumers=1))
+        eventually(lambda: depth_is(broker, queue, ready=1, unacked=1, consumers=1))
         again.ack()
         inbox.wait(3)[2].ack()
         eventually(lambda: is_empty(broker, queue))
@@ -405,7 +441,7 @@ class TestLooking:
         seen = [(peeked.body, peeked.redelivered) for peeked in broker.peek(queue.name, 2)]
 
         assert seen == [(b"1", False), (b"2", False)]
-        eventually(lambda: broker.depth(queue.name) == Depth(ready=3, unacked=0, consumers=0))
+        eventually(lambda: depth_is(broker, queue, ready=3, unacked=0, consumers=0))
         inbox = Inbox()
         broker.consume(queue.name, prefetch=3, deliver=inbox)
         inbox.wait(3)
@@ -419,13 +455,13 @@ class TestLooking:
         send(broker, queue, *(str(number).encode() for number in range(250)))
         (held,) = inbox.wait(1)
         subscription.cancel()
-        eventually(lambda: broker.depth(queue.name) == Depth(ready=249, unacked=1, consumers=0))
+        eventually(lambda: depth_is(broker, queue, ready=249, unacked=1, consumers=0))
 
         taken: list[bytes] = []
         assert broker.purge(queue.name, taken.append) == 249
 
         assert taken == [str(number).encode() for number in range(1, 250)]
-        eventually(lambda: broker.depth(queue.name) == Depth(ready=0, unacked=1, consumers=0))
+        eventually(lambda: depth_is(broker, queue, ready=0, unacked=1, consumers=0))
         held.ack()
         eventually(lambda: is_empty(broker, queue))
 
@@ -582,16 +618,29 @@ class TestProcesses:
         self, service: Service, broker: Broker, queue: TaskQueue
     ) -> None:
         send(broker, queue, b"held")
-        command = [sys.executable, "-c", HOLDER, service.kind, str(service.uri), queue.name]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL) as holder:
-            assert holder.stdout is not None
-            assert holder.stdout.readline() == b"held\n"
-            inbox = Inbox()
+        inbox = Inbox()
+        with holding(service, queue) as holder:
             broker.consume(queue.name, prefetch=1, deliver=inbox)
+            assert inbox.deliveries == []
             holder.send_signal(signal.SIGKILL)
 
         (delivery,) = inbox.wait(1, timeout=5)
         assert (delivery.body, delivery.redelivered, delivery.delivery_count) == (b"held", True, 1)
+
+    @pytest.mark.slow
+    def test_a_message_comes_back_when_the_process_that_holds_it_stalls(
+        self, service: Service, broker: Broker, queue: TaskQueue
+    ) -> None:
+        send(broker, queue, b"held")
+        inbox = Inbox(ack=True)
+        with holding(service, queue) as holder:
+            holder.send_signal(signal.SIGSTOP)
+            broker.consume(queue.name, prefetch=1, deliver=inbox)
+            (delivery,) = inbox.wait(1)
+            holder.send_signal(signal.SIGCONT)
+
+        assert (delivery.body, delivery.redelivered, delivery.delivery_count) == (b"held", True, 1)
+        eventually(lambda: is_empty(broker, queue))
 
     @pytest.mark.slow
     def test_a_service_killed_under_load_loses_nothing_it_confirmed(
@@ -649,10 +698,13 @@ class TestProcesses:
         eventually(broker.publishing)
 
     def test_confirms_wait_while_the_service_is_away(self, service: Service, broker: Broker, queue: TaskQueue) -> None:
+        send(broker, queue, b"before")
         service.cut()
         confirms = [broker.publish(a_message(queue, str(number).encode())) for number in range(20)]
         assert [outcome(confirm) for confirm in confirms] == ["held"] * 20
-        assert {seen.body for seen in broker.peek(queue.name, 100)} == {str(number).encode() for number in range(20)}
+        assert {seen.body for seen in broker.peek(queue.name, 100)} - {b"before"} == {
+            str(number).encode() for number in range(20)
+        }
 
 
 def test_an_address_of_no_known_broker_is_refused() -> None:
