@@ -25,7 +25,8 @@ from pyfi_hpc.brokers.postgres.session import Session, SessionLost
 
 #: A third of the lease.
 RENEW_SECONDS = 3.0
-CLAIM_MESSAGES = 500
+#: Bounds what one claim brings into memory.
+CLAIM_MESSAGES = 100
 
 log = structlog.get_logger()
 

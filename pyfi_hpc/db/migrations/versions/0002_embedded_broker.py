@@ -25,7 +25,7 @@ CREATE TABLE pyfi.broker_queue (
     CONSTRAINT pk_broker_queue PRIMARY KEY (id),
     CONSTRAINT uq_broker_queue_name UNIQUE (name)
 );
-CREATE INDEX ix_broker_queue_exchange ON pyfi.broker_queue (exchange, key);
+CREATE INDEX ix_broker_queue_exchange_key ON pyfi.broker_queue (exchange, key);
 
 CREATE TABLE pyfi.broker_consumer (
     id integer GENERATED ALWAYS AS IDENTITY,
