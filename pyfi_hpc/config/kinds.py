@@ -16,6 +16,10 @@ _PASSWORD = re.compile(r"(?P<before>//[^/:@\s]*:)\S*(?P<after>@)")
 _PARAMETER = re.compile(r"(?P<before>(?:^|[?&\s])(?:password|passwd|sslpassword|token)=)[^&\s]*", re.IGNORECASE)
 
 
+#: Schemes of a Postgres address -> the one that libpq and SQLAlchemy both know.
+_POSTGRES = {"postgresql": "postgresql", "postgres": "postgresql", "postgresql+psycopg2": "postgresql"}
+
+
 class Unfit(ValueError):
     """The text is no value of the kind: `code`, `what`, and `value` as it may be shown."""
 
@@ -92,17 +96,12 @@ def number_or_none(low: float, high: float) -> Callable[[str], float | None]:
 
 def database_uri(value: str) -> str:
     """A Postgres address as both libpq and SQLAlchemy read it; empty stays empty (embedded mode)."""
-    return _address(
-        value,
-        {"postgresql": "postgresql", "postgres": "postgresql", "postgresql+psycopg2": "postgresql"},
-        "E_DB_URI",
-        "postgresql://USER@HOST/DATABASE",
-    )
+    return _address(value, _POSTGRES, "E_DB_URI", "postgresql://USER@HOST/DATABASE")
 
 
 def broker_uri(value: str) -> str:
-    """An AMQP address; empty means a broker in the database."""
-    return _address(value, {"amqp": "amqp", "amqps": "amqps"}, "E_BROKER_URI", "amqp://USER@HOST/VHOST")
+    """An AMQP address, or a database to keep the queues in; empty means the database itself."""
+    return _address(value, {"amqp": "amqp", "amqps": "amqps", **_POSTGRES}, "E_BROKER_URI", "amqp://USER@HOST/VHOST")
 
 
 def http_uri(value: str) -> str:
