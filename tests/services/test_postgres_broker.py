@@ -83,6 +83,21 @@ def test_what_is_confirmed_survives_the_server_whatever_the_default_for_commits(
     lazy.close()
 
 
+def test_a_batch_whose_session_breaks_before_the_commit_is_sent_again(uri: str, broker: PostgresBroker) -> None:
+    queue = a_queue()
+    broker.declare(queue)
+    send(broker, queue, b"before")
+    waiting = "SELECT count(*) FROM pg_stat_activity WHERE application_name ~ 'publisher' AND wait_event_type = 'Lock'"
+    with closing(psycopg2.connect(uri)) as blocker:
+        blocker.cursor().execute("LOCK TABLE pyfi.broker_message IN ACCESS EXCLUSIVE MODE")
+        confirms = [broker.publish(a_message(queue)) for _ in range(10)]
+        eventually(lambda: ask(uri, waiting) == 1)
+        ask(uri, f"SELECT pg_terminate_backend({backend(uri, 'publisher')})")
+
+    assert [outcome(confirm) for confirm in confirms] == ["held"] * 10
+    assert broker.depth(queue.name).ready == 11
+
+
 def test_the_newest_generation_of_a_queue_gets_what_is_published(broker: PostgresBroker) -> None:
     old = a_queue()
     new = replace(old, generation=2)
