@@ -185,10 +185,10 @@ class Inbox:
 
 
 def depth_is(broker: Broker, queue: TaskQueue, *, ready: int, unacked: int, consumers: int) -> bool:
-    """Whether the queue holds that; `unacked` is not looked at where the broker does not tell. False while away."""
+    """Whether the queue holds that; only what is ready, where the broker does not tell the rest. False while away."""
     with suppress(PyfiError):
         depth = broker.depth(queue.name)
-        return depth in (Depth(ready, unacked, consumers), Depth(ready, None, consumers))
+        return depth == Depth(ready, unacked, consumers) or (depth.ready == ready and depth.unacked is None)
     return False
 
 

@@ -9,6 +9,7 @@ import pytest
 from pyfi_hpc.box.postgres import Postgres
 from pyfi_hpc.box.rabbitmq import RabbitMQ
 from pyfi_hpc.db.embedded import EmbeddedPostgres
+from tests.services.rabbitmq_support import RabbitService
 
 
 @pytest.fixture(scope="session")
@@ -33,3 +34,10 @@ def embedded_postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Embe
         yield server
     finally:
         server.remove()
+
+
+@pytest.fixture(scope="module")
+def rabbitmq_service() -> Iterator[RabbitService]:
+    """A RabbitMQ of the module's own, which its tests may kill."""
+    with RabbitMQ() as server:
+        yield RabbitService(server)

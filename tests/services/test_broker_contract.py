@@ -38,7 +38,8 @@ KINDS = ("memory", "postgres", "rabbitmq")
 SERVED = ("postgres", "rabbitmq")
 
 HOLDER = """
-import signal, sys
+import signal, sys, structlog
+structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
 from pyfi_hpc.brokers.connect import connect
 kind, uri, queue = sys.argv[1:]
 broker = connect(None, database_uri=uri) if kind == "postgres" else connect(uri, database_uri="")
@@ -636,7 +637,7 @@ class TestProcesses:
         with holding(service, queue) as holder:
             holder.send_signal(signal.SIGSTOP)
             broker.consume(queue.name, prefetch=1, deliver=inbox)
-            (delivery,) = inbox.wait(1)
+            (delivery,) = inbox.wait(1, timeout=30)
             holder.send_signal(signal.SIGCONT)
 
         assert (delivery.body, delivery.redelivered, delivery.delivery_count) == (b"held", True, 1)

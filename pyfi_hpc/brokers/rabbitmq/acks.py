@@ -28,6 +28,10 @@ class AckLedger:
         """How many deliveries are not settled yet."""
         return len(self._unsettled)
 
+    def lowest(self) -> int | None:
+        """The oldest delivery that is not settled."""
+        return next(iter(self._unsettled), None)
+
     def delivered(self, tag: int) -> None:
         """Somebody has this delivery in hands from now on."""
         self._unsettled[tag] = None
@@ -44,7 +48,7 @@ class AckLedger:
         `multiple` reaches up to the highest tag below which all is settled; settled ones above a gap go singly.
         """
         settled, self._settled = sorted(self._settled), []
-        gap = next(iter(self._unsettled), None)
+        gap = self.lowest()
         below = [tag for tag in settled if gap is None or tag < gap]
         run = [Ack(below[-1], len(below) > 1)] if below else []
         return run + [Ack(tag, False) for tag in settled[len(below) :]]

@@ -25,8 +25,8 @@ from pyfi_hpc.errors import BadInput, BrokerUnavailable
 OLDEST = (3, 10)
 #: A look takes the messages off and puts them back, which the broker counts: only a few at a time.
 PEEK_MOST = 50
-#: Purged messages are acked this many at once.
-PURGE_BATCH = 100
+#: Purged messages are acked this many at once: beyond 32 the channel keeps acks back, and loses them when it is closed.
+PURGE_BATCH = 16
 _NOT_FOUND, _PRECONDITION_FAILED = 404, 406
 
 
@@ -106,14 +106,16 @@ class Admin:
 
     @contextmanager
     def _connected(self) -> Iterator[Any]:
-        connection = None
         try:
             connection = pika.BlockingConnection(self._parameters)
-            yield connection
         except (amqp.AMQPError, OSError) as error:
             raise unavailable(error, self._uri) from error
+        try:
+            yield connection
+        except amqp.AMQPError as error:
+            raise unavailable(error, self._uri) from error
         finally:
-            if connection is not None and connection.is_open:
+            if connection.is_open:
                 connection.close()
 
 

@@ -51,7 +51,7 @@ class ConfirmChannel(KeptChannel):
 
     def send_waiting(self) -> None:
         """Send as much as the window takes."""
-        while self.is_ready and not self.blocked and self._window.has_room():
+        while self.is_ready and self._channel.is_open and not self.blocked and self._window.has_room():
             with self._lock:
                 entry = self._waiting.popleft() if self._waiting else None
             if entry is None:
@@ -110,7 +110,7 @@ class ConfirmChannel(KeptChannel):
             self._channel.basic_publish(
                 publication.exchange, publication.key, publication.body, properties, mandatory=True
             )
-        except (amqp.AMQPError, TypeError, ValueError, AssertionError) as error:
+        except (amqp.ShortStringTooLong, amqp.UnsupportedAMQPFieldException, TypeError, ValueError) as error:
             entry.resolve(_unsendable(publication, error))
         else:
             entry.sent = time.monotonic()

@@ -16,7 +16,14 @@ class Incarnation:
 
     def __init__(self, channel: Any, settle: Callable[[Incarnation, int], None]) -> None:
         self.channel, self.ledger = channel, AckLedger()
+        #: The highest delivery tag so far.
+        self.last = 0
         self._settle = settle
+
+    def delivered(self, tag: int) -> None:
+        """Somebody has this delivery in hands from now on."""
+        self.last = tag
+        self.ledger.delivered(tag)
 
     def settle(self, tag: int) -> None:
         """Have the delivery of `tag` acked; from any thread."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Protocol
 
 import pika
@@ -86,8 +87,8 @@ class Link:
             began = time.monotonic()
             try:
                 self._hold_one_connection()
-            except Exception:
-                log.exception("broker connection failed", link=self.name)
+            except Exception as error:
+                self._tell_failure(error)
             if time.monotonic() - began > GOOD_SECONDS:
                 self._backoff.reset()
             self._closing.wait(self._backoff.next())
@@ -105,12 +106,26 @@ class Link:
             with self._lock:
                 self._loop, self._woken = loop, False
             if not self._closing.is_set():
-                loop.start()
+                self._turn(loop)
         finally:
             with self._lock:
                 self._loop = None
             loop.close()
             self._connection = None
+
+    def _turn(self, loop: Any) -> None:
+        """Run `loop` until the connection has ended and the session knows it."""
+        try:
+            loop.start()
+        except Exception as error:
+            self._tell_failure(error)
+            self._abort(error)
+            loop.start()
+
+    def _tell_failure(self, error: Exception) -> None:
+        # a log that cannot be written (no space, no reader) must not end the thread
+        with suppress(OSError, ValueError):
+            log.error("broker connection failed", link=self.name, exc_info=error)
 
     def _opened(self, connection: Any) -> None:
         log.debug("broker connected", link=self.name)
@@ -118,12 +133,12 @@ class Link:
         self._watch()
 
     def _ended(self, connection: Any, error: BaseException) -> None:
-        if not self._closing.is_set():
-            log.warning("broker connection lost", link=self.name, reason=str(error) or type(error).__name__)
         try:
             self._session.down(unavailable(error, self._uri))
         finally:
             connection.ioloop.stop()
+        if not self._closing.is_set():
+            log.warning("broker connection lost", link=self.name, reason=str(error) or type(error).__name__)
 
     def _watch(self) -> None:
         self._guarded(self._session.watch)
@@ -140,7 +155,7 @@ class Link:
         try:
             work()
         except Exception as error:
-            log.exception("broker session failed", link=self.name)
+            self._tell_failure(error)
             self._abort(error)
 
     def _shut(self) -> None:

@@ -53,7 +53,7 @@ class LossyChannel(KeptChannel):
         """Send what is queued; under an alarm it is dropped, later it would be stale."""
         if self.blocked:
             self._waiting.clear()
-        while self.is_ready and self._waiting:
+        while self.is_ready and self._channel.is_open and self._waiting:
             self._send(self._waiting.popleft())
 
     def _send(self, hint: Hint) -> None:

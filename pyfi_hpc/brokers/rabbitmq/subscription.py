@@ -17,13 +17,16 @@ log = structlog.get_logger()
 
 #: AMQP writes the prefetch into two bytes, and 0 would mean "no limit".
 PREFETCH_MOST = 65_535
+#: A subscription that grew this often starts anew with one consumer.
+PARTS_MOST = 4
 
 
 class Consumption(KeptChannel):
     """The link's side of a subscription. Everything runs on the link's thread but `stop_handing_over`.
 
-    The consumer tag stays the same for life: where a quorum queue sees it again on the same channel, it counts the
-    deliveries still in hand against the new prefetch.
+    A live quorum consumer's prefetch cannot be changed, so the prefetch is the sum over several consumers of one
+    channel: more is had by one consumer more, less by cancelling all and starting anew, counting what is in hand.
+    (The same consumer tag a second time, with deliveries in hand, crashes the channel in RabbitMQ 3.10.8.)
     """
 
     def __init__(
@@ -36,110 +39,117 @@ class Consumption(KeptChannel):
         super().__init__(queue)
         self._prefetch = prefetch
         self._deliver, self._settle = deliver, settle
-        self._tag = f"pyfi-{uuid.uuid4().hex}"
-        self._incarnation: Incarnation | None = None
         self._handing_over = True
-        # while the broker has not answered a cancel, nothing may be asked of the same consumer
-        self._cancelling = False
-        # not consuming, because as many deliveries are in hand as the new prefetch allows
-        self._full = False
+        self._forget()
+
+    def _forget(self) -> None:
+        self._incarnation: Incarnation | None = None
+        # consumer tag -> its part of the prefetch
+        self._parts: dict[str, int] = {}
+        # consumer tags whose cancel the broker has not answered
+        self._cancelling: set[str] = set()
+        # deliveries up to this tag came to consumers that are cancelled
+        self._orphans_to = 0
 
     def begin(self, channel: Any) -> None:
-        self._cancelling = self._full = False
+        self._forget()
         self._incarnation = Incarnation(channel, self._settle)
         channel.add_on_cancel_callback(self._cancelled_by_broker)
-        self._consume()
+        self._top_up()
 
     def lost(self, reason: BaseException) -> None:
-        self._incarnation = None
+        self._forget()
 
     def detach(self) -> None:
         super().detach()
-        self._incarnation = None
+        self._forget()
 
     def watch(self) -> None:
         super().watch()
-        channel, waiting = self._channel, self._cancelling or self._full or not self._handing_over
-        if self.is_ready and not waiting and channel is not None and self._tag not in channel.consumer_tags:
+        if self.is_ready and self._channel is not None and not self._parts.keys() <= set(self._channel.consumer_tags):
             log.warning("consumer vanished", queue=self.name)
             self.restart()
 
     def resize(self, prefetch: int) -> None:
-        """Consume again with another prefetch: `basic.qos` does not touch a live quorum consumer."""
-        if prefetch == self._prefetch:
-            return
+        """Hold at most `prefetch` deliveries from now on, those in hand included."""
         self._prefetch = prefetch
-        if self.is_ready and self._handing_over and not self._cancelling and not self._full:
-            self._cancel(self._consume)
+        if self._incarnation is None or self._cancelling:
+            return
+        if prefetch < self._asked() or len(self._parts) >= PARTS_MOST:
+            self._cancel_all()
+        else:
+            self._top_up()
 
     def stop_handing_over(self) -> None:
         """From now on nothing is given to `deliver`; from any thread."""
         self._handing_over = False
 
     def end(self) -> None:
-        """Cancel the consumer; the channel goes when the last delivery in hand is settled."""
+        """Cancel the consumers; the channel goes when the last delivery in hand is settled."""
         if self._incarnation is None:
             self.drop()
-        elif self._full:
+        elif self._parts:
+            self._cancel_all()
+        else:
             self.acked()
-        elif self.is_ready and not self._cancelling:
-            self._cancel(self.acked)
 
     def acked(self) -> None:
         """Deliveries were settled: an ended subscription may be done, one that had too many may go on."""
-        if self._cancelling:
-            return
-        if not self._handing_over:
-            if self._in_hand() == 0:
-                self.drop()
-        elif self._full and self._in_hand() < self._prefetch:
-            self._consume()
+        if self._handing_over:
+            self._top_up()
+        elif not self._parts and not self._cancelling and not self._in_hand():
+            self.drop()
+
+    def _asked(self) -> int:
+        return sum(self._parts.values())
 
     def _in_hand(self) -> int:
         return 0 if self._incarnation is None else len(self._incarnation.ledger)
 
-    def _cancel(self, then: Callable[[], None]) -> None:
-        self._cancelling = True
-        channel = self._channel
-
-        def cancelled(_frame: Any) -> None:
-            self._cancelling = False
-            if channel.is_open:
-                (then if self._handing_over else self.acked)()
-
-        channel.basic_cancel(self._tag, callback=cancelled)
-
-    def _consume(self) -> None:
-        if not self._handing_over:
-            self.acked()
+    def _top_up(self) -> None:
+        """Consume more where fewer deliveries are asked for than the prefetch allows."""
+        if self._incarnation is None or self._cancelling or self._asked() >= self._prefetch:
             return
-        # what is in hand counts against the new prefetch, but not below none: with more in hand, wait for acks
-        self._full = self._in_hand() >= self._prefetch
-        if self._full:
-            return
-        asked = self._prefetch
-        self._channel.basic_qos(prefetch_count=asked)
-        incarnation = self._incarnation
+        oldest = self._incarnation.ledger.lowest()
+        if oldest is None or oldest > self._orphans_to:
+            self._consume(self._prefetch - self._asked())
+        elif not self._parts and self._in_hand() < self._prefetch:
+            self._consume(self._prefetch - self._in_hand())
+
+    def _consume(self, part: int) -> None:
+        tag, incarnation = f"pyfi-{uuid.uuid4().hex}", self._incarnation
         assert incarnation is not None
+        self._parts[tag] = part
+        self._channel.basic_qos(prefetch_count=part)
         self._channel.basic_consume(
             self.name,
             lambda _channel, method, properties, body: self._received(incarnation, method, properties, body),
-            consumer_tag=self._tag,
-            callback=lambda _frame: self._consuming(asked),
+            consumer_tag=tag,
+            callback=lambda _frame: self.ready(),
         )
 
-    def _consuming(self, prefetch: int) -> None:
-        self.ready()
-        if not self._handing_over:
-            self.end()
-        elif prefetch != self._prefetch:
-            self._cancel(self._consume)
+    def _cancel_all(self) -> None:
+        self._cancelling |= self._parts.keys()
+        for tag in self._parts:
+            self._channel.basic_cancel(tag, callback=self._cancel_answered(tag))
+        self._parts = {}
+
+    def _cancel_answered(self, tag: str) -> Callable[[Any], None]:
+        incarnation = self._incarnation
+
+        def answered(_frame: Any) -> None:
+            if incarnation is not None and incarnation is self._incarnation:
+                self._cancelling.discard(tag)
+                self._orphans_to = incarnation.last
+                self.acked()
+
+        return answered
 
     def _received(self, incarnation: Incarnation, method: Any, properties: Any, body: bytes) -> None:
         if not self._handing_over:
             incarnation.channel.basic_nack(method.delivery_tag, requeue=True)
             return
-        incarnation.ledger.delivered(method.delivery_tag)
+        incarnation.delivered(method.delivery_tag)
         try:
             self._deliver(RabbitDelivery(self.name, incarnation, method, properties, body))
         except Exception:

@@ -1,0 +1,40 @@
+"""RabbitMQ as a service under test."""
+
+from __future__ import annotations
+
+import time
+
+from pyfi_hpc.box.rabbitmq import RabbitMQ
+from pyfi_hpc.brokers.base import Broker
+from pyfi_hpc.brokers.rabbitmq import RabbitBroker
+from pyfi_hpc.brokers.rabbitmq.broker import SETTLE_SECONDS
+
+
+class RabbitService:
+    """A node of the tests' own, see `brokers_support.Service`; its queues may be used while they are young."""
+
+    kind = "rabbitmq"
+    durable = True
+
+    def __init__(self, server: RabbitMQ) -> None:
+        self.server = server
+        self.uri: str | None = server.uri
+
+    def connect(self) -> Broker:
+        """A broker that does not wait for a queue to settle."""
+        return RabbitBroker(self.server.uri, settle_seconds=0)
+
+    def cut(self) -> None:
+        """Close every connection from the server's side."""
+        assert self.sessions() > 0
+        self.server.ctl("close_all_connections", "--global", "cut by a test")
+
+    def sessions(self) -> int:
+        """Connections of brokers."""
+        return self.server.ctl("list_connections", "name").count("->")
+
+    def restart(self) -> None:
+        """SIGKILL, then start."""
+        # the one place where age is a condition: a younger quorum queue does not come back
+        time.sleep(SETTLE_SECONDS)
+        self.server.restart(kill=True)
