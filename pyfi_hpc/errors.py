@@ -26,6 +26,7 @@ from typing import Any
 
 #: Code -> what it means. The reference page of the docs is made from this table.
 CODES: Mapping[str, str] = {
+    "E_ARGUMENT": "an option does not fit the others",
     "E_ARRAY": "an array's bytes do not fit its shape and dtype",
     "E_BACKPRESSURE": "the queue is full and stayed full until the timeout",
     "E_BAD_TRANSITION": "the status cannot change that way",

@@ -27,6 +27,7 @@ from sqlalchemy import (
     Integer,
     LargeBinary,
     MetaData,
+    Sequence,
     Text,
     UniqueConstraint,
     func,
@@ -35,7 +36,17 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB, UUID
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
-from pyfi_hpc.model import status
+from pyfi_hpc.model.status import (
+    AttemptStatus,
+    Cause,
+    HoldState,
+    NodeStatus,
+    OutcomeStatus,
+    ProcessorStatus,
+    QueueType,
+    Requested,
+    WorkerStatus,
+)
 
 SCHEMA = "pyfi"
 
@@ -52,15 +63,15 @@ def _enum(kind: type, name: str) -> Enum:
     return Enum(kind, name=name, schema=SCHEMA, values_callable=lambda members: [member.value for member in members])
 
 
-PROCESSOR_STATUS = _enum(status.ProcessorStatus, "processor_status")
-REQUESTED = _enum(status.Requested, "requested_status")
-WORKER_STATUS = _enum(status.WorkerStatus, "worker_status")
-NODE_STATUS = _enum(status.NodeStatus, "node_status")
-OUTCOME_STATUS = _enum(status.OutcomeStatus, "outcome_status")
-HOLD_STATE = _enum(status.HoldState, "hold_state")
-ATTEMPT_STATUS = _enum(status.AttemptStatus, "attempt_status")
-CAUSE = _enum(status.Cause, "cause")
-QUEUE_TYPE = _enum(status.QueueType, "queue_type")
+PROCESSOR_STATUS = _enum(ProcessorStatus, "processor_status")
+REQUESTED = _enum(Requested, "requested_status")
+WORKER_STATUS = _enum(WorkerStatus, "worker_status")
+NODE_STATUS = _enum(NodeStatus, "node_status")
+OUTCOME_STATUS = _enum(OutcomeStatus, "outcome_status")
+HOLD_STATE = _enum(HoldState, "hold_state")
+ATTEMPT_STATUS = _enum(AttemptStatus, "attempt_status")
+CAUSE = _enum(Cause, "cause")
+QUEUE_TYPE = _enum(QueueType, "queue_type")
 
 
 class Base(DeclarativeBase):
@@ -72,7 +83,7 @@ class Base(DeclarativeBase):
         uuid.UUID: UUID(as_uuid=True),
         bytes: LargeBinary,
         str: Text,
-        dict[str, Any]: JSONB,
+        dict[str, Any]: JSONB(none_as_null=True),
         float: Double,
         list[int]: ARRAY(Integer),
     }
@@ -102,7 +113,7 @@ class Queue(Owned, Base):
     __tablename__ = "queue"
     network_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("network.id", ondelete="RESTRICT"))
     name: Mapped[str]
-    type: Mapped[status.QueueType] = mapped_column(QUEUE_TYPE, server_default="direct")
+    type: Mapped[QueueType] = mapped_column(QUEUE_TYPE, server_default="direct")
     max_length: Mapped[int | None]
     network: Mapped[Network] = relationship(lazy="joined")
     __table_args__ = (
@@ -112,14 +123,21 @@ class Queue(Owned, Base):
 
 
 class TaskQueue(Base):
-    """A durable queue of the broker: one task bound to one logical queue, in one generation."""
+    """A durable queue of the broker: one task bound to one logical queue, in one generation.
+
+    A generation is never used again, also when queue and socket are deleted and made anew: a broker's queue of an old
+    name may still be on its way out.
+    """
 
     __tablename__ = "task_queue"
     queue_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("queue.id", ondelete="RESTRICT"), primary_key=True)
     task_key: Mapped[str] = mapped_column(primary_key=True)
-    generation: Mapped[int] = mapped_column(server_default=text("1"))
+    generation: Mapped[int] = mapped_column(server_default=text("nextval('pyfi.task_queue_generation')"))
     #: when the broker confirmed that it exists; publishers keep off a young one (brokers.rabbitmq says why)
     declared: Mapped[datetime.datetime | None]
+
+
+Sequence("task_queue_generation", schema=SCHEMA, metadata=Base.metadata)
 
 
 class Processor(Owned, Base):
@@ -144,8 +162,8 @@ class Processor(Owned, Base):
     timeout_seconds: Mapped[float | None]
     max_attempts: Mapped[int] = mapped_column(server_default=text("3"))
     retry_delay_seconds: Mapped[float] = mapped_column(server_default=text("1"))
-    requested_status: Mapped[status.Requested] = mapped_column(REQUESTED, server_default="RUNNING")
-    status: Mapped[status.ProcessorStatus] = mapped_column(PROCESSOR_STATUS, server_default="STOPPED")
+    requested_status: Mapped[Requested] = mapped_column(REQUESTED, server_default="RUNNING")
+    status: Mapped[ProcessorStatus] = mapped_column(PROCESSOR_STATUS, server_default="STOPPED")
     #: why it is FAILED: our code, one line, and the log's tail
     reason: Mapped[dict[str, Any] | None]
     observed_generation: Mapped[int] = mapped_column(server_default=text("0"))
@@ -220,7 +238,7 @@ class Node(Owned, Base):
     host: Mapped[str]
     cpus: Mapped[int | None]
     mem_mib: Mapped[int | None]
-    status: Mapped[status.NodeStatus] = mapped_column(NODE_STATUS, server_default="DOWN")
+    status: Mapped[NodeStatus] = mapped_column(NODE_STATUS, server_default="DOWN")
     drain_requested: Mapped[bool] = mapped_column(server_default=text("false"))
     #: workers may share cores here when there are more processors than cores (a laptop)
     shared_cores: Mapped[bool] = mapped_column(server_default=text("false"))
@@ -261,7 +279,7 @@ class Worker(Owned, Base):
     #: of the processor when it was planned; a worker of another version is replaced
     version: Mapped[str] = mapped_column(server_default=text("''"))
     environment: Mapped[str | None]
-    status: Mapped[status.WorkerStatus] = mapped_column(WORKER_STATUS, server_default="PLANNED")
+    status: Mapped[WorkerStatus] = mapped_column(WORKER_STATUS, server_default="PLANNED")
     reason: Mapped[str | None]
     calls: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))
     ended: Mapped[datetime.datetime | None]
@@ -274,7 +292,7 @@ class Outcome(Base):
     __tablename__ = "outcome"
     owner: Mapped[str] = mapped_column(primary_key=True)
     id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
-    status: Mapped[status.OutcomeStatus] = mapped_column(OUTCOME_STATUS)
+    status: Mapped[OutcomeStatus] = mapped_column(OUTCOME_STATUS)
     #: `wire.values` bytes, or a blob reference; NULL unless SUCCEEDED, or after `forget`
     value: Mapped[bytes | None]
     #: `wire.messages.ErrorRecord` bytes; NULL where SUCCEEDED
@@ -298,8 +316,8 @@ class Attempt(Base):
     owner: Mapped[str] = mapped_column(primary_key=True)
     id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
     serial: Mapped[int] = mapped_column(primary_key=True)
-    status: Mapped[status.AttemptStatus] = mapped_column(ATTEMPT_STATUS)
-    cause: Mapped[status.Cause | None] = mapped_column(CAUSE)
+    status: Mapped[AttemptStatus] = mapped_column(ATTEMPT_STATUS)
+    cause: Mapped[Cause | None] = mapped_column(CAUSE)
     error: Mapped[bytes | None]
     socket_id: Mapped[uuid.UUID | None]
     worker_id: Mapped[uuid.UUID | None]
@@ -317,7 +335,7 @@ class Hold(Base):
     __tablename__ = "hold"
     owner: Mapped[str] = mapped_column(primary_key=True)
     id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
-    state: Mapped[status.HoldState] = mapped_column(HOLD_STATE)
+    state: Mapped[HoldState] = mapped_column(HOLD_STATE)
     due: Mapped[datetime.datetime] = mapped_column(server_default=func.now())
     #: the next attempt's number: a delivery with a lower one is stale
     serial: Mapped[int]

@@ -1,0 +1,215 @@
+"""Operations on the objects of one network: the one home behind the command line and the Python API.
+
+Each operation is one transaction: all of it, or nothing. Afterwards a hint tells the agents to look.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from pyfi_hpc.brokers.base import Broker
+from pyfi_hpc.client.objects import declaring, nodes, plugs, processors, queues, sockets
+from pyfi_hpc.client.objects.common import KINDS, Record, Tools, Which, find
+from pyfi_hpc.db import tables
+from pyfi_hpc.db.engine import database_errors
+from pyfi_hpc.envs.mirror import Mirror
+from pyfi_hpc.envs.repository import Allow
+from pyfi_hpc.errors import BadInput, BrokerUnavailable
+from pyfi_hpc.model.status import Requested
+
+_MODULES: dict[str, Any] = {
+    "queue": queues,
+    "processor": processors,
+    "socket": sockets,
+    "plug": plugs,
+    "node": nodes,
+}
+_LISTED: dict[str, Callable[[Tools], list[Record]]] = {
+    "agent": nodes.agents,
+    "worker": nodes.workers,
+    "event": nodes.events,
+}
+
+
+class Network:
+    """The objects of one network. Names stand for objects of that kind; ids are UUIDs."""
+
+    def __init__(
+        self,
+        engine: sa.Engine,
+        broker: Callable[[], Broker],
+        *,
+        rules: Allow,
+        mirror: Mirror,
+        name: str = "default",
+        note: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        """`broker` connects when it is first needed; `note` shows a line that a person should read."""
+        self._engine, self._connect, self._name, self._note = engine, broker, name, note
+        self._rules, self._mirror = rules, mirror
+
+    @contextmanager
+    def _tools(self, *, with_broker: bool) -> Iterator[Tools]:
+        broker = self._broker() if with_broker else None
+        with database_errors(self._engine), Session(self._engine, expire_on_commit=False) as session, session.begin():
+            network = session.scalars(sa.select(tables.Network).where(tables.Network.name == self._name)).one_or_none()
+            if network is None:
+                raise BadInput.of("E_NOT_FOUND", "network", self._name, f"no network {self._name!r}")
+            tools = Tools(session, network, broker, self._rules, self._mirror)
+            yield tools
+        for line in tools.notes:
+            self._note(line)
+
+    def _broker(self) -> Broker | None:
+        try:
+            return self._connect()
+        except BrokerUnavailable as error:
+            self._note(f"the broker is away: {error.what}")
+            return None
+
+    def _change(self, work: Callable[[Tools], Any], *, with_broker: bool = True) -> Any:
+        with self._tools(with_broker=with_broker) as tools:
+            result = work(tools)
+        broker = tools.broker or self._broker()
+        if broker is not None:
+            broker.hint(self._name, "topology")
+        return result
+
+    # every kind
+
+    def list(self, kind: str) -> list[Record]:
+        """Every object of a kind, by name; agents, workers and events newest first."""
+        with self._tools(with_broker=False) as tools:
+            if kind in _LISTED:
+                return _LISTED[kind](tools)
+            table = KINDS[kind]
+            rows = tools.session.scalars(
+                sa.select(table).where(table.network_id == tools.network.id).order_by(table.name)
+            ).all()
+            return [_MODULES[kind].record(tools, row) for row in rows if getattr(row, "status", "") != "REMOVED"]
+
+    def show(self, kind: str, which: Which) -> Record:
+        """One object. Raises E_NOT_FOUND."""
+        with self._tools(with_broker=False) as tools:
+            if kind in _LISTED:
+                return _among(kind, _LISTED[kind](tools), which)
+            record: Record = _MODULES[kind].record(tools, find(tools, KINDS[kind], which))
+            return record
+
+    def delete(self, kind: str, which: Which, *, generation: int | None = None, cascade: bool = False) -> None:
+        """Delete one object. Raises E_NOT_FOUND, E_IN_USE, E_STALE."""
+        self._change(lambda tools: _MODULES[kind].delete(tools, which, generation=generation, cascade=cascade))
+
+    def add_queue(self, **values: Any) -> Record:
+        """`name`, `type`, `max_length`, `id`: see `objects.queues.add`."""
+        return self._added(queues.add, values)
+
+    def add_processor(self, **values: Any) -> Record:
+        """`name`, `gitrepo`, `module` and its shape: see `objects.processors.add`."""
+        return self._added(processors.add, values)
+
+    def add_socket(self, **values: Any) -> Record:
+        """`name`, `queue`, `processor`, `task`: see `objects.sockets.add`."""
+        return self._added(sockets.add, values)
+
+    def add_plug(self, **values: Any) -> Record:
+        """`name`, `queue`, `processor`, `source`, `target`, `key`: see `objects.plugs.add`."""
+        return self._added(plugs.add, values)
+
+    def add_node(self, **values: Any) -> Record:
+        """`name`, `host`: see `objects.nodes.add`."""
+        return self._added(nodes.add, values)
+
+    def _added(self, add: Callable[..., Record], values: dict[str, Any]) -> Record:
+        made: Record = self._change(lambda tools: add(tools, **values))
+        return made
+
+    def update_queue(self, which: Which, **values: Any) -> Record:
+        """See `objects.queues.update`."""
+        return self._updated(queues.update, which, values)
+
+    def update_processor(self, which: Which, **values: Any) -> Record:
+        """See `objects.processors.update`."""
+        return self._updated(processors.update, which, values)
+
+    def update_socket(self, which: Which, **values: Any) -> Record:
+        """See `objects.sockets.update`."""
+        return self._updated(sockets.update, which, values)
+
+    def update_plug(self, which: Which, **values: Any) -> Record:
+        """See `objects.plugs.update`."""
+        return self._updated(plugs.update, which, values)
+
+    def update_node(self, which: Which, **values: Any) -> Record:
+        """See `objects.nodes.update`."""
+        return self._updated(nodes.update, which, values)
+
+    def _updated(self, update: Callable[..., Record], which: Which, values: dict[str, Any]) -> Record:
+        changed: Record = self._change(lambda tools: update(tools, which, **values))
+        return changed
+
+    # processors
+
+    def start(self, which: Which) -> Record:
+        """It is wanted running."""
+        return self._ask(which, Requested.RUNNING)
+
+    def stop(self, which: Which) -> Record:
+        """It is wanted stopped: what runs ends first, what waits stays queued."""
+        return self._ask(which, Requested.STOPPED)
+
+    def pause(self, which: Which) -> Record:
+        """Its workers stay but take nothing more."""
+        return self._ask(which, Requested.PAUSED)
+
+    def _ask(self, which: Which, to: Requested) -> Record:
+        row: Record = self._change(lambda tools: processors.ask(tools, which, to))
+        return row
+
+    def resume(self, which: Which) -> Record:
+        """A paused one goes on."""
+        row: Record = self._change(lambda tools: processors.resume(tools, which))
+        return row
+
+    def restart(self, which: Which) -> Record:
+        """Its workers are replaced."""
+        row: Record = self._change(lambda tools: processors.restart(tools, which))
+        return row
+
+    def remove(self, which: Which, *, discard: bool = False) -> Record:
+        """It goes for good, once nothing waits for it or with `discard`."""
+        row: Record = self._change(lambda tools: processors.remove(tools, which, discard=discard))
+        return row
+
+    # the broker's queues
+
+    def ensure_declared(self, socket: Which) -> None:
+        """Have the socket's durable queue declared now. Raises BrokerUnavailable."""
+
+        def work(tools: Tools) -> None:
+            row = find(tools, tables.Socket, socket)
+            if not declaring.declare(tools, row.queue, row.task_key):
+                raise BrokerUnavailable("E_BROKER", "the queue cannot be declared: the broker is away")
+
+        self._change(work)
+
+
+def _among(kind: str, records: list[Record], which: Which) -> Record:
+    for record in records:
+        if str(which) in (record.get("name"), str(record["id"])):
+            return record
+    raise BadInput.of("E_NOT_FOUND", kind, str(which), f"no {kind} {str(which)!r}", cure=f"pyfi ls {kind}s")
+
+
+def as_id(text: str) -> uuid.UUID | None:
+    """The id that `text` is, or None for a name."""
+    try:
+        return uuid.UUID(text)
+    except ValueError:
+        return None

@@ -1,0 +1,126 @@
+"""Sockets (outlets, by their old name): add, change, delete, show."""
+
+from __future__ import annotations
+
+import uuid
+
+import sqlalchemy as sa
+
+from pyfi_hpc.client.objects import declaring
+from pyfi_hpc.client.objects.common import (
+    Record,
+    Tools,
+    Which,
+    check_generation,
+    check_range,
+    columns,
+    event,
+    find,
+    in_use,
+    refuse_taken,
+)
+from pyfi_hpc.client.objects.processors import signature
+from pyfi_hpc.db import tables
+from pyfi_hpc.envs import tasks as modules
+from pyfi_hpc.errors import BadInput
+from pyfi_hpc.model.names import checked_name, task_key
+
+
+def add(
+    tools: Tools,
+    *,
+    name: str,
+    queue: Which,
+    processor: Which,
+    task: str | None = None,
+    timeout_seconds: float | None = None,
+    binding: str = "#",
+    id: uuid.UUID | None = None,
+) -> Record:
+    """Bind a task of a processor to a queue; without `task` the processor's own, or its module's only one."""
+    checked_name(name)
+    check_range("timeout_seconds", timeout_seconds, 0.001, 31_536_000)
+    refuse_taken(tools, tables.Socket, name)
+    owner = find(tools, tables.Processor, processor)
+    through = find(tools, tables.Queue, queue)
+    found = _task(tools, owner, task)
+    row = tables.Socket(
+        network_id=tools.network.id,
+        name=name,
+        processor_id=owner.id,
+        queue_id=through.id,
+        task=found.name,
+        task_key=task_key(owner.repository, owner.module, found.name),
+        binding=binding,
+        timeout_seconds=timeout_seconds,
+        signature=signature(found),
+        source=found.source,
+    )
+    if id is not None:
+        row.id = id
+    tools.session.add(row)
+    event(tools, "socket", row, "added")
+    declaring.bind(tools, through, row.task_key)
+    return record(tools, row)
+
+
+def _task(tools: Tools, processor: tables.Processor, task: str | None) -> modules.Task:
+    tasks = tools.mirror.tasks(processor.repository, processor.commit, processor.module)
+    wanted = task or processor.default_task
+    if wanted is None:
+        if len(tasks) == 1:
+            return tasks[0]
+        names = ", ".join(found.name for found in tasks) or "none"
+        what = f"which task? module {processor.module} has: {names}"
+        raise BadInput("E_MISSING", what, at="task", cure="-t TASK", field="task")
+    return modules.find(tasks, wanted, processor.module)
+
+
+def update(
+    tools: Tools,
+    which: Which,
+    *,
+    generation: int | None = None,
+    task: str | None = None,
+    timeout_seconds: float | None = None,
+    binding: str | None = None,
+) -> Record:
+    """Change a socket; calls that wait for its old task stay where they are and must be worked off first."""
+    row = find(tools, tables.Socket, which)
+    check_generation(row, generation)
+    check_range("timeout_seconds", timeout_seconds, 0.001, 31_536_000)
+    if task is not None and task != row.task:
+        found = _task(tools, row.processor, task)
+        declaring.unbind(tools, row)
+        row.task, row.source, row.signature = found.name, found.source, signature(found)
+        row.task_key = task_key(row.processor.repository, row.processor.module, found.name)
+        declaring.bind(tools, row.queue, row.task_key)
+    row.timeout_seconds = timeout_seconds if timeout_seconds is not None else row.timeout_seconds
+    row.binding = binding if binding is not None else row.binding
+    row.generation += 1
+    event(tools, "socket", row, "updated")
+    return record(tools, row)
+
+
+def delete(tools: Tools, which: Which, *, generation: int | None = None, cascade: bool = False) -> None:
+    """Delete a socket that no plug names and for which nothing waits; `cascade` deletes those plugs too."""
+    row = find(tools, tables.Socket, which)
+    check_generation(row, generation)
+    named = sa.or_(tables.Plug.source_id == row.id, tables.Plug.target_id == row.id)
+    plugs = tools.session.scalars(sa.select(tables.Plug).where(named)).all()
+    if plugs and not cascade:
+        raise in_use("socket", row.name, {"plug": len(plugs)}, f"pyfi delete plug {plugs[0].name}")
+    for plug in plugs:
+        tools.session.delete(plug)
+    tools.session.flush()
+    declaring.unbind(tools, row)
+    event(tools, "socket", row, "deleted")
+    tools.session.delete(row)
+
+
+def record(tools: Tools, row: tables.Socket) -> Record:
+    """A socket as it is shown."""
+    tools.session.flush()
+    tools.session.refresh(row)
+    shown = columns(row, leave_out=("network_id", "processor_id", "queue_id"))
+    return {**shown, "processor": row.processor.name, "queue": row.queue.name}
