@@ -1,0 +1,239 @@
+"""The invariant checker: is the record what RELIABILITY 1 promises? Run it when all is quiet; it changes nothing.
+
+Checked: each accepted id has exactly one outcome (I1); each child exists once and carries the value that its parent
+committed (I2); queues, hold rows and leases are empty, dead ones apart (I4, I5); no process of an ended worker is
+left (I6); each blob that is referred to is there and is what its name says (I8).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from pyfi_hpc.brokers.base import Broker, dead_queue
+from pyfi_hpc.db import topology
+from pyfi_hpc.db.record import Cursor
+from pyfi_hpc.errors import BadInput
+from pyfi_hpc.processes import alive, arguments
+from pyfi_hpc.wire import blobs, messages, values
+from pyfi_hpc.wire.ext import BLOB_BYTES
+from pyfi_hpc.wire.ids import call_digest, child_id, parse_id, short
+
+_SHOWN = 5
+_FINAL = "('SUCCEEDED', 'FAILED', 'CANCELLED', 'DEAD')"
+#: Every row is visited, not only those that the unique index knows of: a broken index would hide what it should forbid.
+_WHOLE_TABLE = (
+    "SET LOCAL enable_indexscan = off; SET LOCAL enable_indexonlyscan = off; SET LOCAL enable_bitmapscan = off"
+)
+
+
+@dataclass
+class Report:
+    """What was found. `problems` are lines for a person; empty when every invariant holds."""
+
+    sent: int = 0
+    done: int = 0
+    lost: int = 0
+    twice: int = 0
+    problems: list[str] = field(default_factory=list)
+
+    @property
+    def ok(self) -> bool:
+        return not (self.problems or self.lost or self.twice)
+
+    @property
+    def line(self) -> str:
+        """The four numbers in one line."""
+        return f"sent {self.sent:,}  done {self.done:,}  lost {self.lost:,}  recorded twice {self.twice:,}"
+
+    @property
+    def lines(self) -> list[str]:
+        """Everything, for a person."""
+        return [*self.problems, self.line]
+
+    def found(self, invariant: str, what: str, ids: Iterable[bytes] = ()) -> None:
+        """Note a breach of `invariant`, with the first few ids."""
+        known = sorted(ids)
+        listed = ", ".join(map(short, known[:_SHOWN])) + (" …" if len(known) > _SHOWN else "")
+        self.problems.append(f"{invariant}: {what}{': ' if known else ''}{listed}")
+
+
+def check(
+    connection: Any,
+    accepted: Iterable[bytes] | None = None,
+    *,
+    broker: Broker | None = None,
+    blob_dir: Path | None = None,
+    host: str | None = None,
+    known: dict[bytes, bytes] | None = None,
+) -> Report:
+    """Check all that can be checked with what is given, in one transaction.
+
+    `accepted` None: every id in the record counts as accepted. `broker`: its queues must be empty. `blob_dir`: blobs
+    are read. `host`: this node's name, to look for its processes. `known`: id -> the encoded value that it must have.
+    """
+    report = Report()
+    with connection, connection.cursor() as cursor:
+        cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        _outcomes(cursor, report, None if accepted is None else set(accepted))
+        _expected(cursor, report, known or {})
+        _children(cursor, report)
+        _holds(cursor, report)
+        _workers(cursor, report, host)
+        if blob_dir is not None:
+            _blobs(cursor, report, blob_dir)
+        queues = _queue_names(cursor) if broker is not None else []
+    if broker is not None:
+        _queues(broker, report, queues)
+    return report
+
+
+def read_accepted(path: Path) -> set[bytes]:
+    """The ids in a file that a client wrote for `PYFI_ACCEPTED_LOG`: one on each line; a torn last line is left out.
+
+    Raises:
+        BadInput: E_ID.
+    """
+    whole, _, _ = path.read_text().rpartition("\n")
+    return {parse_id(line.strip()) for line in whole.splitlines() if line.strip()}
+
+
+def _outcomes(cursor: Cursor, report: Report, accepted: set[bytes] | None) -> None:
+    """I1, and the first half of I2."""
+    # every row is visited, not only those that the unique index knows of: a broken index hides what it should forbid
+    cursor.execute("".join(f"SET LOCAL {scan} = off;" for scan in _SCANS))
+    cursor.execute(f"SELECT uuid_send(id), count(*) FROM pyfi.outcome WHERE status IN {_FINAL} GROUP BY id")
+    recorded = {bytes(identity): count for identity, count in cursor.fetchall()}
+    cursor.execute("".join(f"SET LOCAL {scan} = on;" for scan in _SCANS))
+    wanted = recorded.keys() if accepted is None else accepted
+    missing = {identity for identity in wanted if identity not in recorded}
+    twice = {identity for identity in wanted if recorded.get(identity, 0) > 1}
+    report.sent, report.lost, report.twice = len(wanted), len(missing), len(twice)
+    report.done = report.sent - report.lost
+    if missing:
+        report.found("I1", f"{len(missing)} accepted ids have no outcome", missing)
+    if twice:
+        report.found("I2", f"{len(twice)} ids have more than one outcome", twice)
+
+
+def _expected(cursor: Cursor, report: Report, known: dict[bytes, bytes]) -> None:
+    if not known:
+        return
+    cursor.execute(
+        "SELECT uuid_send(id), value FROM pyfi.outcome WHERE id = ANY (%s::uuid[])", ([key.hex() for key in known],)
+    )
+    wrong = {bytes(row[0]) for row in cursor.fetchall() if row[1] is None or bytes(row[1]) != known[bytes(row[0])]}
+    if wrong:
+        report.found("I1", f"{len(wrong)} outcomes have another value than was expected", wrong)
+
+
+def _children(cursor: Cursor, report: Report) -> None:
+    """The second half of I2: what every committed value was to start has been decided, with that very value."""
+    wanted = dict(_expected_children(cursor))
+    if not wanted:
+        return
+    cursor.execute(
+        "SELECT uuid_send(id), digest FROM pyfi.outcome WHERE id = ANY (%s::uuid[])", ([each.hex() for each in wanted],)
+    )
+    found = {bytes(row[0]): bytes(row[1] or b"") for row in cursor.fetchall()}
+    missing = wanted.keys() - found.keys()
+    wrong = {identity for identity, digest in found.items() if digest and digest != wanted[identity]}
+    if missing:
+        report.found("I2", f"{len(missing)} children of committed outcomes have no outcome", missing)
+    if wrong:
+        report.found("I2", f"{len(wrong)} children carry another value than their parent committed", wrong)
+
+
+def _expected_children(cursor: Cursor) -> Iterator[tuple[bytes, bytes]]:
+    cursor.execute(
+        "SELECT uuid_send(id), value, routes FROM pyfi.outcome"
+        " WHERE status = 'SUCCEEDED' AND routes IS NOT NULL AND value IS NOT NULL"
+    )
+    for identity, value, routes in cursor.fetchall():
+        arguments_sent = values.arguments_of(bytes(value))
+        for route in messages.decode_routes(bytes(routes)):
+            yield child_id(bytes(identity), route.edge), call_digest(route.socket, arguments_sent)
+
+
+def _holds(cursor: Cursor, report: Report) -> None:
+    """I4 and I5 in the database."""
+    cursor.execute("SELECT uuid_send(id), state FROM pyfi.hold WHERE state <> 'DEAD'")
+    left: dict[str, set[bytes]] = {}
+    for identity, state in cursor.fetchall():
+        left.setdefault(state, set()).add(bytes(identity))
+    for state, ids in sorted(left.items()):
+        report.found("I5" if state == "LEASED" else "I4", f"{len(ids)} hold rows are {state}", ids)
+    cursor.execute(
+        "SELECT uuid_send(h.id) FROM pyfi.hold h LEFT JOIN pyfi.outcome o USING (owner, id)"
+        " WHERE h.state = 'DEAD' AND o.status IS DISTINCT FROM 'DEAD'"
+    )
+    if unlike := {bytes(row[0]) for row in cursor.fetchall()}:
+        report.found("I4", f"{len(unlike)} invocations are kept as dead that are not dead on record", unlike)
+
+
+def _workers(cursor: Cursor, report: Report, host: str | None) -> None:
+    """I6: the process of a worker that has ended is gone."""
+    if host is None:
+        return
+    cursor.execute(
+        "SELECT w.pid, a.pid FROM pyfi.worker w JOIN pyfi.agent a ON a.id = w.agent_id"
+        " JOIN pyfi.node n ON n.id = w.node_id"
+        " WHERE n.host = %s AND w.pid IS NOT NULL AND w.status IN ('EXITED', 'LOST')",
+        (host,),
+    )
+    stray = [pid for pid, agent in cursor.fetchall() if _is_worker_of(pid, agent)]
+    if stray:
+        report.found("I6", f"processes of ended workers still run: {', '.join(map(str, sorted(stray)))}")
+
+
+def _is_worker_of(pid: int, agent: int) -> bool:
+    """Whether `pid` is a worker that this agent started; a number may be somebody else's by now."""
+    words = arguments(pid)
+    return alive(pid) and "pyfi_hpc.worker" in words and ("--parent", str(agent)) in pairwise(words)
+
+
+def _blobs(cursor: Cursor, report: Report, folder: Path) -> None:
+    """I8: values that are claim checks."""
+    cursor.execute("SELECT DISTINCT value FROM pyfi.outcome WHERE length(value) = %s", (BLOB_BYTES,))
+    references = [values.blob_in(bytes(row[0])) for row in cursor.fetchall()]
+    bad = [each.digest for each in references if each is not None and not _is_whole(folder, each.digest)]
+    if bad:
+        report.found("I8", f"{len(bad)} blobs are missing or are not what their names say: {bad[0].hex()}")
+
+
+def _is_whole(folder: Path, digest: bytes) -> bool:
+    try:
+        with blobs.path_of(folder, digest).open("rb") as file:
+            return hashlib.file_digest(file, "sha256").digest() == digest
+    except OSError:
+        return False
+
+
+def _queue_names(cursor: Cursor) -> list[str]:
+    cursor.execute(
+        "SELECT n.name, q.name, t.task_key, t.generation FROM pyfi.task_queue t JOIN pyfi.queue q ON q.id = t.queue_id"
+        " JOIN pyfi.network n ON n.id = q.network_id WHERE t.declared IS NOT NULL"
+    )
+    names = {topology.task_queue(*row).name for row in cursor.fetchall()}
+    cursor.execute("SELECT name FROM pyfi.network")
+    return sorted(names) + [dead_queue(row[0]) for row in cursor.fetchall()]
+
+
+def _queues(broker: Broker, report: Report, names: list[str]) -> None:
+    """I4 at the broker."""
+    for name in names:
+        depth = _depth(broker, name)
+        if depth:
+            report.found("I4", f"{depth} messages are in queue {name}")
+
+
+def _depth(broker: Broker, name: str) -> int:
+    try:
+        depth = broker.depth(name)
+    except BadInput:
+        return 0  # never declared: nothing is in it
+    return depth.ready + (depth.unacked or 0)
