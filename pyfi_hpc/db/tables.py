@@ -1,8 +1,8 @@
 """The tables of the control plane, schema `pyfi`.
 
-Two families. *Objects* (queue, processor, socket, plug, node, agent, worker): few rows, written by people and the control
-plane, each with owner, generation and times. *The record* (outcome, attempt, hold, event, quarantine): many rows,
-written by agents in batches with plain SQL (`db.outcomes`, `db.holds`).
+Two families. *Objects* (queue, processor, socket, plug, node, agent, worker): few rows, written by people and the
+control plane, each with owner, generation and times. *The record* (outcome, attempt, hold, event, quarantine): many
+rows, written by agents in batches with plain SQL (`db.record`).
 
 `owner` is the database role that made the row and never changes. The migrations are the schema; a test holds
 them against these models.
@@ -212,7 +212,7 @@ class Socket(Owned, Base):
 
 
 class Plug(Owned, Base):
-    """Carries the results of a processor's sockets (or of one of them) to the tasks bound to a queue (or to one socket)."""
+    """Carries results of a processor's sockets (or of one) to the tasks bound to a queue (or to one socket)."""
 
     __tablename__ = "plug"
     network_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("network.id", ondelete="RESTRICT"))
