@@ -126,6 +126,8 @@ class Consumer:
         self._enrolled: list[str] = []
         #: queues that may have messages that nobody claimed yet
         self._hungry: set[str] = set()
+        #: the last number claimed in a queue; nothing is ready before it unless somebody said so
+        self._after: dict[str, int] = {}
         self._renewed = self._swept = 0.0
         self._session = Session(uri, "consumer", self)
 
@@ -148,6 +150,7 @@ class Consumer:
     def opened(self, cursor: Any) -> None:
         """Become a new incarnation; whatever the old one held is not ours any more."""
         cursor.execute("SET synchronous_commit TO off")  # a lost ack is a redelivery
+        cursor.execute(sql.STEADY_PLANS)
         cursor.execute(sql.ENTER, {"queues": [], "space": sql.LOCK_SPACE})
         self._previous, self._me = self._me, cursor.fetchone()[0]
         self._cursor, self._listening, self._enrolled = cursor, {}, []
@@ -159,8 +162,10 @@ class Consumer:
             subscription.unacked.clear()
 
     def heard(self, channel: str, payload: str) -> None:
-        """A queue has messages."""
+        """A queue has messages, the first of them numbered `payload`; without a number they may be anywhere."""
         if queue := self._listening.get(channel):
+            first = int(payload) if payload.isdecimal() else 0
+            self._after[queue] = min(self._after.get(queue, 0), first - 1)
             self._hungry.add(queue)
 
     def turn(self) -> bool:
@@ -230,6 +235,7 @@ class Consumer:
         self._cursor.execute((sql.FREE if self._cursor.rowcount else "SELECT") + "; COMMIT")
         self._swept = time.monotonic()
         self._hungry.update(self._enrolled)
+        self._after.clear()
 
     def _claim(self) -> bool:
         """Take what there is room for; True when something was taken."""
@@ -240,11 +246,13 @@ class Consumer:
         if not wanted:
             return False
         free = [min(number, CLAIM_MESSAGES) for number in wanted.values()]
-        self._cursor.execute(sql.CLAIM, {"me": self._me, "names": list(wanted), "free": free})
+        after = [self._after.get(name, 0) for name in wanted]
+        self._cursor.execute(sql.CLAIM, {"me": self._me, "names": list(wanted), "free": free, "after": after})
         rows = sorted(itertools.starmap(Row, self._cursor.fetchall()))
         taken = Counter(row.queue for row in rows)
         self._hungry -= {name for name, most in zip(wanted, free, strict=True) if taken[name] < most}
         for row in rows:
+            self._after[row.queue] = row.seq
             self._hand_out(row)
         return bool(rows)
 

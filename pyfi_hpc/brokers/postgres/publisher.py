@@ -113,6 +113,8 @@ class Publisher:
     def opened(self, cursor: Any) -> None:
         """Confirms are given by commits that are on disk, whatever the database's default."""
         cursor.execute("SET synchronous_commit TO on")
+        cursor.execute(sql.STEADY_PLANS)
+        cursor.execute(sql.PREPARE_PUBLISH)
         self._cursor = cursor
 
     def turn(self) -> bool:

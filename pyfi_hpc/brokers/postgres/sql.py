@@ -7,9 +7,12 @@ LOCK_SPACE = 0x70796669
 
 LEASE = "interval '10 seconds'"
 
-#: One round trip for a batch: find the queues, count where a limit asks for it, insert in order, wake the consumers.
+#: One round trip for a batch: find the queues, count where a limit asks for it, insert in order, wake the consumers
+#: with the lowest new number.
+#: Prepared, since planning it takes as long as running it.
 #: A message that is not the first of its batch in a queue counts those before it (`nth`).
-PUBLISH = """
+PREPARE_PUBLISH = """
+PREPARE publish (text[], text[], bool[], int[], int[], text[], text[], jsonb[], bytea[]) AS
 WITH way AS MATERIALIZED (
     SELECT w.number, q.id, q.name, q.max_length,
            CASE WHEN w.counted AND q.max_length IS NOT NULL THEN q.max_length - (
@@ -17,8 +20,7 @@ WITH way AS MATERIALIZED (
                    SELECT FROM pyfi.broker_message m WHERE m.queue = q.id AND m.consumer IS NULL LIMIT q.max_length
                ) AS ready
            ) END AS room
-    FROM unnest(%(exchanges)s::text[], %(keys)s::text[], %(counted)s::bool[])
-         WITH ORDINALITY AS w(exchange, key, counted, number)
+    FROM unnest($1, $2, $3) WITH ORDINALITY AS w(exchange, key, counted, number)
     CROSS JOIN LATERAL (
         SELECT * FROM pyfi.broker_queue b WHERE b.exchange = w.exchange AND b.key = w.key
         ORDER BY b.generation DESC LIMIT 1
@@ -26,14 +28,23 @@ WITH way AS MATERIALIZED (
 ), placed AS (
     INSERT INTO pyfi.broker_message (queue, message_id, content_type, headers, body)
     SELECT way.id, s.message_id, s.content_type, s.headers, s.body
-    FROM unnest(%(ways)s::int[], %(nths)s::int[], %(ids)s::text[], %(types)s::text[], %(headers)s::jsonb[],
-                %(bodies)s::bytea[]) WITH ORDINALITY AS s(way, nth, message_id, content_type, headers, body, at)
+    FROM unnest($4, $5, $6, $7, $8, $9) WITH ORDINALITY AS s(way, nth, message_id, content_type, headers, body, at)
     JOIN way ON way.number = s.way
     WHERE way.room IS NULL OR s.nth < way.room
     ORDER BY s.at
+    RETURNING queue, seq
 )
-SELECT number, name, room, pg_notify('pyfi_q_' || md5(name), '') FROM way
+SELECT number, name, room,
+       pg_notify('pyfi_q_' || md5(name), (SELECT min(seq) FROM placed WHERE placed.queue = way.id)::text)
+FROM way
 """
+PUBLISH = """
+EXECUTE publish (%(exchanges)s::text[], %(keys)s::text[], %(counted)s::bool[], %(ways)s::int[], %(nths)s::int[],
+                 %(ids)s::text[], %(types)s::text[], %(headers)s::jsonb[], %(bodies)s::bytea[])
+"""
+
+#: Plans must not depend on statistics of a table that is empty one moment and long the next.
+STEADY_PLANS = "SET enable_seqscan TO off; SET plan_cache_mode TO force_generic_plan"
 
 #: Hints need no disk: they may be lost.
 NOTIFY = """
@@ -55,15 +66,16 @@ WHERE id = %(me)s
 """
 
 #: A claim survives a crash of the server, so that what may have been in hands is always marked. The lock on the own
-#: row makes `SWEEP` wait for a claim under way, and a claim after it take nothing.
+#: row makes `SWEEP` wait for a claim under way, and a claim after it take nothing. `after` skips what the index still
+#: remembers of messages that are long gone.
 CLAIM = """
 SET LOCAL synchronous_commit TO on;
 WITH picked AS MATERIALIZED (
     SELECT ready.seq, w.name
-    FROM unnest(%(names)s::text[], %(free)s::int[]) AS w(name, free)
+    FROM unnest(%(names)s::text[], %(free)s::int[], %(after)s::bigint[]) AS w(name, free, after)
     JOIN pyfi.broker_queue q ON q.name = w.name
     CROSS JOIN LATERAL (
-        SELECT m.seq FROM pyfi.broker_message m WHERE m.queue = q.id AND m.consumer IS NULL
+        SELECT m.seq FROM pyfi.broker_message m WHERE m.queue = q.id AND m.consumer IS NULL AND m.seq > w.after
         ORDER BY m.seq LIMIT w.free FOR UPDATE SKIP LOCKED
     ) AS ready
 ), mine AS MATERIALIZED (
@@ -73,12 +85,15 @@ UPDATE pyfi.broker_message m SET consumer = mine.id FROM picked, mine WHERE m.se
 RETURNING m.seq, picked.name, m.body, m.content_type, m.headers, m.delivery_count
 """
 
-SETTLE = "DELETE FROM pyfi.broker_message WHERE seq = ANY(%(seqs)s::bigint[]) AND consumer = %(me)s"
+#: NOT DISTINCT keeps the planner off the index of held messages, which remembers all that were ever held.
+SETTLE = """
+DELETE FROM pyfi.broker_message WHERE seq = ANY(%(seqs)s::bigint[]) AND consumer IS NOT DISTINCT FROM %(me)s
+"""
 
 GIVE_BACK = """
 WITH freed AS (
     UPDATE pyfi.broker_message SET consumer = NULL, delivery_count = delivery_count + 1
-    WHERE seq = ANY(%(seqs)s::bigint[]) AND consumer = %(me)s RETURNING queue
+    WHERE seq = ANY(%(seqs)s::bigint[]) AND consumer IS NOT DISTINCT FROM %(me)s RETURNING queue
 )
 SELECT pg_notify('pyfi_q_' || md5(name), '') FROM pyfi.broker_queue WHERE id IN (SELECT queue FROM freed)
 """
