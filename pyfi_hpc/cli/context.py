@@ -5,14 +5,22 @@ from __future__ import annotations
 import sys
 import uuid
 from collections.abc import Callable
+from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from pyfi_hpc.config import Settings
 from pyfi_hpc.errors import BadInput
+
+# the services' libraries are loaded by the commands that need them, never for --help
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
+
+    from pyfi_hpc.brokers.base import Broker
+    from pyfi_hpc.client.network import Network
 
 
 class Platform:
@@ -30,10 +38,57 @@ class Platform:
         self.ini, self.options, self.debug = ini, options or {}, debug
         self.as_json = False
         self.new_id: uuid.UUID | None = None
+        self._open = ExitStack()
 
     @cached_property
     def settings(self) -> Settings:
         return Settings.load(self.ini, self.options)
+
+    @cached_property
+    def database_uri(self) -> str:
+        """Where the database is; in embedded mode it is started first, and whoever waits is told."""
+        if not self.settings.embedded:
+            return self.settings.database.uri
+        from pyfi_hpc.client.local import ensure_local
+
+        return ensure_local(self.settings)
+
+    @cached_property
+    def engine(self) -> Engine:
+        from pyfi_hpc.db.engine import connect
+
+        engine = connect(self.database_uri, application="pyfi command line")
+        self._open.callback(engine.dispose)
+        return engine
+
+    @cached_property
+    def broker(self) -> Broker:
+        from pyfi_hpc.brokers.connect import connect
+
+        broker = connect(self.settings.broker.uri or None, database_uri=self.database_uri)
+        self._open.callback(broker.close)
+        return broker
+
+    @cached_property
+    def network(self) -> Network:
+        """The objects of the network that the settings name."""
+        from pyfi_hpc.client.network import Network
+        from pyfi_hpc.envs.mirror import Mirror
+        from pyfi_hpc.envs.repository import Allow
+
+        git = self.settings.git
+        return Network(
+            self.engine,
+            lambda: self.broker,
+            rules=Allow(allow=git.allow, deny=git.deny, own_files=self.settings.embedded),
+            mirror=Mirror(git.mirror or self.settings.cache_dir),
+            name=self.settings.agent.network,
+            note=lambda line: click.echo(f"pyfi: {line}", err=True),
+        )
+
+    def close(self) -> None:
+        """End every connection."""
+        self._open.close()
 
 
 def pass_platform(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -14,7 +14,18 @@ from pyfi_hpc.cli.reporting import EXIT_CODES, report
 
 #: Name -> where the command is, and the first line of its help; nothing is imported for `--help`.
 COMMANDS = {
+    "add": ("pyfi_hpc.cli.add:add", "Add an object to the network."),
     "config": ("pyfi_hpc.cli.config:config", "See, check and store settings."),
+    "verify": (
+        "pyfi_hpc.cli.verify:verify",
+        "Check that every accepted call has exactly one outcome; changes nothing.",
+    ),
+    "whoami": ("pyfi_hpc.cli.whoami:whoami", "Show who you are to the database, and which services are meant."),
+    "delete": ("pyfi_hpc.cli.objects:delete", "Delete an object that nothing depends on."),
+    "ls": ("pyfi_hpc.cli.objects:ls", "List objects."),
+    "proc": ("pyfi_hpc.cli.proc:proc", "Run or manage processors."),
+    "show": ("pyfi_hpc.cli.objects:show", "Show all of one object."),
+    "update": ("pyfi_hpc.cli.update:update", "Change an object of the network."),
 }
 
 
@@ -42,6 +53,7 @@ def pyfi(ctx: click.Context, debug: bool, db: str | None, ini: Path | None, conf
     from pyfi_hpc.cli.context import Platform
 
     ctx.obj = Platform(ini, {"database.uri": db} if db is not None else {}, debug)
+    ctx.call_on_close(ctx.obj.close)
     ctx.color = wants_colour(color)
     if config:
         from pyfi_hpc.cli.config import wizard

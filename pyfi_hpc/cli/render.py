@@ -6,6 +6,7 @@ import csv
 import datetime
 import io
 import json
+import re
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -15,6 +16,8 @@ from pyfi_hpc.errors import shown
 
 Row = Mapping[str, Any]
 GAP = "  "
+_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_TIME = re.compile(r"(?P<day>\d{4}-\d\d-\d\d)T(?P<time>\d\d:\d\d:\d\d)(\.\d+)?Z")
 
 
 def plain(value: Any) -> Any:
@@ -85,11 +88,12 @@ def as_card(row: Row) -> str:
 
 def cell(value: Any, whole_ids: bool = False, limit: int = 120) -> str:
     """`value` on one line for a person; ids are shown by their last ten digits."""
-    if isinstance(value, uuid.UUID) and not whole_ids:
-        return value.hex[-10:]
-    if isinstance(value, datetime.datetime):
-        return f"{value.astimezone(datetime.UTC):%Y-%m-%d %H:%M:%S}"
-    return shown(_bare(value), limit) or "-"
+    text = _bare(value)
+    if _ID.fullmatch(text) and not whole_ids:
+        return text.replace("-", "")[-10:]
+    if found := _TIME.fullmatch(text):
+        return f"{found['day']} {found['time']}"
+    return shown(text, limit) or "-"
 
 
 def _bare(value: Any) -> str:

@@ -1,0 +1,55 @@
+"""`pyfi verify`: is the record what was promised?"""
+
+from __future__ import annotations
+
+from contextlib import closing
+from pathlib import Path
+
+import click
+
+from pyfi_hpc.cli.command import Command
+from pyfi_hpc.cli.context import Platform, pass_platform
+from pyfi_hpc.errors import BadInput
+
+
+@click.command(
+    cls=Command,
+    examples=(
+        "pyfi verify",
+        "pyfi verify --accepted ids.txt",
+        "pyfi -d postgresql://ana@db/pyfi verify --accepted ids.txt",
+    ),
+)
+@click.option(
+    "--accepted",
+    type=click.Path(path_type=Path),
+    help="File of the ids that were accepted, as PYFI_ACCEPTED_LOG wrote it; else all in the record.",
+)
+@pass_platform
+def verify(platform: Platform, accepted: Path | None) -> None:
+    """Check that every accepted call has exactly one outcome; changes nothing.
+
+    Run it when all is quiet: what still waits or runs is reported.
+    """
+    import psycopg2
+
+    from pyfi_hpc import verify as checker
+    from pyfi_hpc.agent.service import host_name
+    from pyfi_hpc.db.engine import database_errors
+
+    ids = _ids(accepted) if accepted else None
+    blobs = platform.settings.blob_dir
+    with database_errors(platform.engine), closing(psycopg2.connect(platform.database_uri)) as connection:
+        report = checker.check(connection, ids, broker=platform.broker, blob_dir=blobs, host=host_name())
+    click.echo("\n".join(report.lines))
+    if not report.ok:
+        click.get_current_context().exit(5)
+
+
+def _ids(path: Path) -> set[bytes]:
+    from pyfi_hpc.verify import read_accepted
+
+    try:
+        return read_accepted(path)
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInput.of("E_NOT_FOUND", "--accepted", str(path), f"the list of ids cannot be read") from error
