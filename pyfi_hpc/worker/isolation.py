@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import os
 import signal
 import sys
-from collections.abc import Iterable
+from collections.abc import Collection
 
 _PR_SET_PDEATHSIG = 1
+#: Descriptors of ours are at least this; user code that closes or writes to small numbers does not meet them.
 _OURS = 100
 
 
@@ -17,24 +19,28 @@ def tie_to(parent: int) -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
+    # it may have ended before the line above
     if os.getppid() != parent:
         sys.exit("the agent is gone")
 
 
-def pin(cores: Iterable[int]) -> None:
-    """Run on these cores only, and so will every thread and library that starts later."""
-    wanted = set(cores)
-    if wanted:
-        os.sched_setaffinity(0, wanted)
+def pin(cores: Collection[int]) -> None:
+    """Run on these cores only, and so will every thread and library that starts later; none: wherever the agent may.
 
-
-def out_of_reach(descriptor: int) -> int:
-    """The same file under a high number that no child inherits; the low one is closed.
-
-    User code that closes or writes to small numbers by habit does not meet ours.
+    Raises:
+        OSError: none of them is open to this process.
     """
-    import fcntl
+    if cores:
+        os.sched_setaffinity(0, cores)
 
-    moved = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, _OURS)
+
+def copied_high(descriptor: int) -> int:
+    """A second descriptor of the same file, with a high number, that no child inherits."""
+    return fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, _OURS)
+
+
+def moved_high(descriptor: int) -> int:
+    """The same file under a high number that no child inherits; the old number is closed."""
+    high = copied_high(descriptor)
     os.close(descriptor)
-    return moved
+    return high

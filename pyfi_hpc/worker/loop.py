@@ -1,90 +1,115 @@
-"""The worker's loop: take a message's members, run them in order, tell the agent in bunches."""
+"""The worker's loop: take a message's members, run them in order, tell the agent in bunches. One thread."""
 
 from __future__ import annotations
 
 import os
 import socket
+import sys
 import time
-from collections import deque
+from collections.abc import Iterator
 
-from pyfi_hpc.wire.frames import Done, FrameBuffer, Hello, Item, Progress, Run, Stop, pack, read_for_worker
-from pyfi_hpc.wire.messages import Message, decode_message
-from pyfi_hpc.worker.calls import Runner, failure
+from pyfi_hpc.wire.frames import FrameBuffer, Item, Progress, Run, Stop, read_for_worker
+from pyfi_hpc.wire.messages import ErrorRecord, Message, decode_message
+from pyfi_hpc.worker import failures
+from pyfi_hpc.worker.calls import Answer, Runner, Task
+from pyfi_hpc.worker.interrupts import Interrupts, restore
+from pyfi_hpc.worker.outbox import FLUSH_SECONDS, Outbox
 from pyfi_hpc.worker.output import Captured
 
-#: Results wait so long for company, at most; nothing waits when nothing else is to be run.
-FLUSH_SECONDS = 0.002
-_FLUSH_BYTES = 65_536
-_READ_BYTES = 1_048_576
+_READ_BYTES = 65_536
+_monotonic = time.monotonic
 
 
 class Loop:
-    """Frames in, calls run, frames out; one thread."""
+    """Frames in, calls run, items out."""
 
-    def __init__(self, connection: socket.socket, progress: Progress, output: Captured) -> None:
-        self._connection, self._progress, self._output = connection, progress, output
-        self._buffer = FrameBuffer()
-        self._frames: deque[Run | Stop] = deque()
-        self._finished = 0
-        self._calling = False
-
-    def send(self, frame: Hello | Done) -> None:
-        """Hand a frame to the agent; without an agent there is nothing left to do."""
-        try:
-            self._connection.sendall(pack(frame))
-        except OSError:
-            os._exit(1)
+    def __init__(
+        self, connection: socket.socket, progress: Progress, outbox: Outbox, output: Captured, interrupts: Interrupts
+    ) -> None:
+        self._connection, self._progress, self._outbox = connection, progress, outbox
+        self._output, self._interrupts = output, interrupts
+        self._forked = False
+        #: tasks that took long once: what is finished does not wait for them
+        self._slow: set[str] = set()
+        os.register_at_fork(after_in_child=self._leave_to_the_parent)
 
     def serve(self, runner: Runner) -> None:
-        """Run what comes until the agent says stop or goes away."""
-        while True:
-            while self._frames:
-                frame = self._frames.popleft()
-                if isinstance(frame, Stop):
-                    return
-                self._run(frame, runner)
-            data = self._receive()
-            self._frames.extend(read_for_worker(body) for body in self._buffer.feed(data))
+        """Run what comes until the agent says stop; its end is ours."""
+        for frame in self._frames():
+            if isinstance(frame, Stop):
+                return
+            self._run(frame, runner)
+            self._outbox.flush()
+            # what user code took is ours again
+            self._output.mend()
+            self._interrupts.install()
 
-    def interrupt(self, *_: object) -> None:
-        """The agent's SIGINT: stop the call that runs; between calls it came too late and means nothing."""
-        if self._calling:
-            raise KeyboardInterrupt
-
-    def _receive(self) -> bytes:
-        data = self._connection.recv(_READ_BYTES)
-        if not data:
-            os._exit(0)
-        return data
+    def _frames(self) -> Iterator[Run | Stop]:
+        buffer = FrameBuffer()
+        while data := self._connection.recv(_READ_BYTES):
+            for body in buffer.feed(data):
+                yield read_for_worker(body)
+        os._exit(0)
 
     def _run(self, frame: Run, runner: Runner) -> None:
-        message = decode_message(frame.body)
-        items: list[Item] = []
-        size, first = 0, 0.0
-        for index in frame.indexes:
-            item = self._member(frame, index, message, runner)
-            items.append(item)
-            size += len(item.value or b"") + len(item.out) + len(item.err)
-            now = time.monotonic()
-            first = first or now
-            if now - first >= FLUSH_SECONDS or item.ended - item.started >= FLUSH_SECONDS or size >= _FLUSH_BYTES:
-                self.send(Done(frame.token, tuple(items)))
-                items, size, first = [], 0, 0.0
-        if items:
-            self.send(Done(frame.token, tuple(items)))
-
-    def _member(self, frame: Run, index: int, message: Message, runner: Runner) -> Item:
-        call = message.calls[index]
-        started = time.time()
-        self._progress.begin(frame.token, index, time.monotonic(), self._finished)
+        self._outbox.begin(frame.token)
         try:
-            self._calling = True
-            value, error = runner.run(frame.task, call)
-            self._calling = False
-        except KeyboardInterrupt as interrupted:
-            self._calling = False
-            value, error = None, failure(interrupted)
-        self._finished += 1
-        self._progress.begin(frame.token, -1, 0.0, self._finished)
-        out, err = self._output.take()
-        return Item(index, value, error, started, time.time(), out, err)
+            message = decode_message(frame.body)
+        except BaseException as error:
+            self._refuse(frame, failures.refused(error))
+            return
+        function = runner.task(frame.task)
+        if isinstance(function, ErrorRecord):
+            self._refuse(frame, function)
+        else:
+            self._members(frame, message, function, runner)
+
+    def _refuse(self, frame: Run, error: ErrorRecord) -> None:
+        now = time.time()
+        for index in frame.indexes:
+            self._outbox.add(Item(index, None, error, now, now), _monotonic())
+
+    def _members(self, frame: Run, message: Message, function: Task, runner: Runner) -> None:
+        progress, outbox, take, interrupts = self._progress, self._outbox, self._output.take, self._interrupts
+        token, name, socket = frame.token, frame.task, message.socket
+        # one look at the wall clock: a step of it meanwhile is no running time
+        epoch = time.time() - _monotonic()
+        for index in frame.indexes:
+            if name in self._slow:
+                outbox.flush()
+            interrupts.seen = False
+            began = _monotonic()
+            progress.begin(token, index, began, outbox.finished)
+            try:
+                answer = runner.run(function, message.calls[index], name, socket)
+            except BaseException as error:  # a fault of ours; the call gets its answer all the same
+                interrupts.active = False
+                answer = failures.refused(error)
+            if self._forked:
+                _end_child(answer)
+            out, err = take()
+            ended = _monotonic()
+            if ended - began >= FLUSH_SECONDS:
+                self._slow.add(name)
+            outbox.add(_item(index, answer, epoch + began, epoch + ended, out, err), ended)
+
+    def _leave_to_the_parent(self) -> None:
+        """In a child that user code forked: the agent must not take it for us, nor wait for its end."""
+        self._forked = True
+        self._connection.close()
+        self._interrupts.active = False
+        restore()
+
+
+def _item(index: int, answer: Answer, started: float, ended: float, out: bytes, err: bytes) -> Item:
+    if isinstance(answer, ErrorRecord):
+        return Item(index, None, answer, started, ended, out, err)
+    return Item(index, answer, None, started, ended, out, err)
+
+
+def _end_child(answer: Answer) -> None:
+    """A forked child came back from the task: the call is its parent's to answer."""
+    if isinstance(answer, ErrorRecord):
+        sys.stderr.write(answer.traceback or answer.message)
+        sys.stderr.flush()
+    os._exit(1 if isinstance(answer, ErrorRecord) else 0)

@@ -1,0 +1,42 @@
+"""Signals: SIGINT stops the running call and nothing of ours; SIGTERM is left to the agent."""
+
+from __future__ import annotations
+
+import signal
+from types import FrameType
+
+
+class Interrupts:
+    """What the agent asked for by SIGINT since the running call began.
+
+    `active` is set while user code runs: only then does the signal become a KeyboardInterrupt. `seen` tells that it
+    came, also when it came too early to interrupt anything.
+    """
+
+    __slots__ = ("active", "seen")
+
+    def __init__(self) -> None:
+        self.active = self.seen = False
+
+    def install(self) -> None:
+        """Take the handlers, again where user code took them since."""
+        signal.signal(signal.SIGINT, self._interrupted)
+        signal.signal(signal.SIGTERM, _left_to_the_agent)
+
+    def _interrupted(self, number: int, frame: FrameType | None) -> None:
+        self.seen = True
+        if self.active:
+            raise KeyboardInterrupt("the call was interrupted")
+
+
+def _left_to_the_agent(number: int, frame: FrameType | None) -> None:
+    """Slurm sends SIGTERM to every process of a step; the agent drains us and says when to end.
+
+    A handler, not SIG_IGN: programs that user code starts must not inherit our deafness.
+    """
+
+
+def restore() -> None:
+    """As in any fresh process; for children that user code forks, whose parent may end them by SIGTERM."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
