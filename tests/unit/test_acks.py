@@ -14,6 +14,7 @@ import pyfi_hpc.brokers.rabbitmq as package
 from pyfi_hpc.brokers.base import Publication, TaskQueue
 from pyfi_hpc.brokers.rabbitmq import RabbitBroker
 from pyfi_hpc.brokers.rabbitmq.acks import Ack, AckLedger
+from pyfi_hpc.brokers.rabbitmq.admin import supported
 from pyfi_hpc.brokers.rabbitmq.arguments import mismatch
 from pyfi_hpc.brokers.rabbitmq.backoff import Backoff
 from pyfi_hpc.brokers.rabbitmq.window import Entry, Window
@@ -176,6 +177,14 @@ def test_a_mismatch_names_the_argument_and_both_values() -> None:
     assert error.code == "E_QUEUE_MISMATCH"
     assert re.search("x-max-length.*'6'.*'5'", str(error))
     assert "PRECONDITION_FAILED - something new" in str(mismatch(queue.name, "PRECONDITION_FAILED - something new"))
+
+
+def test_a_rabbitmq_before_3_10_is_refused() -> None:
+    assert supported("RabbitMQ", "3.10.8") == "RabbitMQ 3.10.8"
+    assert supported("RabbitMQ", "4.0.1-rc.1") == "RabbitMQ 4.0.1-rc.1"
+    with pytest.raises(BadInput) as refusal:
+        supported("RabbitMQ", "3.9.29")
+    assert refusal.value.code == "E_BROKER_VERSION"
 
 
 def test_nothing_is_published_without_mandatory_but_hints() -> None:

@@ -28,9 +28,9 @@ class AckLedger:
         """How many deliveries are not settled yet."""
         return len(self._unsettled)
 
-    def lowest(self) -> int | None:
-        """The oldest delivery that is not settled."""
-        return next(iter(self._unsettled), None)
+    def count_to(self, tag: int) -> int:
+        """How many deliveries up to `tag` are not settled."""
+        return sum(1 for each in self._unsettled if each <= tag)
 
     def delivered(self, tag: int) -> None:
         """Somebody has this delivery in hands from now on."""
@@ -48,7 +48,7 @@ class AckLedger:
         `multiple` reaches up to the highest tag below which all is settled; settled ones above a gap go singly.
         """
         settled, self._settled = sorted(self._settled), []
-        gap = self.lowest()
+        gap = next(iter(self._unsettled), None)
         below = [tag for tag in settled if gap is None or tag < gap]
         run = [Ack(below[-1], len(below) > 1)] if below else []
         return run + [Ack(tag, False) for tag in settled[len(below) :]]

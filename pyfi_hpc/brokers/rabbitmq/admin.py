@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -42,10 +42,12 @@ class Admin:
         A quorum queue of RabbitMQ 3.10.8 that is younger does not come back after a crash of the broker, with the
         messages it confirmed. Unbound, nobody can publish to it; the caller is held back as long.
         """
+        wanted = {
+            dead_queue(queue.network): dead_queue_arguments(),
+            queue.name: task_queue_arguments(queue),
+        }
         with self._connected() as connection:
-            dead_is_new = _declare_queue(connection, dead_queue(queue.network), dead_queue_arguments())
-            if _declare_queue(connection, queue.name, task_queue_arguments(queue)) or dead_is_new:
-                connection.sleep(self._settle_seconds)
+            self._declare_queues(connection, wanted)
             _bind(connection, DEAD_EXCHANGE, queue.network, dead_queue(queue.network))
             _bind(connection, queue.exchange, queue.key, queue.name)
             connection.channel().exchange_declare(control_exchange(queue.network), "fanout", durable=True)
@@ -53,9 +55,18 @@ class Admin:
     def declare_dead_letters(self, network: str) -> None:
         """Make the dead queue of `network` alone, bound once it is old enough."""
         with self._connected() as connection:
-            if _declare_queue(connection, dead_queue(network), dead_queue_arguments()):
-                connection.sleep(self._settle_seconds)
+            self._declare_queues(connection, {dead_queue(network): dead_queue_arguments()})
             _bind(connection, DEAD_EXCHANGE, network, dead_queue(network))
+
+    def _declare_queues(self, connection: Any, wanted: Mapping[str, dict[str, object]]) -> None:
+        is_new = not all(_exists(connection, checked_name(name)) for name in wanted)
+        if is_new:
+            # a consumer of a deleted queue hangs where the name returns before it has heard of the end
+            connection.sleep(self._settle_seconds / 4)
+        for name, arguments in wanted.items():
+            _declare_queue(connection, name, arguments)
+        if is_new:
+            connection.sleep(self._settle_seconds)
 
     def delete(self, queue: TaskQueue) -> None:
         """See `Broker.delete`; the exchange stays, other generations use it."""
@@ -98,11 +109,7 @@ class Admin:
         with self._connected() as connection:
             # pika's blocking connection hides what the server said of itself
             properties = connection._impl.server_properties
-        product, version = (_text(properties.get(name, "")) for name in ("product", "version"))
-        if product == "RabbitMQ" and _numbers(version) < OLDEST:
-            oldest = ".".join(map(str, OLDEST))
-            raise BadInput.of("E_BROKER_VERSION", "broker", f"{product} {version}", f"RabbitMQ {oldest} or newer")
-        return f"{product} {version}"
+        return supported(*(_text(properties.get(name, "")) for name in ("product", "version")))
 
     @contextmanager
     def _connected(self) -> Iterator[Any]:
@@ -128,14 +135,11 @@ def _got(channel: Any, queue: str, count: int) -> Iterator[tuple[Any, Any, bytes
         yield method, properties, body
 
 
-def _declare_queue(connection: Any, name: str, arguments: dict[str, object]) -> bool:
-    """Make sure that the queue stands as asked; whether it is new."""
-    is_new = not _exists(connection, checked_name(name))
+def _declare_queue(connection: Any, name: str, arguments: dict[str, object]) -> None:
     try:
         connection.channel().queue_declare(name, durable=True, arguments=arguments)
     except amqp.ChannelClosedByBroker as error:
         raise _declared_otherwise(name, error) from error
-    return is_new
 
 
 def _exists(connection: Any, name: str) -> bool:
@@ -177,6 +181,14 @@ def _existing(queue: str) -> Iterator[None]:
 
 def _text(value: object) -> str:
     return value.decode() if isinstance(value, bytes) else str(value)
+
+
+def supported(product: str, version: str) -> str:
+    """Product and version in one line; E_BROKER_VERSION where RabbitMQ is too old."""
+    if product == "RabbitMQ" and _numbers(version) < OLDEST:
+        oldest = ".".join(map(str, OLDEST))
+        raise BadInput.of("E_BROKER_VERSION", "broker", f"{product} {version}", f"RabbitMQ {oldest} or newer is needed")
+    return f"{product} {version}"
 
 
 def _numbers(version: str) -> tuple[int, ...]:

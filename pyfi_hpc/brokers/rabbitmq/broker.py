@@ -14,6 +14,8 @@ from pyfi_hpc.brokers.rabbitmq.setting_aside import SettingAside
 
 #: A quorum queue is used from this age on (`Admin.declare`).
 SETTLE_SECONDS = 2.0
+#: Seconds; a purge's taker may keep its connection waiting.
+ADMIN_HEARTBEAT = 60
 
 
 class RabbitBroker:
@@ -39,7 +41,7 @@ class RabbitBroker:
         self.ack_timeout_seconds: float | None = ack_timeout_seconds
         self._publisher = Publisher(parameters(uri, heartbeat=heartbeat, name="pyfi publish"), uri)
         self._consumer = Consumer(parameters(uri, heartbeat=heartbeat, name="pyfi consume"), uri)
-        self._admin = Admin(parameters(uri, heartbeat=heartbeat, name="pyfi admin"), uri, settle_seconds)
+        self._admin = Admin(parameters(uri, heartbeat=ADMIN_HEARTBEAT, name="pyfi admin"), uri, settle_seconds)
 
     def declare(self, queue: TaskQueue) -> None:
         self._admin.declare(queue)

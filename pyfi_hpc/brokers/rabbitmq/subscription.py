@@ -110,11 +110,11 @@ class Consumption(KeptChannel):
         """Consume more where fewer deliveries are asked for than the prefetch allows."""
         if self._incarnation is None or self._cancelling or self._asked() >= self._prefetch:
             return
-        oldest = self._incarnation.ledger.lowest()
-        if oldest is None or oldest > self._orphans_to:
-            self._consume(self._prefetch - self._asked())
-        elif not self._parts and self._in_hand() < self._prefetch:
-            self._consume(self._prefetch - self._in_hand())
+        orphans = self._incarnation.ledger.count_to(self._orphans_to)
+        room = self._prefetch - self._asked() - orphans
+        # orphans go one by one: the last part waits for all of them
+        if room > 0 and (orphans == 0 or len(self._parts) < PARTS_MOST):
+            self._consume(room)
 
     def _consume(self, part: int) -> None:
         tag, incarnation = f"pyfi-{uuid.uuid4().hex}", self._incarnation
