@@ -10,14 +10,12 @@ from contextlib import closing, suppress
 from typing import Protocol
 
 import psycopg2
-from sqlalchemy import create_engine, text
 
 from pyfi_hpc.brokers.base import Broker, Confirm, Delivery, Depth, Publication, TaskQueue
 from pyfi_hpc.brokers.connect import connect
 from pyfi_hpc.brokers.memory import Hub, MemoryBroker
-from pyfi_hpc.db.broker_tables import BrokerConsumer, BrokerMessage, BrokerQueue
-from pyfi_hpc.db.embedded import EmbeddedPostgres
-from pyfi_hpc.db.tables import Base
+from pyfi_hpc.db import schema
+from pyfi_hpc.db.embedded import ADMIN, ROLE, EmbeddedPostgres
 from pyfi_hpc.errors import PyfiError
 
 #: Nothing here takes this long unless it is broken.
@@ -120,16 +118,8 @@ class PostgresService:
 
 
 def prepare(server: EmbeddedPostgres) -> None:
-    """The broker's tables are there."""
-    engine = create_engine(server.uri("pyfi_admin").replace("postgresql:", "postgresql+psycopg2:"))
-    names = [model.__tablename__ for model in (BrokerConsumer, BrokerMessage, BrokerQueue)]
-    tables = [Base.metadata.tables[f"pyfi.{name}"] for name in names]
-    with engine.begin() as connection:
-        connection.execute(text("CREATE SCHEMA pyfi"))
-        Base.metadata.create_all(connection, tables)
-        connection.execute(text("GRANT USAGE ON SCHEMA pyfi TO pyfi"))
-        connection.execute(text("GRANT ALL ON ALL TABLES IN SCHEMA pyfi TO pyfi"))
-    engine.dispose()
+    """The tables are there."""
+    schema.init(server.uri(ADMIN), grant_to=ROLE)
 
 
 def a_queue(max_length: int | None = None) -> TaskQueue:
