@@ -8,7 +8,9 @@ import pytest
 
 from pyfi_hpc.box.postgres import Postgres
 from pyfi_hpc.box.rabbitmq import RabbitMQ
-from pyfi_hpc.db.embedded import EmbeddedPostgres
+from pyfi_hpc.db import schema
+from pyfi_hpc.db.embedded import ROLE, EmbeddedPostgres
+from tests.services.databases import new_database
 from tests.services.rabbitmq_support import RabbitService
 
 
@@ -41,3 +43,11 @@ def rabbitmq_service() -> Iterator[RabbitService]:
     """A RabbitMQ of the module's own, which its tests may kill."""
     with RabbitMQ() as server:
         yield RabbitService(server)
+
+
+@pytest.fixture(scope="module")
+def database_uri(embedded_postgres: EmbeddedPostgres) -> Iterator[str]:
+    """The ordinary role's address of a database of the module's own, with our schema."""
+    with new_database(embedded_postgres) as database:
+        schema.init(database.admin_uri, grant_to=ROLE)
+        yield database.uri

@@ -81,6 +81,38 @@ def test_the_migrations_make_the_models_and_take_everything_back(embedded_postgr
             assert schema.version_of(engine) is None
 
 
+#: What a database says of schema `pyfi`, one thing a row; Alembic looks at neither checks nor conditions of indexes.
+SHAPE = """
+    SELECT c.relname, a.attname, format_type(a.atttypid, a.atttypmod), a.attnotnull::text,
+        pg_get_expr(d.adbin, d.adrelid)
+    FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+    LEFT JOIN pg_attrdef d ON d.adrelid = c.oid AND d.adnum = a.attnum
+    WHERE c.relnamespace = 'pyfi'::regnamespace AND c.relkind = 'r' AND c.relname <> 'alembic_version'
+    UNION ALL SELECT conrelid::regclass::text, conname, pg_get_constraintdef(oid), '', ''
+    FROM pg_constraint WHERE connamespace = 'pyfi'::regnamespace AND conrelid <> 'pyfi.alembic_version'::regclass
+    UNION ALL SELECT tablename, indexname, indexdef, '', ''
+    FROM pg_indexes WHERE schemaname = 'pyfi' AND tablename <> 'alembic_version'
+    UNION ALL SELECT t.typname, e.enumlabel, e.enumsortorder::text, '', ''
+    FROM pg_type t JOIN pg_enum e ON e.enumtypid = t.oid WHERE t.typnamespace = 'pyfi'::regnamespace
+    UNION ALL SELECT sequencename, data_type::text, '', '', '' FROM pg_sequences WHERE schemaname = 'pyfi'
+"""
+
+
+def shape(engine: Engine) -> set[tuple[str, ...]]:
+    """Every column, constraint, index, enum value and sequence of ours."""
+    with engine.connect() as connection:
+        return {tuple(row) for row in connection.execute(text(SHAPE))}
+
+
+def test_the_models_alone_would_make_the_same_database(embedded_postgres: EmbeddedPostgres) -> None:
+    with new_database(embedded_postgres) as database, database.engine("admin") as engine:
+        schema.init(database.admin_uri)
+        migrated = shape(engine)
+        schema.downgrade(database.admin_uri, "base")
+        tables.Base.metadata.create_all(engine)
+        assert shape(engine) == migrated
+
+
 def test_defaults_of_the_models_are_those_of_the_database(database: Database) -> None:
     query = text(
         "SELECT table_name, column_name, column_default FROM information_schema.columns"
