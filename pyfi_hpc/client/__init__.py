@@ -1,0 +1,1 @@
+"""The Python client: calls in, futures out. Importing opens no connection."""

@@ -1,0 +1,242 @@
+"""The original's way to write a network down: objects that are found or made, and sockets that can be called.
+
+    processor = Processor(name="proc1", module="pyfi.processors.sample", branch="main", gitrepo="https://…")
+    do_something = Socket(name="proc1.socket1", processor=processor, queue={"name": "pyfi.queue1"}, task="do_something")
+    do_something("Hello World !")
+
+An object that is there already is taken as it is; what is asked of it otherwise is refused.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, ClassVar, TypeAlias
+
+from pyfi_hpc.client.client import Client
+from pyfi_hpc.client.futures import Future
+from pyfi_hpc.client.network import Network
+from pyfi_hpc.errors import BadInput
+
+_lock = threading.Lock()
+_client: Client | None = None
+
+#: A queue is named, described as the keyword arguments of `Queue`, or given.
+QueueLike: TypeAlias = "Queue | str | Mapping[str, Any]"
+
+
+def use(client: Client | None) -> None:
+    """Have everything here work through `client`; None: through one of its own, made when needed."""
+    global _client
+    with _lock:
+        _client = client
+
+
+def client() -> Client:
+    """The client that everything here works through."""
+    global _client
+    with _lock:
+        if _client is None:
+            _client = Client()
+        return _client
+
+
+def network() -> Network:
+    """The network's objects: add, change, list, delete."""
+    return client().network
+
+
+class Object:
+    """One object of the network, found by its name or made; its columns are attributes."""
+
+    kind: ClassVar[str]
+    #: keyword here -> (column of the record, how to compare); what is not in it is only used to make the object
+    compared: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self, name: str, **values: Any) -> None:
+        wanted = {key: value for key, value in values.items() if value is not None}
+        self._record = _found(self.kind, name) or self._made(name, wanted)
+        for key in self.compared:
+            if key in wanted and self._record.get(key) != wanted[key]:
+                raise self._differs(key, wanted[key])
+
+    def _made(self, name: str, values: dict[str, Any]) -> dict[str, Any]:
+        try:
+            made: dict[str, Any] = getattr(network(), f"add_{self.kind}")(name=name, **values)
+        except BadInput as error:
+            # somebody else was faster
+            if error.code == "E_EXISTS" and (found := _found(self.kind, name)):
+                return found
+            raise
+        return made
+
+    def _differs(self, key: str, wanted: object) -> BadInput:
+        what = f"{self.kind} {self.name} is there with {key} {self._record.get(key)!r}"
+        return BadInput.of("E_EXISTS", key, wanted, what, cure=f"pyfi show {self.kind} {self.name}")
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+        return str(self._record["name"])
+
+    @property
+    def id(self) -> str:
+        """Its id."""
+        return str(self._record["id"])
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self.__dict__["_record"][name]
+        except KeyError:
+            raise AttributeError(f"a {type(self).__name__} has no {name!r}") from None
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.name}>"
+
+
+def _found(kind: str, name: str) -> dict[str, Any] | None:
+    try:
+        return dict(network().show(kind, name))
+    except BadInput as error:
+        if error.code != "E_NOT_FOUND":
+            raise
+        return None
+
+
+class Queue(Object):
+    """A durable queue: `type` is direct, topic or fanout."""
+
+    kind = "queue"
+    compared = ("type", "max_length")
+
+    def __init__(self, name: str, *, type: str | None = None, max_length: int | None = None) -> None:
+        super().__init__(name, type=type, max_length=max_length)
+
+    @classmethod
+    def of(cls, given: QueueLike) -> Queue:
+        """The queue that a caller means."""
+        if isinstance(given, Queue):
+            return given
+        return cls(given) if isinstance(given, str) else cls(**given)
+
+
+class Node(Object):
+    """A host."""
+
+    kind = "node"
+    compared = ("host",)
+
+    def __init__(self, name: str, *, host: str | None = None) -> None:
+        super().__init__(name, host=host)
+
+
+class Processor(Object):
+    """Code at one commit that offers tasks; wanted running from the moment it is made.
+
+    `gitrepo` and `module` are needed to make one; `branch` or `commit` say which version, `shape` is as in
+    `pyfi add processor` (`workers`, `cpus`, `timeout_seconds`, …).
+    """
+
+    kind = "processor"
+    compared = ("module", "branch", "commit")
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        gitrepo: str | None = None,
+        module: str | None = None,
+        branch: str | None = None,
+        commit: str | None = None,
+        **shape: Any,
+    ) -> None:
+        super().__init__(name, gitrepo=gitrepo, module=module, branch=branch, commit=commit, **shape)
+
+    def start(self) -> None:
+        """It is wanted running."""
+        network().start(self.name)
+
+    def stop(self) -> None:
+        """It is wanted stopped; what runs ends first."""
+        network().stop(self.name)
+
+    def pause(self) -> None:
+        """Its workers stay but take nothing more."""
+        network().pause(self.name)
+
+    def resume(self) -> None:
+        """A paused one goes on."""
+        network().resume(self.name)
+
+    def restart(self) -> None:
+        """Its workers are replaced, one after another."""
+        network().restart(self.name)
+
+
+class Socket(Object):
+    """One task of a processor behind a queue. Calling it calls the task and returns the value."""
+
+    kind = "socket"
+    compared = ("task", "binding")
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        processor: Processor | str | None = None,
+        queue: QueueLike | None = None,
+        task: str | None = None,
+        **more: Any,
+    ) -> None:
+        through = Queue.of(queue).name if queue is not None else None
+        super().__init__(name, processor=_name(processor), queue=through, task=task, **more)
+        for key, wanted in (("processor", _name(processor)), ("queue", through)):
+            if wanted is not None and self._record.get(key) != wanted:
+                raise self._differs(key, wanted)
+
+    def __call__(self, *args: object, timeout: float | None = None, **kwargs: object) -> Any:
+        """The value of one call, waited for `timeout` seconds at most."""
+        return client().call(self.name, *args, timeout=timeout, **kwargs)
+
+    def delay(self, *args: object, **kwargs: object) -> Future:
+        """The future of one call, once it is accepted."""
+        return client().submit(self.name, *args, **kwargs)  # type: ignore[arg-type]
+
+    def map(self, *iterables: Iterable[object], **how: Any) -> Iterator[Any]:
+        """As `Client.map`."""
+        return client().map(self.name, *iterables, **how)
+
+
+#: The old name of a socket.
+Outlet = Socket
+
+
+class Plug(Object):
+    """Carries the results of a processor, or of one of its sockets, to the tasks bound to a queue, or to one socket."""
+
+    kind = "plug"
+    compared = ("key",)
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        processor: Processor | str | None = None,
+        queue: QueueLike | None = None,
+        source: Socket | str | None = None,
+        target: Socket | str | None = None,
+        key: str | None = None,
+    ) -> None:
+        through = Queue.of(queue).name if queue is not None else None
+        ends = {"processor": _name(processor), "queue": through, "source": _name(source), "target": _name(target)}
+        super().__init__(name, **ends, key=key)
+        for end, wanted in ends.items():
+            if wanted is not None and self._record.get(end) != wanted:
+                raise self._differs(end, wanted)
+
+
+def _name(given: Object | str | None) -> str | None:
+    return given.name if isinstance(given, Object) else given
+
+
+__all__ = ["Future", "Node", "Outlet", "Plug", "Processor", "Queue", "Socket", "client", "network", "use"]

@@ -1,0 +1,207 @@
+"""`Client`: submit calls to sockets, get futures, map over inputs; the one way in for Python and the command line."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from pyfi_hpc.brokers.base import Broker
+from pyfi_hpc.client import rows
+from pyfi_hpc.client.futures import Future
+from pyfi_hpc.client.mapping import Map
+from pyfi_hpc.client.session import Session
+from pyfi_hpc.client.stream import Stream
+from pyfi_hpc.client.tickets import not_accepted
+from pyfi_hpc.client.waiter import conflict
+from pyfi_hpc.config import Settings
+from pyfi_hpc.errors import BadInput, DatabaseUnavailable
+from pyfi_hpc.wire.ids import parse_id
+
+if TYPE_CHECKING:
+    from pyfi_hpc.client.network import Network
+    from pyfi_hpc.client.operations import Operations
+
+
+class Client:
+    """Calls tasks through durable queues. Making one opens nothing; the first use does. Safe from many threads.
+
+    Without a database in the settings it works with this machine's own service, and starts it where it does not run.
+    """
+
+    def __init__(
+        self,
+        settings: Settings | None = None,
+        *,
+        database_uri: str | None = None,
+        broker_uri: str | None = None,
+        make_broker: Callable[[str], Broker] | None = None,
+    ) -> None:
+        """`settings` are read from files and variables where not given; `make_broker` is for other kinds of broker."""
+        self._session = Session(settings or Settings.load(), database_uri, broker_uri, make_broker)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End its connections; accepted calls go on, and any client may ask for them by id."""
+        self._session.close()
+
+    # calls
+
+    def submit(
+        self,
+        socket: str,
+        *args: object,
+        id: str | uuid.UUID | None = None,
+        timeout: float | None = None,
+        deadline: float | None = None,
+        **kwargs: object,
+    ) -> Future:
+        """Call the task behind `socket`; returns once the call is accepted.
+
+        `timeout` is seconds of run time, `deadline` UTC seconds since 1970 after which it need not start; `id` is an id
+        of the caller's own: repeating a call with it never makes a second outcome.
+
+        Raises:
+            BadInput: E_NOT_FOUND; E_TYPE, arguments that cannot be sent, or that the task does not take; E_LIMIT; E_ID;
+                E_ID_CONFLICT.
+            Unavailable: E_BROKER, E_BROKER_BLOCKED, E_BACKPRESSURE, E_DB_UNAVAILABLE, E_STORAGE_FULL: not accepted, or
+                not known to be; may be repeated, with the same id where it says so.
+        """
+        return self._submit(socket, args, kwargs, None if id is None else parse_id(id), timeout, deadline)
+
+    def _submit(
+        self,
+        socket: str,
+        args: tuple[object, ...],
+        kwargs: Mapping[str, object],
+        identity: bytes | None = None,
+        timeout: float | None = None,
+        deadline: float | None = None,
+    ) -> Future:
+        stream = Stream(self._session, socket)
+        future = stream.made(args, kwargs, id=identity, timeout=timeout, deadline=deadline)
+        if identity is not None and self._decided(future):
+            return future
+        stream.flush()
+        for refused, error in stream.refused():
+            error.facts["id"] = refused.id
+            raise error
+        return future
+
+    def call(self, socket: str, *args: object, timeout: float | None = None, **kwargs: object) -> Any:
+        """The value of one call, waited for `timeout` seconds at most. Raises what `submit` and `Future.result` do."""
+        return self._submit(socket, args, kwargs).result(timeout)
+
+    def submit_many(self, socket: str, inputs: Iterable[object]) -> list[Future]:
+        """One call for each input (a tuple is several arguments); returns once all are accepted.
+
+        Raises:
+            PyfiError: E_NOT_ACCEPTED; `facts["ids"]` are those not accepted, all others are. What is wrong with an
+                input, as `submit` says: those before it are accepted.
+        """
+        stream = Stream(self._session, socket)
+        try:
+            futures = [stream.send(_arguments(given)) for given in inputs]
+        finally:
+            stream.flush()
+            refused = stream.refused()
+        if refused:
+            raise not_accepted(refused)
+        return futures
+
+    def map(
+        self,
+        socket: str,
+        *iterables: Iterable[object],
+        max_in_flight: int = 500,
+        return_exceptions: bool = False,
+        ordered: bool = True,
+    ) -> Iterator[Any]:
+        """Yield the value of each call, in the order of the inputs or, not `ordered`, as they come.
+
+        Inputs are read as there is room for them, `max_in_flight` calls at a time; the first error is raised, unless
+        `return_exceptions` yields it in the value's place.
+
+        Raises:
+            PyfiError: E_NOT_ACCEPTED, with exactly the ids that are not accepted.
+        """
+        if max_in_flight < 1:
+            raise BadInput.of("E_RANGE", "max_in_flight", max_in_flight, "at least one call must be in flight")
+        run = Map(
+            Stream(self._session, socket),
+            zip(*iterables, strict=False),
+            max_in_flight,
+            return_exceptions=return_exceptions,
+        )
+        return run.in_order() if ordered else run.as_they_come()
+
+    def future(self, id: str | uuid.UUID) -> Future:
+        """The future of an invocation that was submitted anywhere, by its id or its last digits.
+
+        An id without a row is queued, or unknown: its future waits.
+
+        Raises:
+            BadInput: E_ID, E_NOT_FOUND for digits that nothing on record ends in.
+        """
+        session = self._session
+        text = str(id)
+        identity = (
+            session.link.run(lambda cursor: rows.full_id(cursor, session.owner, text)) if len(text) < 32 else None
+        )
+        future = Future(session, identity or parse_id(id))
+        if not self._decided(future):
+            session.watched(future)
+        return future
+
+    def cancel(self, *ids: str) -> list[dict[str, Any]]:
+        """Commit that these are cancelled, where nothing is decided; running ones are asked to stop."""
+        return self.operations.cancel(ids)
+
+    # other ways in
+
+    @property
+    def network(self) -> Network:
+        """The network's objects: add, change, list, delete."""
+        return self._session.network
+
+    @property
+    def operations(self) -> Operations:
+        """Dead invocations, attempts, logs, purging."""
+        return self._session.operations
+
+    @property
+    def session(self) -> Session:
+        """What is open."""
+        return self._session
+
+    def _decided(self, future: Future) -> bool:
+        """Settle the future where the record has its outcome already.
+
+        Raises:
+            BadInput: E_ID_CONFLICT, the outcome is another call's.
+        """
+        session = self._session
+        try:
+            found = session.link.run(lambda cursor: rows.final(cursor, session.owner, [future.identity]), patience=0.0)
+        except DatabaseUnavailable:
+            # accepting goes on without the database; the record decides later
+            return False
+        if not found:
+            return False
+        row = found[future.identity]
+        if error := conflict(future, row):
+            raise error
+        return future.settle(row.answer)
+
+    def __repr__(self) -> str:
+        return f"<Client network {self._session.network_name}>"
+
+
+def _arguments(given: object) -> tuple[object, ...]:
+    return given if isinstance(given, tuple) else (given,)

@@ -1,0 +1,91 @@
+"""Where each socket's calls go, as last read from the database."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+from pyfi_hpc.client.link import Link
+from pyfi_hpc.client.signature import ArgumentCheck
+from pyfi_hpc.db import topology
+from pyfi_hpc.db.topology import SocketInfo
+from pyfi_hpc.errors import BadInput, DatabaseUnavailable
+from pyfi_hpc.model.names import nearest
+
+#: After this long a socket is looked up again.
+FRESH_SECONDS = 30.0
+
+
+class Way:
+    """One socket as this client calls it: where its calls go, what it takes, and how long a call runs."""
+
+    def __init__(self, socket: SocketInfo) -> None:
+        self.socket, self.check = socket, ArgumentCheck(socket)
+        #: learned seconds of one call, None before the first
+        self.pace: float | None = None
+
+    def renewed(self, socket: SocketInfo) -> None:
+        """It was read again."""
+        if socket != self.socket:
+            self.socket, self.check = socket, ArgumentCheck(socket)
+
+
+class Directory:
+    """The sockets of one network, by name."""
+
+    def __init__(self, link: Link, network: str, declare: Callable[[str], None]) -> None:
+        """`declare` makes the queue of the socket so called."""
+        self._link, self._network, self._declare = link, network, declare
+        self._lock = threading.Lock()
+        #: those read so far
+        self.ways: dict[str, Way] = {}
+        self._read: dict[str, float] = {}
+
+    def way(self, name: str) -> Way:
+        """The socket called `name`, its queue declared.
+
+        Raises:
+            BadInput: E_NOT_FOUND, with the nearest name. DatabaseUnavailable: and it was never read before.
+        """
+        way = self.ways.get(name)
+        if way is not None and time.monotonic() - self._read[name] < FRESH_SECONDS:
+            return way
+        with self._lock:
+            try:
+                return self._look(name, None if way is None else 0.0)
+            except DatabaseUnavailable:
+                if way is None:
+                    raise
+                self._read[name] = time.monotonic()
+                return way
+
+    def mend(self, name: str) -> None:
+        """The broker knows no queue of `name`: read where it is now, and have it declared again."""
+        with self._lock:
+            self._declare(name)
+            self._look(name, None)
+
+    def _look(self, name: str, patience: float | None) -> Way:
+        socket = self._find(name, patience)
+        if not socket.declared:
+            self._declare(name)
+            socket = self._find(name, patience)
+        way = self.ways.get(name)
+        if way is None:
+            way = self.ways[name] = Way(socket)
+        way.renewed(socket)
+        self._read[name] = time.monotonic()
+        return way
+
+    def _find(self, name: str, patience: float | None) -> SocketInfo:
+        found = self._link.run(lambda cursor: topology.socket(cursor, self._network, name), patience=patience)
+        if found is None:
+            raise self._unknown(name)
+        return found
+
+    def _unknown(self, name: str) -> BadInput:
+        known = [each.name for each in self._link.run(lambda cursor: topology.sockets(cursor, self._network))]
+        near = nearest(name, known)
+        cure = f"did you mean {near!r}?  pyfi ls sockets" if near else "pyfi ls sockets"
+        return BadInput.of("E_NOT_FOUND", "socket", name, f"no socket {name!r}", cure=cure)

@@ -1,0 +1,309 @@
+"""A future that keeps the promises of `concurrent.futures.Future` and costs little: thousands are made at once.
+
+All futures of a client share one lock, and nobody waits on it: whoever waits leaves a latch with the future, by the
+same protocol by which `concurrent.futures.wait` and `as_completed` do. The value stays encoded until it is asked for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import html
+import threading
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED, PENDING
+from typing import Any, Protocol
+
+import structlog
+
+from pyfi_hpc.errors import PyfiError, WaitTimeout
+from pyfi_hpc.wire.ids import id_text, short
+from pyfi_hpc.wire.messages import Answer, Kind
+
+log = structlog.get_logger()
+
+_STATUS = {Kind.VALUE: "SUCCEEDED", Kind.ERROR: "FAILED", Kind.CANCELLED: "CANCELLED", Kind.DEAD: "DEAD"}
+
+
+class Home(Protocol):
+    """What a future asks of the session that it belongs to."""
+
+    #: shared by all futures of the session; never held while anything is waited for
+    lock: threading.RLock
+
+    def value(self, future: Future) -> object:
+        """The decoded value of a future that has one."""
+
+    def error(self, future: Future) -> BaseException:
+        """The exception of a future that has none."""
+
+    def closed_error(self) -> PyfiError | None:
+        """What to raise where no outcome can come any more."""
+
+    def later(self, callback: Callable[[Future], object], future: Future) -> None:
+        """Have `callback` called with `future`, on a thread where it may take its time."""
+
+    def cancel(self, future: Future, running: bool) -> bool:
+        """See `Future.cancel`."""
+
+    def status(self, future: Future) -> str:
+        """As the record tells."""
+
+    def attempts(self, future: Future) -> list[dict[str, Any]]:
+        """As the record tells."""
+
+    def worker(self, future: Future) -> dict[str, Any] | None:
+        """As the record tells."""
+
+    def logs(self, future: Future) -> str:
+        """As the record tells."""
+
+    def retry(self, future: Future) -> Future:
+        """See `Future.retry`."""
+
+
+def called(fn: Callable[[Any], object], future: Future) -> None:
+    """`fn(future)`; what it raises is logged and ignored, as `concurrent.futures` does."""
+    try:
+        fn(future)
+    except Exception:
+        log.exception("a future's callback failed", id=future.id)
+
+
+class _Latch:
+    """Waits for one future."""
+
+    __slots__ = ("event",)
+
+    def __init__(self) -> None:
+        self.event = threading.Event()
+
+    def add_result(self, future: object) -> None:
+        """The future is done."""
+        self.event.set()
+
+    add_exception = add_cancelled = add_result
+
+
+class Future(concurrent.futures.Future[Any]):
+    """The outcome of one invocation, when it comes. Made by a client; the invocation goes on without it.
+
+    Attributes:
+        identity: the id's 16 bytes; `id` is its text.
+        socket: name of the socket that was called, empty where only the id is known.
+        digest: what a foreign outcome is told by, where the caller chose the id; else None.
+    """
+
+    # concurrent.futures uses these names too; `_waiters` is made when somebody waits
+    __slots__ = ("_answer", "_calls", "_got", "_home", "_latches", "_made", "_state", "digest", "identity", "socket")
+
+    def __init__(self, home: Home, identity: bytes, socket: str = "", digest: bytes | None = None) -> None:
+        self.identity, self.socket, self.digest, self._home = identity, socket, digest, home
+        self._state = PENDING
+        self._made = time.monotonic()
+        self._answer: Answer | PyfiError | None = None
+        self._latches: list[Any] | None = None
+        self._calls: list[Callable[[Any], object]] | None = None
+        self._got: tuple[object, BaseException | None] | None = None
+
+    # what concurrent.futures reaches for
+
+    @property
+    def _condition(self) -> Any:  # type: ignore[override]
+        return self._home.lock
+
+    @property
+    def _waiters(self) -> list[Any]:  # type: ignore[override]
+        if self._latches is None:
+            self._latches = []
+        return self._latches
+
+    # the promises of concurrent.futures
+
+    def done(self) -> bool:
+        """True once the outcome is known here."""
+        return self._state != PENDING
+
+    def running(self) -> bool:
+        """True while an attempt is known to run; asks the database."""
+        return not self.done() and self.status == "RUNNING"
+
+    def cancelled(self) -> bool:
+        """True once it is known to be cancelled."""
+        return self._state == CANCELLED_AND_NOTIFIED
+
+    def cancel(self, *, running: bool = False) -> bool:
+        """Commit that it is cancelled, where no attempt is on record; True only then. `running` asks a running one to
+        stop as well (True: it will have no other outcome)."""
+        return self._home.cancel(self, running)
+
+    def result(self, timeout: float | None = None) -> Any:
+        """The value; the same object each time.
+
+        Raises:
+            WaitTimeout: `timeout` seconds are over; the work goes on.
+            Exception: what the task raised, or a TaskError that says how it ended.
+        """
+        value, error = self._outcome(timeout)
+        if error is not None:
+            try:
+                raise error
+            finally:
+                del error  # or the traceback keeps this frame, and this frame the error
+        return value
+
+    get = result
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """What `result` would raise, or None; a cancelled one raises Cancelled."""
+        _, error = self._outcome(timeout)
+        if error is not None and self.cancelled():
+            raise error
+        return error
+
+    def add_done_callback(self, fn: Callable[[Any], object]) -> None:
+        """Call `fn` with this future once it is done, on a thread of the client's; at once and here where it is."""
+        with self._condition:
+            if not self.done():
+                self._calls = [*(self._calls or ()), fn]
+                return
+        called(fn, self)
+
+    def set_running_or_notify_cancel(self) -> bool:
+        raise RuntimeError("only the record decides what becomes of an invocation")
+
+    def set_result(self, result: Any) -> None:
+        raise RuntimeError("only the record decides what becomes of an invocation")
+
+    def set_exception(self, exception: BaseException | None) -> None:
+        raise RuntimeError("only the record decides what becomes of an invocation")
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        return asyncio.wrap_future(self).__await__()
+
+    # what concurrent.futures has not
+
+    @property
+    def id(self) -> str:
+        """The invocation's id, in full."""
+        return id_text(self.identity)
+
+    @property
+    def status(self) -> str:
+        """SUCCEEDED, FAILED, CANCELLED or DEAD; RUNNING where an attempt is announced; else QUEUED (or unknown)."""
+        return self._known or self._home.status(self)
+
+    @property
+    def _known(self) -> str | None:
+        if isinstance(self._answer, Answer):
+            return _STATUS[self._answer.kind]
+        return None if self._answer is None else "FAILED"
+
+    @property
+    def attempts(self) -> list[dict[str, Any]]:
+        """The executions worth a row: those that failed, printed, or were announced before they started."""
+        return self._home.attempts(self)
+
+    @property
+    def worker(self) -> dict[str, Any] | None:
+        """Who made the outcome: node, cores, commit; None before there is one."""
+        return self._home.worker(self)
+
+    def logs(self) -> str:
+        """What its attempts printed, both streams, oldest first."""
+        return self._home.logs(self)
+
+    def retry(self) -> Future:
+        """Requeue a dead invocation with a new budget; a new future of the same id."""
+        return self._home.retry(self)
+
+    # how it gets done
+
+    def settle(self, answer: Answer | PyfiError) -> bool:
+        """The outcome is known; False where it was before."""
+        with self._condition:
+            if self.done():
+                return False
+            self._answer = answer
+            cancelled = isinstance(answer, Answer) and answer.kind is Kind.CANCELLED
+            self._state = CANCELLED_AND_NOTIFIED if cancelled else FINISHED
+            for latch in self._latches or ():
+                # which of its three methods is called matters to concurrent.futures.wait
+                latch.add_cancelled(self) if cancelled else self._notify(latch)
+            calls, self._calls = self._calls, None
+        for call in calls or ():
+            self._home.later(call, self)
+        return True
+
+    def _notify(self, latch: Any) -> None:
+        good = isinstance(self._answer, Answer) and self._answer.kind is Kind.VALUE
+        latch.add_result(self) if good else latch.add_exception(self)
+
+    def release(self) -> None:
+        """Wake whoever waits in `result`: no outcome will come here."""
+        with self._condition:
+            for latch in self._latches or ():
+                if isinstance(latch, _Latch):
+                    latch.event.set()
+
+    @property
+    def answer(self) -> Answer | PyfiError | None:
+        """What came, still encoded."""
+        return self._answer
+
+    def _outcome(self, timeout: float | None) -> tuple[object, BaseException | None]:
+        if not self.done():
+            self._wait(timeout)
+        if self._got is None:
+            self._got = self._open()
+        return self._got
+
+    def _open(self) -> tuple[object, BaseException | None]:
+        if isinstance(self._answer, Answer) and self._answer.kind is Kind.VALUE:
+            return self._home.value(self), None
+        return None, self._home.error(self)
+
+    def _wait(self, timeout: float | None) -> None:
+        latch = _Latch()
+        with self._condition:
+            if self.done():
+                return
+            self._waiters.append(latch)
+        try:
+            if (closed := self._home.closed_error()) is None:
+                latch.event.wait(timeout)
+                closed = self._home.closed_error()
+        finally:
+            with self._condition:
+                self._waiters.remove(latch)
+        if self.done():
+            return
+        raise closed or self._timeout(timeout)
+
+    def _timeout(self, timeout: float | None) -> WaitTimeout:
+        what = f"{short(self.identity)} has no outcome after {timeout:g} s; the work goes on"
+        return WaitTimeout("E_TIMEOUT", what, cure=f"pyfi wait {short(self.identity)}", id=self.id)
+
+    # how it is shown
+
+    def __repr__(self) -> str:
+        age = f" {time.monotonic() - self._made:.0f} s" if not self.done() else ""
+        return f"<Future {short(self.identity)} {self._known or 'QUEUED'} {self.socket or '?'}{age}>"
+
+    def _repr_html_(self) -> str:
+        return f"<code>{html.escape(repr(self))}</code>"
+
+
+def as_completed(futures: Iterable[Future], timeout: float | None = None) -> Iterator[Future]:
+    """Yield the futures as they get done.
+
+    Raises:
+        WaitTimeout: `timeout` seconds are over and some are not done; the work goes on.
+    """
+    try:
+        yield from concurrent.futures.as_completed(list(futures), timeout)  # type: ignore[arg-type, misc]
+    except TimeoutError as error:
+        if isinstance(error, WaitTimeout):
+            raise
+        raise WaitTimeout("E_TIMEOUT", f"{error}; the work goes on") from None

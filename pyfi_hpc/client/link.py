@@ -1,0 +1,96 @@
+"""A session with the database that is opened when first used, and again whenever it is lost."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, TypeVar
+
+import psycopg2
+from psycopg2.extensions import parse_dsn
+
+from pyfi_hpc.db.record import Cursor
+from pyfi_hpc.errors import DatabaseUnavailable, PyfiError
+
+T = TypeVar("T")
+
+#: For links that go silent; a unix socket ignores them. Source: libpq, "Parameter Key Words".
+_LINK: dict[str, Any] = {"connect_timeout": 5, "keepalives_idle": 5, "keepalives_interval": 2, "keepalives_count": 3}
+_FIRST_DELAY, _LONGEST_DELAY = 0.05, 1.0
+_LOST = (psycopg2.OperationalError, psycopg2.InterfaceError)
+
+
+class Link:
+    """One session, used by one thread at a time; the others wait.
+
+    `patience` is how many seconds a lost database is tried for. `close` may be followed by use: it opens again.
+    """
+
+    def __init__(self, uri: str, name: str, patience: float) -> None:
+        self._dsn = uri.replace("postgresql+psycopg2:", "postgresql:", 1)
+        self._name, self._patience = name, patience
+        self._lock = threading.Lock()
+        self._connection: Any = None
+
+    def run(self, work: Callable[[Cursor], T], *, patience: float | None = None) -> T:
+        """What `work` returns, done in one transaction. It is done again where the connection was lost meanwhile, so
+        doing it twice must be as good as once.
+
+        Raises:
+            DatabaseUnavailable: E_DB_UNAVAILABLE, the database stayed away for `patience` seconds.
+            BadInput: E_SCHEMA there is no schema of ours, E_DENIED, or what a guard of the database refuses.
+        """
+        began, tries, delay = time.monotonic(), 0, _FIRST_DELAY
+        limit = self._patience if patience is None else patience
+        while True:
+            tries += 1
+            try:
+                with self._lock:
+                    return self._once(work)
+            except _LOST as error:
+                spent = time.monotonic() - began
+                if spent + delay > limit:
+                    raise self._away(error, tries, spent) from error
+            time.sleep(delay)
+            delay = min(2 * delay, _LONGEST_DELAY)
+
+    def _once(self, work: Callable[[Cursor], T]) -> T:
+        if self._connection is None:
+            self._connection = psycopg2.connect(self._dsn, application_name=f"pyfi {self._name}", **_LINK)
+        try:
+            with self._connection, self._connection.cursor() as cursor:
+                return work(cursor)
+        except _LOST:
+            self._discard()
+            raise
+        except psycopg2.Error as error:
+            # not imported above: it brings SQLAlchemy, which a call has no need of
+            from pyfi_hpc.db.engine import translated
+
+            raise translated(error, place(self._dsn)) from error
+
+    def _discard(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with suppress(psycopg2.Error):
+                connection.close()
+
+    def _away(self, error: Exception, tries: int, seconds: float) -> PyfiError:
+        said = str(error).strip().splitlines()
+        reason = said[0] if said else type(error).__name__
+        at = f"{place(self._dsn)}, {tries} tries in {seconds:.0f} s: {reason}"
+        return DatabaseUnavailable("E_DB_UNAVAILABLE", "the database does not answer", at=at, cure="pyfi doctor")
+
+    def close(self) -> None:
+        """End the session."""
+        with self._lock:
+            self._discard()
+
+
+def place(dsn: str) -> str:
+    """Where the database is, without a password."""
+    parts = parse_dsn(dsn)
+    host = parts.get("host", "localhost")
+    return str(host if host.startswith("/") else f"{host}:{parts.get('port', 5432)}")

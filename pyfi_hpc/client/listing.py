@@ -1,0 +1,86 @@
+"""Rows of the record as plain values, for people to look at."""
+
+from __future__ import annotations
+
+import datetime
+import uuid
+from collections.abc import Sequence
+from typing import Any
+
+from pyfi_hpc.db.record import Cursor
+from pyfi_hpc.wire import messages
+
+DEAD = """
+    SELECT h.id, s.name AS socket, o.error, h.used AS attempts, h.returns, o.committed AS since
+    FROM pyfi.hold h JOIN pyfi.outcome o USING (owner, id) LEFT JOIN pyfi.socket s ON s.id = h.socket_id
+    WHERE h.owner = %s AND h.state = 'DEAD' ORDER BY o.committed, h.id"""
+_ATTEMPTS = """
+    SELECT a.serial, a.status, a.cause, a.error, n.name AS node, w.cores, a.started, a.ended, a.out, a.err
+    FROM pyfi.attempt a LEFT JOIN pyfi.worker w ON w.id = a.worker_id LEFT JOIN pyfi.node n ON n.id = w.node_id
+    WHERE a.owner = %s AND a.id = %s::uuid ORDER BY a.serial"""
+_INVOCATION = """
+    SELECT k.id, k.owner, s.name AS socket, p.name AS processor, o.status AS outcome, o.error, o.serial,
+        octet_length(o.value) AS value_bytes, n.name AS node, w.cores, w.commit, o.parent, o.started, o.ended,
+        o.committed, h.state AS hold, h.due, h.serial AS next_serial, h.used, h.returns
+    FROM (SELECT %s::text AS owner, %s::uuid AS id) AS k
+    LEFT JOIN pyfi.outcome o USING (owner, id) LEFT JOIN pyfi.hold h USING (owner, id)
+    LEFT JOIN pyfi.socket s ON s.id = coalesce(o.socket_id, h.socket_id)
+    LEFT JOIN pyfi.processor p ON p.id = s.processor_id
+    LEFT JOIN pyfi.worker w ON w.id = o.worker_id LEFT JOIN pyfi.node n ON n.id = w.node_id"""
+_WORKER = """
+    SELECT w.id, n.name AS node, w.cores, w.commit, w.pid FROM pyfi.outcome o JOIN pyfi.worker w ON w.id = o.worker_id
+    JOIN pyfi.node n ON n.id = w.node_id WHERE o.owner = %s AND o.id = %s::uuid"""
+_TEXTS = ("out", "err")
+
+
+def listed(cursor: Cursor, query: str, arguments: Sequence[object]) -> list[dict[str, Any]]:
+    """What the query finds; an `error` is opened into its type, message, code and cause."""
+    cursor.execute(query, arguments)
+    names = [column.name for column in cursor.description]
+    return [_plain(dict(zip(names, row, strict=True))) for row in cursor.fetchall()]
+
+
+def attempt_rows(cursor: Cursor, owner: str, identity: bytes) -> list[dict[str, Any]]:
+    """The attempts on record."""
+    return listed(cursor, _ATTEMPTS, (owner, identity.hex()))
+
+
+def worker_row(cursor: Cursor, owner: str, identity: bytes) -> dict[str, Any] | None:
+    """Who made the outcome."""
+    return next(iter(listed(cursor, _WORKER, (owner, identity.hex()))), None)
+
+
+def invocation_row(cursor: Cursor, owner: str, identity: bytes) -> dict[str, Any]:
+    """Outcome and hold row of one invocation; most values are None where neither is there."""
+    (row,) = listed(cursor, _INVOCATION, (owner, identity.hex()))
+    return row
+
+
+def _plain(row: dict[str, Any]) -> dict[str, Any]:
+    plain = {name: _value(name, value) for name, value in row.items() if name != "error"}
+    return plain | (_error(row["error"]) if "error" in row else {})
+
+
+def _value(name: str, value: Any) -> Any:
+    if name in _TEXTS:
+        return bytes(value).decode(errors="replace") if value is not None else ""
+    if isinstance(value, str) and name in ("id", "parent"):
+        return str(uuid.UUID(value))
+    if isinstance(value, datetime.datetime):
+        return value.astimezone(datetime.UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return value
+
+
+def _error(encoded: Any) -> dict[str, Any]:
+    if encoded is None:
+        return {"error": None}
+    try:
+        error = messages.decode_error(bytes(encoded))
+    except ValueError as unreadable:  # msgspec's errors are ValueErrors
+        return {"error": str(unreadable)}
+    return {
+        "error": f"{error.type}: {error.message}",
+        "code": error.code,
+        "cause": error.cause,
+        "traceback": error.traceback,
+    }

@@ -1,0 +1,331 @@
+"""What is done to invocations from outside: cancel, look at, requeue or drop the dead, purge a queue."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from psycopg2.extras import Json
+
+from pyfi_hpc.client import rows
+from pyfi_hpc.client.listing import DEAD, attempt_rows, invocation_row, listed, worker_row
+from pyfi_hpc.db import record
+from pyfi_hpc.db.record import Cursor, Decided, Held, Key, NewOutcome
+from pyfi_hpc.errors import BadInput
+from pyfi_hpc.model.status import AttemptStatus, Cause, HoldState, OutcomeStatus
+from pyfi_hpc.wire import messages, values
+from pyfi_hpc.wire.ids import id_text
+from pyfi_hpc.wire.messages import ErrorRecord, Message
+
+if TYPE_CHECKING:
+    from pyfi_hpc.client.session import Session
+
+#: One object as it is shown: plain values.
+Record: TypeAlias = dict[str, Any]
+#: Ids in one hint; a notification holds less than 8,000 bytes.
+_HINTED = 200
+
+
+class Operations:
+    """Each is one transaction. Ids are given in full or by their last digits, while these are unique."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    def _run(self, work: Callable[[Cursor, str], Any]) -> Any:
+        owner = self._session.owner
+        return self._session.link.run(lambda cursor: work(cursor, owner))
+
+    def _ids(self, texts: Iterable[str]) -> list[bytes]:
+        given = list(texts)
+        found: list[bytes] = self._run(lambda cursor, owner: [rows.full_id(cursor, owner, text) for text in given])
+        return found
+
+    # cancelling
+
+    def cancel(self, ids: Iterable[str]) -> list[Record]:
+        """Cancel each: `{id, cancelled, status}`; one that is decided already keeps its outcome."""
+        wanted = self._ids(ids)
+        won, decided = self._cancel(wanted, "cancelled by {owner}")
+        return [
+            {
+                "id": id_text(identity),
+                "cancelled": identity in won,
+                "status": "CANCELLED" if identity in won else _status(decided.get(identity)),
+            }
+            for identity in wanted
+        ]
+
+    def cancel_one(self, identity: bytes, *, running: bool) -> bool:
+        """Cancel it if no attempt is on record (or, with `running`, also then); True if that decided it.
+
+        A first attempt puts nothing on record while it runs: its value is then dropped.
+        """
+        if not running and self._run(lambda cursor, owner: _was_started(cursor, owner, identity)):
+            return False
+        won, _ = self._cancel([identity], "cancelled by {owner}")
+        return identity in won
+
+    def _cancel(self, ids: Sequence[bytes], why: str) -> tuple[set[bytes], dict[bytes, Decided]]:
+        """Commit CANCELLED where nothing is decided, tell the agents; what was cancelled, and what decided the rest."""
+
+        def work(cursor: Cursor, owner: str) -> tuple[set[bytes], dict[bytes, Decided]]:
+            keys = [(owner, identity) for identity in ids]
+            held, before = record.holds(cursor, keys, lock=True), record.outcomes(cursor, keys)
+            new = [_cancelled(key, held.get(key), before.get(key), why.format(owner=owner)) for key in set(keys)]
+            won = record.insert_outcomes(cursor, new)
+            record.drop_holds(cursor, won)
+            left = record.outcomes(cursor, set(keys) - won)
+            return {key[1] for key in won}, {key[1]: outcome for key, outcome in left.items()}
+
+        won, left = self._run(work)
+        for start in range(0, len(won), _HINTED):
+            part = sorted(won)[start : start + _HINTED]
+            self._session.broker.hint(self._session.network_name, " ".join(["cancel", *(each.hex() for each in part)]))
+        return won, left
+
+    # looking
+
+    def status(self, identity: bytes) -> str:
+        """SUCCEEDED, FAILED, CANCELLED, DEAD, RUNNING where an attempt is announced or leased, else QUEUED."""
+        return str(self._run(lambda cursor, owner: _status_now(cursor, owner, identity)))
+
+    def invocation(self, id: str) -> Record:
+        """All that is on record of one invocation, its attempts included."""
+        (identity,) = self._ids([id])
+        found: Record = self._run(lambda cursor, owner: invocation_row(cursor, owner, identity))
+        return found | {"status": self.status(identity), "attempts": self.attempts(id)}
+
+    def attempts(self, id: str) -> list[Record]:
+        """Its executions worth a row, in order: serial, status, cause, error, node, cores, started, ended."""
+        (identity,) = self._ids([id])
+        found: list[Record] = self._run(lambda cursor, owner: attempt_rows(cursor, owner, identity))
+        return found
+
+    def worker(self, identity: bytes) -> Record | None:
+        """Who made its outcome: id, node, cores, commit, pid."""
+        found: Record | None = self._run(lambda cursor, owner: worker_row(cursor, owner, identity))
+        return found
+
+    def logs(self, id: str) -> str:
+        """What its attempts printed: of each the standard output, then the standard error."""
+        return "".join(attempt["out"] + attempt["err"] for attempt in self.attempts(id))
+
+    # the dead
+
+    def dead(self) -> list[Record]:
+        """Every dead invocation whose payload is kept: id, socket, cause, error, attempts, since."""
+        found: list[Record] = self._run(lambda cursor, owner: listed(cursor, DEAD, (owner,)))
+        return found
+
+    def dead_show(self, id: str) -> Record:
+        """A dead invocation with its arguments and attempts.
+
+        Raises:
+            BadInput: E_NOT_FOUND, it is not dead, or its payload was dropped.
+        """
+        (identity,) = self._ids([id])
+        payload = self._run(lambda cursor, owner: _payload(cursor, owner, identity))
+        args, kwargs = values.decode_arguments(payload, resolve=lambda reference: repr(reference).encode())
+        return self.invocation(id_text(identity)) | {"args": list(args), "kwargs": kwargs}
+
+    def requeue(self, ids: Iterable[str]) -> list[str]:
+        """Give dead invocations a new budget and have them published; returns their ids.
+
+        Raises:
+            BadInput: E_NOT_FOUND, one is not dead; nothing is changed then.
+        """
+        wanted = self._ids(ids)
+        self._run(lambda cursor, owner: _requeue(cursor, owner, wanted))
+        self._session.broker.hint(self._session.network_name, "due")
+        return [id_text(identity) for identity in wanted]
+
+    def drop(self, ids: Iterable[str]) -> list[str]:
+        """Let go of what is kept to requeue dead invocations; their outcomes stay DEAD. Returns their ids.
+
+        Raises:
+            BadInput: E_NOT_FOUND, one is not dead; nothing is changed then.
+        """
+        wanted = self._ids(ids)
+
+        def work(cursor: Cursor, owner: str) -> None:
+            _lock_dead(cursor, owner, wanted)
+            keys = [identity.hex() for identity in wanted]
+            cursor.execute("DELETE FROM pyfi.hold WHERE owner = %s AND id = ANY(%s::uuid[])", (owner, keys))
+            _event(cursor, "invocation", "", f"{len(wanted)} dead dropped", {"ids": [id_text(each) for each in wanted]})
+
+        self._run(work)
+        return [id_text(identity) for identity in wanted]
+
+    # queues
+
+    def purge(self, queue: str) -> int:
+        """Take all that waits in a logical queue off it, each call CANCELLED on record; returns how many.
+
+        Raises:
+            BadInput: E_NOT_FOUND.
+        """
+        names = self._queues(queue)
+        count = 0
+
+        def taken(body: bytes) -> None:
+            nonlocal count
+            count += self._session.link.run(lambda cursor: _purged(cursor, queue, body))
+
+        for name in names:
+            self._session.broker.purge(name, taken)
+        self._run(lambda cursor, _: _event(cursor, "queue", queue, f"purged, {count} calls", {"count": count}))
+        return count
+
+    def peek(self, queue: str, count: int = 10) -> list[Record]:
+        """The first calls that wait in a logical queue, left where they are."""
+        found = [
+            each for name in self._queues(queue) for message in self._session.broker.peek(name, count)
+            for each in _peeked(message.body, message.redelivered)
+        ]  # fmt: skip
+        return found[:count]
+
+    def _queues(self, queue: str) -> list[str]:
+        """The broker's names of a logical queue's parts."""
+        network = self._session.network_name
+
+        def work(cursor: Cursor, _: str) -> list[str] | None:
+            cursor.execute(
+                "SELECT q.id FROM pyfi.queue q JOIN pyfi.network n ON n.id = q.network_id"
+                " WHERE n.name = %s AND q.name = %s",
+                (network, queue),
+            )
+            if (row := cursor.fetchone()) is None:
+                return None
+            cursor.execute(
+                "SELECT task_key, generation FROM pyfi.task_queue"
+                " WHERE queue_id = %s AND declared IS NOT NULL ORDER BY task_key",
+                row,
+            )
+            return [f"q.{network}.{queue}.{key}.g{generation}" for key, generation in cursor.fetchall()]
+
+        names: list[str] | None = self._run(work)
+        if names is None:
+            raise BadInput.of("E_NOT_FOUND", "queue", queue, f"no queue {queue!r}", cure="pyfi ls queues")
+        return names
+
+
+def _status(decided: Decided | None) -> str:
+    return decided.status.value if decided else "QUEUED"
+
+
+def _cancelled(key: Key, held: Held | None, before: Decided | None, why: str) -> NewOutcome:
+    # a reopened one takes only an outcome that names the attempt it was reopened for, or a later one
+    serial = max(1, held.serial if held else 1, before.serial if before else 1)
+    error = ErrorRecord("pyfi_hpc.errors.Cancelled", why, "", "E_CANCELLED", Cause.RETURNED)
+    return NewOutcome(*key, OutcomeStatus.CANCELLED, None, messages.encode(error), None, None, serial)
+
+
+def _was_started(cursor: Cursor, owner: str, identity: bytes) -> bool:
+    cursor.execute(
+        """SELECT EXISTS (SELECT FROM pyfi.attempt WHERE owner = %(owner)s AND id = %(id)s::uuid)
+               OR EXISTS (SELECT FROM pyfi.hold WHERE owner = %(owner)s AND id = %(id)s::uuid AND state = 'LEASED')""",
+        {"owner": owner, "id": identity.hex()},
+    )
+    return bool(cursor.fetchone()[0])
+
+
+def _status_now(cursor: Cursor, owner: str, identity: bytes) -> str:
+    key = (owner, identity)
+    decided = record.outcomes(cursor, [key]).get(key)
+    if decided is not None and decided.status is not OutcomeStatus.REOPENED:
+        return decided.status.value
+    held = record.holds(cursor, [key]).get(key)
+    if held is not None and held.state == HoldState.LEASED:
+        return "RUNNING"
+    cursor.execute(
+        "SELECT status FROM pyfi.attempt WHERE owner = %s AND id = %s::uuid ORDER BY serial DESC LIMIT 1",
+        (owner, identity.hex()),
+    )
+    newest = cursor.fetchone()
+    return "RUNNING" if newest is not None and newest[0] == AttemptStatus.STARTED else "QUEUED"
+
+
+def _lock_dead(cursor: Cursor, owner: str, ids: Sequence[bytes]) -> dict[Key, Held]:
+    held = record.holds(cursor, [(owner, identity) for identity in ids], lock=True)
+    for identity in ids:
+        if (owner, identity) not in held or held[owner, identity].state != HoldState.DEAD:
+            raise _not_dead(identity)
+    return held
+
+
+def _not_dead(identity: bytes) -> BadInput:
+    text = id_text(identity)
+    return BadInput.of("E_NOT_FOUND", "id", text, f"no dead invocation {text} is kept", cure="pyfi dead ls")
+
+
+def _requeue(cursor: Cursor, owner: str, ids: Sequence[bytes]) -> None:
+    """REOPENED and DUE together; the hold row names the next attempt already, and only that one may decide now."""
+    _lock_dead(cursor, owner, ids)
+    keys = sorted(identity.hex() for identity in set(ids))
+    cursor.execute(
+        """UPDATE pyfi.outcome o SET status = 'REOPENED', serial = h.serial FROM pyfi.hold h
+           WHERE o.owner = %s AND o.id = ANY(%s::uuid[]) AND h.owner = o.owner AND h.id = o.id AND o.status = 'DEAD'""",
+        (owner, keys),
+    )
+    cursor.execute(
+        """UPDATE pyfi.hold SET state = 'DUE', due = now(), used = 0, returns = 0, epoch = epoch + 1
+           WHERE owner = %s AND id = ANY(%s::uuid[])""",
+        (owner, keys),
+    )
+    _event(cursor, "invocation", "", f"{len(keys)} dead requeued", {"ids": keys})
+
+
+def _payload(cursor: Cursor, owner: str, identity: bytes) -> bytes:
+    cursor.execute(
+        "SELECT payload FROM pyfi.hold WHERE owner = %s AND id = %s::uuid AND state = 'DEAD'", (owner, identity.hex())
+    )
+    if (row := cursor.fetchone()) is None:
+        raise _not_dead(identity)
+    return messages.decode_message(bytes(row[0])).calls[0].args
+
+
+def _purged(cursor: Cursor, queue: str, body: bytes) -> int:
+    """Give the calls of a message that is about to go their outcomes; keep whole what cannot be read."""
+    try:
+        message = messages.decode_message(body)
+    except BadInput as error:
+        cursor.execute(
+            "INSERT INTO pyfi.quarantine (network, reason, detail, body) VALUES ('', 'decode', %s, %s)",
+            (f"purged from {queue}: {error.what}", body),
+        )
+        return 0
+    record.insert_outcomes(cursor, [_purged_outcome(message, index, queue) for index in range(len(message.calls))])
+    record.drop_holds(cursor, [(message.owner, call.id) for call in message.calls])
+    return len(message.calls)
+
+
+def _purged_outcome(message: Message, index: int, queue: str) -> NewOutcome:
+    call = message.calls[index]
+    error = ErrorRecord("pyfi_hpc.errors.Cancelled", f"purged from queue {queue}", "", "E_CANCELLED", Cause.RETURNED)
+    encoded = messages.encode(error)
+    status, serial = OutcomeStatus.CANCELLED, call.serial
+    return NewOutcome(message.owner, call.id, status, None, encoded, call.digest, message.socket, serial)
+
+
+def _peeked(body: bytes, redelivered: bool) -> list[Record]:
+    try:
+        message = messages.decode_message(body)
+    except BadInput as error:
+        return [{"id": None, "owner": None, "error": error.what, "bytes": len(body), "redelivered": redelivered}]
+    return [
+        {
+            "id": id_text(call.id),
+            "owner": message.owner,
+            "serial": call.serial,
+            "bytes": len(call.args),
+            "redelivered": redelivered,
+        }
+        for call in message.calls
+    ]
+
+
+def _event(cursor: Cursor, kind: str, name: str, what: str, detail: Record) -> None:
+    cursor.execute(
+        "INSERT INTO pyfi.event (kind, name, what, detail) VALUES (%s, %s, %s, %s)", (kind, name, what, Json(detail))
+    )

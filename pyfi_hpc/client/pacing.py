@@ -1,0 +1,62 @@
+"""How long a call of each socket runs, learned from the record now and then: it decides how many share a message."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+
+import structlog
+
+from pyfi_hpc.client import rows
+from pyfi_hpc.client.directory import Way
+from pyfi_hpc.client.futures import Future
+from pyfi_hpc.client.link import Link
+from pyfi_hpc.errors import PyfiError
+
+#: A socket's pace is looked up again after this long.
+_AGAIN_SECONDS = 1.0
+_SAMPLE = 64
+#: The newest sample counts this much, once there is an older figure.
+_WEIGHT = 0.5
+
+log = structlog.get_logger()
+
+
+class Pacer:
+    """Learns on a thread of its own; `settled` costs next to nothing."""
+
+    def __init__(self, link: Link, owner: str, ways: dict[str, Way]) -> None:
+        self._link, self._owner, self._ways = link, owner, ways
+        self._next: dict[str, float] = {}
+        self._samples: queue.SimpleQueue[tuple[Way, list[bytes]] | None] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+
+    def settled(self, futures: list[Future]) -> None:
+        """These have their outcomes: a sample of them may be looked at."""
+        socket = futures[-1].socket
+        now = time.monotonic()
+        if self._next.get(socket, 0.0) > now or (way := self._ways.get(socket)) is None:
+            return
+        self._next[socket] = now + _AGAIN_SECONDS
+        self._samples.put((way, [each.identity for each in futures[-_SAMPLE:] if each.socket == socket]))
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="pyfi-pacer", daemon=True)
+            self._thread.start()
+
+    def _run(self) -> None:
+        while (sample := self._samples.get()) is not None:
+            way, ids = sample
+            try:
+                seconds = self._link.run(lambda cursor: rows.seconds_per_call(cursor, self._owner, ids), patience=0.0)  # noqa: B023
+            except PyfiError as error:
+                log.debug("no pace learned", reason=str(error))
+                continue
+            if seconds is not None:
+                way.pace = seconds if way.pace is None else way.pace + _WEIGHT * (seconds - way.pace)
+
+    def close(self) -> None:
+        """End the thread."""
+        self._samples.put(None)
+        if self._thread is not None:
+            self._thread.join(timeout=6.0)

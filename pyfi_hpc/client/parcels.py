@@ -1,0 +1,97 @@
+"""Calls on their way to the broker: lanes where they gather, parcels in which they travel."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from pyfi_hpc.brokers.base import Confirm
+from pyfi_hpc.client.directory import Way
+from pyfi_hpc.client.futures import Future
+from pyfi_hpc.client.tickets import Ticket
+from pyfi_hpc.errors import PyfiError
+from pyfi_hpc.wire.messages import Call
+
+#: A message holds at most so many calls, bytes of arguments, and seconds of work.
+MOST_CALLS, MOST_BYTES, MOST_SECONDS = 64, 100 * 1024, 0.005
+#: Calls of unknown run time are sent in smaller parts, so that several workers get some.
+UNKNOWN_CALLS = 8
+#: A message that is not full waits while so many of its socket are unconfirmed: more will gather meanwhile.
+EAGER_PARCELS = 2
+
+
+class Item(NamedTuple):
+    """A call that is not accepted yet; `deadline` is `time.monotonic()` when its caller is told so."""
+
+    future: Future
+    call: Call
+    ticket: Ticket
+    deadline: float
+
+
+@dataclass(slots=True, eq=False)
+class Parcel:
+    """A message and the calls in it that are still waited for."""
+
+    lane: Lane
+    items: list[Item]
+    batch: bytes
+    confirm: Confirm | None = None
+    tries: int = 0
+    #: time.monotonic() when it is to be sent again
+    due: float = 0.0
+    mended: bool = False
+    error: PyfiError | None = None
+
+    @property
+    def deadline(self) -> float:
+        """When its first call runs out of time; never where nobody waits any more."""
+        return min((item.deadline for item in self.items), default=float("inf"))
+
+    def expired(self, now: float) -> list[Item]:
+        """Take out the calls whose time is over."""
+        late = [item for item in self.items if item.deadline <= now]
+        if late:
+            self.items = [item for item in self.items if item.deadline > now]
+        return late
+
+    def put_off(self, error: PyfiError) -> None:
+        """It is to be sent again, later each time."""
+        self.error, self.confirm = error, None
+        self.due = time.monotonic() + min(0.05 * 2**self.tries, 1.0)
+        self.tries += 1
+
+
+@dataclass(slots=True, eq=False)
+class Lane:
+    """The calls of one socket, in the order in which they came."""
+
+    way: Way
+    waiting: deque[Item] = field(default_factory=deque)
+    unconfirmed: int = 0
+
+    @property
+    def limit(self) -> int:
+        """How many calls make a full message."""
+        pace = self.way.pace
+        if pace is None:
+            return UNKNOWN_CALLS
+        return max(1, min(MOST_CALLS, int(MOST_SECONDS / max(pace, 1e-9))))
+
+    @property
+    def ready(self) -> bool:
+        """Whether a message should go now."""
+        return bool(self.waiting) and (self.unconfirmed < EAGER_PARCELS or len(self.waiting) >= self.limit)
+
+    def take(self) -> list[Item]:
+        """The calls of the next message."""
+        items: list[Item] = []
+        size, limit = 0, self.limit
+        while self.waiting and len(items) < limit:
+            size += len(self.waiting[0].call.args)
+            if items and size > MOST_BYTES:
+                break
+            items.append(self.waiting.popleft())
+        return items

@@ -1,0 +1,127 @@
+"""What a client reads of the record, one statement each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pyfi_hpc.client.remote import Provenance
+from pyfi_hpc.db.record import Cursor
+from pyfi_hpc.errors import BadInput
+from pyfi_hpc.model.status import OutcomeStatus
+from pyfi_hpc.wire import messages
+from pyfi_hpc.wire.ids import ID_BYTES, id_text, parse_id
+from pyfi_hpc.wire.messages import Answer, ErrorRecord, Kind
+
+#: A larger value stays in its row until somebody asks for it.
+_LIGHT_BYTES = 16 * 2**10
+KIND_OF = {
+    OutcomeStatus.SUCCEEDED: Kind.VALUE,
+    OutcomeStatus.FAILED: Kind.ERROR,
+    OutcomeStatus.CANCELLED: Kind.CANCELLED,
+    OutcomeStatus.DEAD: Kind.DEAD,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A final outcome; `answer.value` is None where it is large."""
+
+    answer: Answer
+    digest: bytes | None
+
+
+def owner(cursor: Cursor) -> str:
+    """Whom our rows belong to."""
+    cursor.execute("SELECT session_user::text")
+    return str(cursor.fetchone()[0])
+
+
+def final(cursor: Cursor, owner: str, ids: Sequence[bytes]) -> dict[bytes, Row]:
+    """The final outcomes among `ids`."""
+    cursor.execute(
+        """SELECT uuid_send(o.id), o.status, CASE WHEN octet_length(o.value) <= %s THEN o.value END, o.error, o.digest
+           FROM unnest(%s::uuid[]) AS k (id) JOIN pyfi.outcome o ON o.owner = %s AND o.id = k.id
+           WHERE o.status <> 'REOPENED'""",
+        (_LIGHT_BYTES, [identity.hex() for identity in ids], owner),
+    )
+    return {bytes(row[0]): _row(*row) for row in cursor.fetchall()}
+
+
+def _row(identity: Any, status: str, value: Any, error: Any, digest: Any) -> Row:
+    answer = Answer(bytes(identity), KIND_OF[OutcomeStatus(status)], _bytes(value), _error(error))
+    return Row(answer, _bytes(digest))
+
+
+def _bytes(value: Any) -> bytes | None:
+    return None if value is None else bytes(value)
+
+
+def _error(error: Any) -> ErrorRecord | None:
+    return messages.decode_error(bytes(error)) if error is not None else None
+
+
+def value(cursor: Cursor, owner: str, identity: bytes) -> bytes:
+    """The encoded value of an invocation that succeeded.
+
+    Raises:
+        BadInput: E_NOT_FOUND, it was forgotten.
+    """
+    cursor.execute("SELECT value FROM pyfi.outcome WHERE owner = %s AND id = %s::uuid", (owner, identity.hex()))
+    row = cursor.fetchone()
+    if row is None or row[0] is None:
+        raise BadInput.of("E_NOT_FOUND", "id", id_text(identity), "the value is not kept any more")
+    return bytes(row[0])
+
+
+def provenance(cursor: Cursor, owner: str, identity: bytes) -> Provenance | None:
+    """Who made the outcome; None where there is none."""
+    cursor.execute(
+        """SELECT s.name, coalesce(w.commit, p.commit), n.name, w.cores, o.serial, p.max_attempts
+           FROM pyfi.outcome o LEFT JOIN pyfi.socket s ON s.id = o.socket_id
+           LEFT JOIN pyfi.processor p ON p.id = s.processor_id
+           LEFT JOIN pyfi.worker w ON w.id = o.worker_id LEFT JOIN pyfi.node n ON n.id = w.node_id
+           WHERE o.owner = %s AND o.id = %s::uuid""",
+        (owner, identity.hex()),
+    )
+    row = cursor.fetchone()
+    if row is None:
+        return None
+    socket, commit, node, cores, serial, most = row
+    return Provenance(socket or "", commit or "", node or "", tuple(cores or ()), serial, most)
+
+
+def seconds_per_call(cursor: Cursor, owner: str, ids: Sequence[bytes]) -> float | None:
+    """How long these calls ran on average; None where no row tells."""
+    cursor.execute(
+        """SELECT avg(extract(epoch FROM o.ended - o.started))::float8
+           FROM unnest(%s::uuid[]) AS k (id) JOIN pyfi.outcome o ON o.owner = %s AND o.id = k.id""",
+        ([identity.hex() for identity in ids], owner),
+    )
+    found = cursor.fetchone()[0]
+    return None if found is None else float(found)
+
+
+def full_id(cursor: Cursor, owner: str, text: str) -> bytes:
+    """The id that `text` stands for: an id in full, or the last digits of one that the record has.
+
+    Raises:
+        BadInput: E_ID, no id or not a unique one; E_NOT_FOUND.
+    """
+    digits = text.strip().lower().replace("-", "")
+    if len(digits) >= 2 * ID_BYTES or not digits or set(digits) - set("0123456789abcdef"):
+        return parse_id(text)
+    found: set[bytes] = set()
+    for table in ("outcome", "hold", "attempt"):
+        cursor.execute(
+            f"SELECT DISTINCT uuid_send(id) FROM pyfi.{table}"
+            " WHERE owner = %s AND encode(uuid_send(id), 'hex') LIKE %s LIMIT 2",
+            (owner, f"%{digits}"),
+        )
+        found |= {bytes(row[0]) for row in cursor.fetchall()}
+    if len(found) > 1:
+        raise BadInput.of("E_ID", "id", text, f"several invocations end in {digits}", cure="give more digits")
+    if not found:
+        raise BadInput.of("E_NOT_FOUND", "id", text, f"no invocation on record ends in {digits}", cure="give all of it")
+    return found.pop()

@@ -1,0 +1,297 @@
+"""Sending: callers append and go on, one thread sends whatever has gathered, a window of messages is unconfirmed.
+
+No timer waits for a message to fill: the first calls of a socket go at once, and while those are unconfirmed more
+gather. Whoever hands over more than there is room for waits.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from itertools import groupby
+
+import structlog
+
+from pyfi_hpc.brokers.base import Broker, Confirm, Publication
+from pyfi_hpc.client.directory import Way
+from pyfi_hpc.client.parcels import Item, Lane, Parcel
+from pyfi_hpc.client.tickets import AcceptedLog
+from pyfi_hpc.errors import BrokerUnavailable, PyfiError
+from pyfi_hpc.failpoints import reach
+from pyfi_hpc.wire import messages
+from pyfi_hpc.wire.ids import new_id
+from pyfi_hpc.wire.messages import WIRE_VERSION, Message
+
+#: Messages that may be unconfirmed at once.
+WINDOW = 64
+#: Calls, and bytes of them, that may wait to be sent before callers have to wait themselves.
+ROOM_CALLS, ROOM_BYTES = 4096, 16 * 2**20
+
+_NEVER = float("inf")
+
+log = structlog.get_logger()
+
+
+class Sender:
+    """Takes calls from any thread; ends with `close`."""
+
+    def __init__(self, broker: Broker, owner: str, reply: str, mend: Callable[[str], None], log: AcceptedLog) -> None:
+        """`mend` is called with a socket's name when the broker knows no queue of it; `reply` is our reply address."""
+        self._broker, self._owner, self._reply, self._mend, self._log = broker, owner, reply, mend, log
+        self._lock = threading.Lock()
+        self._news, self._room = threading.Condition(self._lock), threading.Condition(self._lock)
+        self._lanes: dict[Way, Lane] = {}
+        self._busy: deque[Lane] = deque()
+        self._window: set[Parcel] = set()
+        self._again: list[Parcel] = []
+        self._waiting = self._bytes = 0
+        #: when the first of all calls here runs out of time
+        self._late_at = _NEVER
+        self._closing = False
+        self._thread = threading.Thread(target=self._run, name="pyfi-sender", daemon=True)
+        self._thread.start()
+
+    # from any thread
+
+    def hungry(self, way: Way, gathered: int) -> bool:
+        """Whether a caller that has gathered so many calls should hand them over now."""
+        lane = self._lanes.get(way)
+        return lane is None or gathered >= lane.limit or (lane.unconfirmed == 0 and not lane.waiting)
+
+    def put(self, way: Way, items: Sequence[Item]) -> None:
+        """Have the calls sent, soon; waits while there is no room. Each is accepted or refused through its ticket."""
+        for ticket, group in groupby(items, key=lambda item: item.ticket):
+            ticket.add(sum(1 for _ in group))
+        size = sum(len(item.call.args) for item in items)
+        with self._lock:
+            roomy = self._wait_for_room(items[0].deadline)
+            if roomy:
+                self._append(way, items, size)
+        if not roomy:
+            _refuse(items, self._refusal(None))
+
+    def _wait_for_room(self, deadline: float) -> bool:
+        while not self._closing and (self._waiting >= ROOM_CALLS or self._bytes >= ROOM_BYTES):
+            if not self._room.wait(max(0.0, deadline - time.monotonic())) and time.monotonic() >= deadline:
+                return False
+        return not self._closing
+
+    def _append(self, way: Way, items: Sequence[Item], size: int) -> None:
+        lane = self._lanes.get(way)
+        if lane is None:
+            lane = self._lanes[way] = Lane(way)
+        if not lane.waiting:
+            self._busy.append(lane)
+        lane.waiting.extend(items)
+        self._waiting += len(items)
+        self._bytes += size
+        if items[0].deadline < self._late_at:
+            self._late_at = items[0].deadline
+            self._news.notify()
+        elif lane.ready:
+            self._news.notify()
+
+    def close(self) -> None:
+        """Refuse what is not sent, and end the thread; what was sent is the broker's business."""
+        with self._lock:
+            self._closing = True
+            left = [item for lane in self._busy for item in lane.waiting]
+            left += [item for parcel in (*self._again, *self._window) for item in parcel.items]
+            for parcel in (*self._again, *self._window):
+                parcel.items = []
+            self._busy.clear()
+            self._again.clear()
+            self._news.notify_all()
+            self._room.notify_all()
+        _refuse(left, BrokerUnavailable("E_BROKER", "the client was closed before the call was accepted"))
+        self._thread.join()
+
+    # the thread
+
+    def _run(self) -> None:
+        while not self._closing:
+            with self._lock:
+                parcel = self._next()
+                late = self._late()
+                if parcel is None and not late and not self._closing:
+                    self._news.wait(self._pause())
+            if late:
+                self._give_up(late)
+            if parcel is not None:
+                self._send(parcel)
+
+    def _next(self) -> Parcel | None:
+        """The parcel to send now, put into the window; None where there is none, or no room in the window."""
+        if len(self._window) >= WINDOW:
+            return None
+        now = time.monotonic()
+        for parcel in self._again:
+            if parcel.due <= now:
+                self._again.remove(parcel)
+                return self._enter(parcel)
+        for _ in range(len(self._busy)):
+            lane = self._busy.popleft()
+            if lane.ready:
+                return self._enter(self._parcel(lane))
+            self._busy.append(lane)
+        return None
+
+    def _parcel(self, lane: Lane) -> Parcel:
+        items = lane.take()
+        if lane.waiting:
+            self._busy.append(lane)
+        self._leave_room(items)
+        return Parcel(lane, items, new_id())
+
+    def _leave_room(self, items: Sequence[Item]) -> None:
+        self._waiting -= len(items)
+        self._bytes -= sum(len(item.call.args) for item in items)
+        self._room.notify_all()
+
+    def _enter(self, parcel: Parcel) -> Parcel:
+        self._window.add(parcel)
+        parcel.lane.unconfirmed += 1
+        return parcel
+
+    def _pause(self) -> float | None:
+        """Seconds until something is due."""
+        first = min([self._late_at, *(parcel.due for parcel in self._again)])
+        return None if first == _NEVER else max(0.0, first - time.monotonic())
+
+    def _send(self, parcel: Parcel) -> None:
+        socket = parcel.lane.way.socket
+        message = Message(
+            version=WIRE_VERSION,
+            batch=parcel.batch,
+            owner=self._owner,
+            socket=socket.id,
+            generation=socket.generation,
+            calls=tuple([item.call for item in parcel.items]),
+            reply=self._reply,
+        )
+        reach("client_before_publish")
+        publication = Publication(socket.exchange, socket.key, messages.encode(message), parcel.batch.hex())
+        confirm = self._broker.publish(publication)
+        with self._lock:
+            parcel.confirm = confirm
+        confirm.add_done_callback(partial(self._confirmed, parcel))
+
+    # what the broker says, on a thread of its own
+
+    def _confirmed(self, parcel: Parcel, confirm: Confirm) -> None:
+        error = _error(confirm)
+        if error is None:
+            reach("client_after_publish")
+        with self._lock:
+            self._window.discard(parcel)
+            parcel.lane.unconfirmed -= 1
+            items = parcel.items
+            again = error is not None and bool(items) and self._may_go_again(parcel, error)
+            if again:
+                self._again.append(parcel)
+            self._news.notify()
+        if error is None:
+            self._accepted(items)
+        elif not again:
+            _refuse(items, error)
+
+    def _may_go_again(self, parcel: Parcel, error: PyfiError) -> bool:
+        if self._closing:
+            return False
+        if isinstance(error, BrokerUnavailable):
+            parcel.put_off(error)
+            return True
+        if error.code == "E_UNKNOWN_SOCKET" and not parcel.mended:
+            parcel.mended = True
+            parcel.put_off(error)
+            # a look into the database has no place on the broker's thread
+            threading.Thread(target=self._mend_lane, args=(parcel.lane,), name="pyfi-mend", daemon=True).start()
+            return True
+        return False
+
+    def _mend_lane(self, lane: Lane) -> None:
+        try:
+            self._mend(lane.way.socket.name)
+        except PyfiError as error:
+            log.warning("the socket's queue cannot be declared", socket=lane.way.socket.name, reason=str(error))
+
+    def _accepted(self, items: Sequence[Item]) -> None:
+        if items:
+            self._log.write(item.future for item in items)
+            for ticket, group in groupby(items, key=lambda item: item.ticket):
+                ticket.settle(sum(1 for _ in group))
+
+    # calls whose time is over
+
+    def _late(self) -> list[tuple[Parcel | None, list[Item]]]:
+        """Take out calls that nobody waits for any longer; those that travel together come together."""
+        now = time.monotonic()
+        late: list[tuple[Parcel | None, list[Item]]] = []
+        if now < self._late_at:
+            return late
+        for lane in self._busy:
+            items = []
+            while lane.waiting and lane.waiting[0].deadline <= now:
+                items.append(lane.waiting.popleft())
+            if items:
+                self._leave_room(items)
+                late.append((None, items))
+        self._busy = deque(lane for lane in self._busy if lane.waiting)
+        for parcel in (*self._window, *self._again):
+            if items := parcel.expired(now):
+                late.append((parcel, items))
+        self._again = [parcel for parcel in self._again if parcel.items]
+        deadlines = [parcel.deadline for parcel in (*self._window, *self._again)]
+        self._late_at = min([*deadlines, *(lane.waiting[0].deadline for lane in self._busy)], default=_NEVER)
+        return late
+
+    def _give_up(self, late: Iterable[tuple[Parcel | None, list[Item]]]) -> None:
+        for parcel, items in late:
+            _refuse(items, self._refusal(parcel))
+
+    def _refusal(self, parcel: Parcel | None) -> PyfiError:
+        """Why calls were not accepted in time: what the broker said of them, or what state it is in."""
+        if parcel is not None and parcel.error is not None and parcel.confirm is None:
+            said = parcel.error
+            return type(said)(said.code, said.what, at=said.at, cure=_REPEAT, sent=False)
+        sent = parcel is not None and not _taken_back(parcel)
+        known = "it is not known whether it was accepted" if sent else "nothing was accepted"
+        code, what = self._state()
+        return BrokerUnavailable(code, f"{what}; {known}", cure=_REPEAT, sent=sent)
+
+    def _state(self) -> tuple[str, str]:
+        if self._broker.publishing():
+            return "E_BACKPRESSURE", "the broker does not keep up"
+        try:
+            self._broker.check()
+        except PyfiError:
+            return "E_BROKER", "the broker cannot be reached"
+        return "E_BROKER_BLOCKED", "the broker takes no messages for now"
+
+
+_REPEAT = "repeat it with the same id: it will not run twice for that"
+
+
+def _taken_back(parcel: Parcel) -> bool:
+    """Whether the broker's connection gave the message back unsent; only if nobody else waits for it."""
+    return not parcel.items and parcel.confirm is not None and parcel.confirm.cancel()
+
+
+def _error(confirm: Confirm) -> PyfiError | None:
+    if confirm.cancelled():
+        return BrokerUnavailable("E_BROKER", "the message was taken back")
+    error = confirm.exception()
+    if error is None or isinstance(error, PyfiError):
+        return error
+    return BrokerUnavailable("E_BROKER", f"the message could not be sent: {error}")
+
+
+def _refuse(items: Sequence[Item], error: PyfiError) -> None:
+    for item in items:
+        item.future.settle(error)
+    for ticket, group in groupby(items, key=lambda item: item.ticket):
+        refused = [(item.future, error) for item in group]
+        ticket.settle(len(refused), refused)

@@ -1,0 +1,270 @@
+"""What one client has open: database, broker, sender, waiter. Nothing is opened before it is used."""
+
+from __future__ import annotations
+
+import os
+import queue
+import threading
+from collections.abc import Callable
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from pyfi_hpc.brokers.base import Broker
+from pyfi_hpc.brokers.connect import connect
+from pyfi_hpc.client import remote, rows
+from pyfi_hpc.client.directory import Directory, Way
+from pyfi_hpc.client.futures import Future, called
+from pyfi_hpc.client.link import Link
+from pyfi_hpc.client.pacing import Pacer
+from pyfi_hpc.client.packing import Packer
+from pyfi_hpc.client.sender import Sender
+from pyfi_hpc.client.tickets import AcceptedLog
+from pyfi_hpc.client.waiter import Waiter
+from pyfi_hpc.config import Settings
+from pyfi_hpc.errors import BadInput, PyfiError
+from pyfi_hpc.wire.ids import id_text
+from pyfi_hpc.wire.messages import Answer, Kind
+
+if TYPE_CHECKING:
+    from pyfi_hpc.client.network import Network
+    from pyfi_hpc.client.operations import Operations
+
+T = TypeVar("T")
+
+#: Names a file: one line for each accepted id, for `pyfi verify --accepted`.
+ACCEPTED_LOG = "PYFI_ACCEPTED_LOG"
+
+
+class Session:
+    """The parts of a client and the ways between them; also what its futures ask (`futures.Home`)."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        database_uri: str | None = None,
+        broker_uri: str | None = None,
+        make_broker: Callable[[str], Broker] | None = None,
+    ) -> None:
+        """`make_broker` is given the database's address; by default it connects to the broker of the settings."""
+        self.settings = settings
+        self.network_name = settings.agent.network
+        self._database_uri = database_uri or settings.database.uri
+        self._broker_uri = broker_uri or settings.broker.uri or None
+        self._make_broker = make_broker or (lambda uri: connect(self._broker_uri, database_uri=uri))
+        self.lock = threading.RLock()
+        self._opening = threading.RLock()
+        self._closed = False
+        self._callbacks: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._callback_thread: threading.Thread | None = None
+
+    # what is opened when it is first used: always under `_opening`, so that two threads open one
+
+    @cached_property
+    def database_uri(self) -> str:
+        """The database's address; in embedded mode its service is started where it does not run."""
+        if self._database_uri:
+            return self._database_uri
+        from pyfi_hpc import local
+
+        return str(local.ensure(self.settings))
+
+    @property
+    def link(self) -> Link:
+        """The session for what callers ask."""
+        return self._opened("_link", lambda: Link(self.database_uri, "client", self._patience))
+
+    @property
+    def broker(self) -> Broker:
+        """The broker; it connects by itself."""
+        return self._opened("_broker", lambda: self._make_broker(self.database_uri))
+
+    @property
+    def owner(self) -> str:
+        """The role that our calls belong to."""
+        return self._opened("_owner", lambda: self.link.run(rows.owner))
+
+    @property
+    def directory(self) -> Directory:
+        """Where sockets are."""
+        return self._opened(
+            "_directory",
+            lambda: Directory(self.link, self.network_name, lambda name: self.network.ensure_declared(name)),
+        )
+
+    @property
+    def waiter(self) -> Waiter:
+        """Who hears of outcomes."""
+        return self._opened("_waiter", lambda: Waiter(self._own_link("waiter"), self.owner, self.pacer.settled))
+
+    @property
+    def pacer(self) -> Pacer:
+        """Who learns run times."""
+        return self._opened("_pacer", lambda: Pacer(self._own_link("pacer"), self.owner, self.directory.ways))
+
+    @property
+    def sender(self) -> Sender:
+        """The way out."""
+        return self._opened("_sender", self._make_sender)
+
+    @property
+    def network(self) -> Network:
+        """The objects of the network."""
+        return self._opened("_network", self._make_network)
+
+    @property
+    def operations(self) -> Operations:
+        """What is done to invocations."""
+        from pyfi_hpc.client.operations import Operations
+
+        return self._opened("_operations", lambda: Operations(self))
+
+    @cached_property
+    def packer(self) -> Packer:
+        """Arguments to bytes and values back."""
+        return Packer(self.settings.blob_dir)
+
+    def _opened(self, name: str, make: Callable[[], T]) -> T:
+        found: T | None = self.__dict__.get(name)
+        if found is None:
+            with self._opening:
+                if self._closed:
+                    raise self._closed_fault()
+                found = self.__dict__.get(name)
+                if found is None:
+                    found = self.__dict__[name] = make()
+        return found
+
+    @property
+    def _patience(self) -> float:
+        return self.settings.client.connect_seconds
+
+    def _own_link(self, name: str) -> Link:
+        return Link(self.database_uri, f"client {name}", self._patience)
+
+    def _make_sender(self) -> Sender:
+        reply = self.broker.reply_address(self.waiter.hear)
+        log = AcceptedLog(os.environ.get(ACCEPTED_LOG))
+        return Sender(self.broker, self.owner, reply, self.directory.mend, log)
+
+    def _make_network(self) -> Network:
+        from pyfi_hpc.client.network import Network
+        from pyfi_hpc.db.engine import connect as engine
+        from pyfi_hpc.envs.mirror import Mirror
+        from pyfi_hpc.envs.repository import Allow
+
+        git = self.settings.git
+        rules = Allow(git.allow, git.deny, own_files=self.settings.embedded and not self._database_uri)
+        mirror = Mirror(git.mirror or self.settings.cache_dir)
+        return Network(
+            engine(self.database_uri), lambda: self.broker, rules=rules, mirror=mirror, name=self.network_name
+        )
+
+    # the end
+
+    def close(self) -> None:
+        """End every thread and session; what is accepted goes on without us."""
+        with self._opening:
+            if self._closed:
+                return
+            self._closed = True
+        parts = self.__dict__
+        for name in ("_sender", "_pacer", "_broker"):
+            if name in parts:
+                parts[name].close()
+        if "_waiter" in parts:
+            for future in parts["_waiter"].close():
+                future.release()
+        if "_link" in parts:
+            parts["_link"].close()
+        self._callbacks.put(None)
+
+    def closed_error(self) -> PyfiError | None:
+        """What to raise where no outcome can come any more."""
+        return self._closed_fault() if self._closed else None
+
+    def _closed_fault(self) -> PyfiError:
+        return BadInput("E_USAGE", "this client is closed", cure="Client().future(id) asks again")
+
+    # what futures ask
+
+    def value(self, future: Future) -> object:
+        """The value, from the reply or from its row."""
+        answer = future.answer
+        assert isinstance(answer, Answer)
+        data = answer.value
+        if data is None:
+            data = self.link.run(lambda cursor: rows.value(cursor, self.owner, future.identity))
+        return self.packer.unpack(data)
+
+    def error(self, future: Future) -> BaseException:
+        """The exception; who made the outcome is told as far as the database answers."""
+        answer = future.answer
+        if not isinstance(answer, Answer):
+            assert answer is not None
+            return answer
+        record = answer.error
+        made_by: remote.Provenance | None = None
+        try:
+            if record is None:
+                found = self.link.run(lambda cursor: rows.final(cursor, self.owner, [future.identity]))
+                record = found[future.identity].answer.error if found else None
+            if answer.kind is not Kind.CANCELLED:
+                made_by = self.link.run(
+                    lambda cursor: rows.provenance(cursor, self.owner, future.identity), patience=0.0
+                )
+        except PyfiError:
+            pass  # the error itself matters more than who made it
+        return remote.raised(future.identity, answer.kind, record, made_by)
+
+    def later(self, callback: Callable[[Future], object], future: Future) -> None:
+        """Have the callback called on the callbacks' own thread."""
+        self._callbacks.put(partial(called, callback, future))
+        if self._callback_thread is None:
+            with self._opening:
+                if self._callback_thread is None:
+                    self._callback_thread = threading.Thread(target=self._call_back, name="pyfi-callbacks", daemon=True)
+                    self._callback_thread.start()
+
+    def _call_back(self) -> None:
+        while (call := self._callbacks.get()) is not None:
+            call()
+
+    def cancel(self, future: Future, running: bool) -> bool:
+        """See `Future.cancel`."""
+        if future.done():
+            return future.cancelled()
+        if not self.operations.cancel_one(future.identity, running=running):
+            return False
+        self.waiter.forget([future])
+        future.settle(Answer(future.identity, Kind.CANCELLED))
+        return True
+
+    def status(self, future: Future) -> str:
+        """As the record tells."""
+        return self.operations.status(future.identity)
+
+    def attempts(self, future: Future) -> list[dict[str, Any]]:
+        """As the record tells."""
+        return self.operations.attempts(id_text(future.identity))
+
+    def worker(self, future: Future) -> dict[str, Any] | None:
+        """As the record tells."""
+        return self.operations.worker(future.identity)
+
+    def logs(self, future: Future) -> str:
+        """As the record tells."""
+        return self.operations.logs(id_text(future.identity))
+
+    def retry(self, future: Future) -> Future:
+        """Requeue, and wait anew."""
+        self.operations.requeue([id_text(future.identity)])
+        return self.watched(Future(self, future.identity, future.socket))
+
+    def watched(self, future: Future) -> Future:
+        """The future, to be settled when its outcome comes."""
+        self.waiter.watch([future])
+        return future
+
+    def way(self, socket: str) -> Way:
+        """Where the calls of that socket go."""
+        return self.directory.way(socket)

@@ -1,0 +1,80 @@
+"""Calls of one caller to one socket, gathered into messages while earlier ones are unconfirmed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+
+from pyfi_hpc.client.futures import Future
+from pyfi_hpc.client.parcels import Item
+from pyfi_hpc.client.session import Session
+from pyfi_hpc.client.tickets import Ticket, not_accepted
+from pyfi_hpc.errors import PyfiError
+from pyfi_hpc.wire.ids import call_digest, new_id
+from pyfi_hpc.wire.messages import Call
+
+_NONE: Mapping[str, object] = {}
+
+
+class Stream:
+    """Not for several threads at once. What is gathered goes out by itself when a message is full or none is under
+    way; `flush` before waiting for anything."""
+
+    def __init__(self, session: Session, socket: str) -> None:
+        self._session, self._name = session, socket
+        self._way, self._sender = session.way(socket), session.sender
+        self._patience = session.settings.client.connect_seconds
+        self._gathered: list[Item] = []
+        self.ticket = Ticket()
+
+    def send(self, args: tuple[object, ...]) -> Future:
+        """Have one call sent, soon; raises as `made` does."""
+        future = self.made(args)
+        if self._sender.hungry(self._way, len(self._gathered)):
+            self.flush()
+        return future
+
+    def made(
+        self,
+        args: tuple[object, ...],
+        kwargs: Mapping[str, object] = _NONE,
+        *,
+        id: bytes | None = None,
+        timeout: float | None = None,
+        deadline: float | None = None,
+    ) -> Future:
+        """One more call, to be sent by the next `flush`.
+
+        Raises:
+            BadInput: E_TYPE, E_RANGE, E_DTYPE, E_LIMIT. Unavailable: E_STORAGE_FULL.
+        """
+        way = self._way
+        way.check(args, kwargs)
+        data = self._session.packer.pack(args, kwargs)
+        call = Call(id or new_id(), data, call_digest(way.socket.id, data), 1, deadline, timeout)
+        future = Future(self._session, call.id, self._name, call.digest if id else None)
+        self._gathered.append(Item(future, call, self.ticket, time.monotonic() + self._patience))
+        return future
+
+    def flush(self) -> None:
+        """Hand over what has gathered; waits while there is no room for it."""
+        if items := self._gathered:
+            self._gathered = []
+            # watched first: a reply may be here before the confirm is
+            self._session.waiter.watch([item.future for item in items])
+            self._sender.put(self._way, items)
+
+    def refused(self) -> list[tuple[Future, PyfiError]]:
+        """Wait until each call is accepted or refused; those that were not accepted."""
+        self.ticket.wait()
+        self._session.waiter.forget(future for future, _ in self.ticket.refused)
+        return self.ticket.refused
+
+    def check(self) -> None:
+        """Wait, then return if every call was accepted.
+
+        Raises:
+            PyfiError: E_NOT_ACCEPTED, with exactly the ids that are not.
+        """
+        if refused := self.refused():
+            raise not_accepted(refused)

@@ -1,0 +1,72 @@
+"""Who waits for which calls to be accepted."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterable
+
+from pyfi_hpc.client.futures import Future
+from pyfi_hpc.errors import BadInput, BrokerUnavailable, PyfiError
+from pyfi_hpc.wire.ids import id_text
+
+#: More ids than this are counted, not listed, in an error's text; its facts have them all.
+_LISTED = 5
+
+
+class Ticket:
+    """A number of calls that somebody has handed over, and what the broker said of them."""
+
+    def __init__(self) -> None:
+        self._news = threading.Condition()
+        self._open = 0
+        self.refused: list[tuple[Future, PyfiError]] = []
+
+    def add(self, calls: int) -> None:
+        """So many more are on their way."""
+        with self._news:
+            self._open += calls
+
+    def settle(self, calls: int, refused: Iterable[tuple[Future, PyfiError]] = ()) -> None:
+        """So many are accepted or refused."""
+        with self._news:
+            self._open -= calls
+            self.refused.extend(refused)
+            if not self._open:
+                self._news.notify_all()
+
+    def wait(self) -> None:
+        """Return once each is accepted or refused; the sender sees to it that this comes to an end."""
+        with self._news:
+            while self._open:
+                self._news.wait()
+
+
+def not_accepted(refused: list[tuple[Future, PyfiError]]) -> PyfiError:
+    """The error that names the calls which were refused; its cause is the first one's."""
+    ids = [id_text(future.identity) for future, _ in refused]
+    first = refused[0][1]
+    kind = BadInput if isinstance(first, BadInput) else BrokerUnavailable
+    listed = ", ".join(ids[:_LISTED]) + (f" and {len(ids) - _LISTED} more" if len(ids) > _LISTED else "")
+    cure = "these may be repeated with the same ids" if kind is BrokerUnavailable else first.cure
+    what = f"{len(ids)} calls are not accepted: {first.what}"
+    error = kind("E_NOT_ACCEPTED", what, at=listed, cure=cure, ids=ids, reason=first.code)
+    error.__cause__ = first
+    return error
+
+
+class AcceptedLog:
+    """The file named by `PYFI_ACCEPTED_LOG`: one line for each accepted id, written after its confirm."""
+
+    def __init__(self, path: str | None) -> None:
+        self._path = path
+        self._descriptor: int | None = None
+
+    def write(self, futures: Iterable[Future]) -> None:
+        """Append their ids in one write, so that lines of several processes do not mix."""
+        if not self._path:
+            return
+        if self._descriptor is None:
+            flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+            self._descriptor = os.open(self._path, flags, 0o600)
+        os.write(self._descriptor, "".join(f"{id_text(future.identity)}\n" for future in futures).encode())

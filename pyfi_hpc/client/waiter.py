@@ -1,0 +1,155 @@
+"""Waiting for outcomes: replies are hints, the rows are the truth.
+
+A reply settles its futures at once. Because replies may be lost, one thread also asks the database for all that is
+pending: soon at first, then less and less often while replies do come. It spends a small part of its time on that.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable
+
+import msgspec
+import structlog
+
+from pyfi_hpc.client import rows
+from pyfi_hpc.client.futures import Future
+from pyfi_hpc.client.link import Link
+from pyfi_hpc.client.rows import Row
+from pyfi_hpc.errors import BadInput, DatabaseUnavailable, PyfiError
+from pyfi_hpc.wire.ids import id_text
+from pyfi_hpc.wire.messages import decode_reply
+
+FIRST_SECONDS, LONGEST_SECONDS = 0.05, 2.0
+#: At most this share of the time is spent on asking.
+_SHARE = 0.05
+CHUNK = 1000
+
+log = structlog.get_logger()
+
+
+class Waiter:
+    """The futures of one session that are not done, by id; the same id may have several."""
+
+    def __init__(self, link: Link, owner: str, learn: Callable[[list[Future]], None]) -> None:
+        """`learn` is told which futures a reply has just settled; it must not wait for anything."""
+        self._link, self._owner, self._learn = link, owner, learn
+        self._news = threading.Condition()
+        self._pending: dict[bytes, Future] = {}
+        #: futures whose id was pending already
+        self._twins: dict[bytes, list[Future]] = {}
+        self._interval = FIRST_SECONDS
+        self._closing = False
+        self._thread: threading.Thread | None = None
+
+    def watch(self, futures: Iterable[Future]) -> None:
+        """Have these settled when their outcomes come."""
+        with self._news:
+            was_empty = not self._pending
+            for future in futures:
+                if self._pending.setdefault(future.identity, future) is not future:
+                    self._twins.setdefault(future.identity, []).append(future)
+            if was_empty and self._pending:
+                self._interval = FIRST_SECONDS
+                self._start()
+                self._news.notify()
+
+    def _start(self) -> None:
+        if self._thread is None and not self._closing:
+            self._thread = threading.Thread(target=self._run, name="pyfi-waiter", daemon=True)
+            self._thread.start()
+
+    def forget(self, futures: Iterable[Future]) -> None:
+        """These will have no outcome: they were not accepted."""
+        with self._news:
+            for future in futures:
+                if self._pending.get(future.identity) is future:
+                    self._take(future.identity)
+
+    def __len__(self) -> int:
+        return len(self._pending)
+
+    def hear(self, body: bytes) -> None:
+        """A reply came, on a thread of the broker's."""
+        try:
+            reply = decode_reply(body)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            log.warning("a reply that is none was dropped", bytes=len(body))
+            return
+        settled: list[Future] = []
+        for answer in reply.answers:
+            for future in self._taken(answer.id):
+                if future.settle(answer):
+                    settled.append(future)
+        if settled:
+            self._learn(settled)
+
+    def _taken(self, identity: bytes) -> list[Future]:
+        with self._news:
+            return self._take(identity)
+
+    def _take(self, identity: bytes) -> list[Future]:
+        first = self._pending.pop(identity, None)
+        return [] if first is None else [first, *self._twins.pop(identity, ())]
+
+    def close(self) -> list[Future]:
+        """End the thread; returns what is still pending."""
+        with self._news:
+            self._closing = True
+            left = [each for identity in list(self._pending) for each in self._take(identity)]
+            self._news.notify()
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join(timeout=6.0)
+        return left
+
+    # the thread
+
+    def _run(self) -> None:
+        while not self._closing:
+            with self._news:
+                if not self._pending:
+                    self._news.wait()
+                else:
+                    self._news.wait(self._interval)
+                ids = list(self._pending)
+            if ids and not self._closing:
+                self._round(ids)
+
+    def _round(self, ids: list[bytes]) -> None:
+        """Ask about all of `ids`, oldest first."""
+        began = time.monotonic()
+        found = 0
+        try:
+            for start in range(0, len(ids), CHUNK):
+                found += self._ask(ids[start : start + CHUNK])
+        except DatabaseUnavailable:
+            log.debug("the database is away; waiting goes on")
+        except PyfiError as error:
+            log.warning("outcomes cannot be read", reason=str(error))
+        spent = time.monotonic() - began
+        self._interval = FIRST_SECONDS if found else min(2 * self._interval, LONGEST_SECONDS)
+        self._interval = max(self._interval, spent / _SHARE if not found else 0.0)
+
+    def _ask(self, ids: list[bytes]) -> int:
+        """Settle those of `ids` that are decided; how many that were."""
+        with self._news:
+            asked = [identity for identity in ids if identity in self._pending]
+        if not asked or self._closing:
+            return 0
+        found = self._link.run(lambda cursor: rows.final(cursor, self._owner, asked), patience=0.0)
+        return sum(self._settle(identity, row) for identity, row in found.items())
+
+    def _settle(self, identity: bytes, row: Row) -> int:
+        futures = self._taken(identity)
+        for future in futures:
+            future.settle(conflict(future, row) or row.answer)
+        return len(futures) > 0
+
+
+def conflict(future: Future, row: Row) -> PyfiError | None:
+    """The error of a future whose chosen id belongs to another call; None where it does not."""
+    if future.digest is None or row.digest is None or future.digest == row.digest:
+        return None
+    what = "the id was already used for another call"
+    return BadInput.of("E_ID_CONFLICT", "id", id_text(future.identity), what, cure="let the client choose the id")
