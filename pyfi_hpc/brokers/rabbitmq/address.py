@@ -9,7 +9,7 @@ from urllib.parse import SplitResult, urlsplit
 import pika
 import pika.exceptions as amqp
 
-from pyfi_hpc.errors import BadInput, BrokerUnavailable, PyfiError
+from pyfi_hpc.errors import BadInput, BrokerUnavailable
 
 # what it would tell, we tell in our own words
 logging.getLogger("pika").setLevel(logging.CRITICAL)
@@ -110,8 +110,3 @@ def _innermost(error: BaseException) -> str:
     while error.args and isinstance(error.args[0], BaseException):
         error = error.args[0]
     return str(error) or type(error).__name__
-
-
-def refused(error: BaseException, uri: str) -> PyfiError:
-    """`error`, an AMQP one, as one of ours; one of ours stays as it is."""
-    return error if isinstance(error, PyfiError) else unavailable(error, uri)

@@ -50,7 +50,7 @@ class Link:
         self._lock = threading.Lock()
         self._loop: Any = None
         self._connection: Any = None
-        self._woken = False
+        self._woken = self._away = False
         self._closing = threading.Event()
         self._backoff = Backoff()
         self._thread: threading.Thread | None = None
@@ -129,16 +129,20 @@ class Link:
 
     def _opened(self, connection: Any) -> None:
         log.debug("broker connected", link=self.name)
+        self._away = False
         self._guarded(lambda: self._session.up(connection))
         self._watch()
 
     def _ended(self, connection: Any, error: BaseException) -> None:
+        lost = unavailable(error, self._uri)
         try:
-            self._session.down(unavailable(error, self._uri))
+            self._session.down(lost)
         finally:
             connection.ioloop.stop()
         if not self._closing.is_set():
-            log.warning("broker connection lost", link=self.name, reason=str(error) or type(error).__name__)
+            # once for each time that it is away, not for each try
+            (log.debug if self._away else log.warning)("broker connection lost", link=self.name, reason=lost.what)
+        self._away = True
 
     def _watch(self) -> None:
         self._guarded(self._session.watch)
