@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Engine
 
     from pyfi_hpc.brokers.base import Broker
+    from pyfi_hpc.client.client import Client
     from pyfi_hpc.client.network import Network
 
 
@@ -45,13 +46,17 @@ class Platform:
         return Settings.load(self.ini, self.options)
 
     @cached_property
-    def database_uri(self) -> str:
-        """Where the database is; in embedded mode it is started first, and whoever waits is told."""
-        if not self.settings.embedded:
-            return self.settings.database.uri
-        from pyfi_hpc.client.local import ensure_local
+    def client(self) -> Client:
+        """Calls and what becomes of them; in embedded mode the first use starts the service of this machine."""
+        from pyfi_hpc.client.client import Client
 
-        return ensure_local(self.settings)
+        client = Client(self.settings)
+        self._open.callback(client.close)
+        return client
+
+    @property
+    def database_uri(self) -> str:
+        return self.client.session.database_uri
 
     @cached_property
     def engine(self) -> Engine:
@@ -61,13 +66,9 @@ class Platform:
         self._open.callback(engine.dispose)
         return engine
 
-    @cached_property
+    @property
     def broker(self) -> Broker:
-        from pyfi_hpc.brokers.connect import connect
-
-        broker = connect(self.settings.broker.uri or None, database_uri=self.database_uri)
-        self._open.callback(broker.close)
-        return broker
+        return self.client.session.broker
 
     @cached_property
     def network(self) -> Network:

@@ -15,17 +15,40 @@ from pyfi_hpc.cli.reporting import EXIT_CODES, report
 #: Name -> where the command is, and the first line of its help; nothing is imported for `--help`.
 COMMANDS = {
     "add": ("pyfi_hpc.cli.add:add", "Add an object to the network."),
+    "agent": ("pyfi_hpc.cli.agent:agent", "Serve a node: start workers, hand them calls."),
+    "call": ("pyfi_hpc.cli.call:call", "Run one invocation and print its value; arguments are JSON."),
+    "cancel": (
+        "pyfi_hpc.cli.invocations:cancel",
+        "Cancel invocations that are not decided yet; running ones are stopped.",
+    ),
     "config": ("pyfi_hpc.cli.config:config", "See, check and store settings."),
+    "db": ("pyfi_hpc.cli.db:db", "Make the database ready and bring it up to date."),
+    "dead": ("pyfi_hpc.cli.dead:dead", "Look at dead invocations, requeue or drop them."),
+    "delete": ("pyfi_hpc.cli.objects:delete", "Delete an object that nothing depends on."),
+    "local": ("pyfi_hpc.cli.local:local", "The service of this machine: Postgres and an agent, in the background."),
+    "logs": (
+        "pyfi_hpc.cli.invocations:logs",
+        "Print what an invocation's attempts have printed, once each has ended.",
+    ),
+    "ls": ("pyfi_hpc.cli.objects:ls", "List objects."),
+    "proc": ("pyfi_hpc.cli.proc:proc", "Run or manage processors."),
+    "ps": (
+        "pyfi_hpc.cli.invocations:ps",
+        "Show the workers that are there, or all that is on record of one invocation.",
+    ),
+    "queue": ("pyfi_hpc.cli.queue:queue", "Look into a queue, or empty it."),
+    "show": ("pyfi_hpc.cli.objects:show", "Show all of one object."),
+    "task": ("pyfi_hpc.cli.call:task", "Run tasks, by the original's name."),
+    "update": ("pyfi_hpc.cli.update:update", "Change an object of the network."),
     "verify": (
         "pyfi_hpc.cli.verify:verify",
         "Check that every accepted call has exactly one outcome; changes nothing.",
     ),
+    "wait": (
+        "pyfi_hpc.cli.invocations:wait",
+        "Wait for invocations and print their values, each on its line; exit code 1 if one has none.",
+    ),
     "whoami": ("pyfi_hpc.cli.whoami:whoami", "Show who you are to the database, and which services are meant."),
-    "delete": ("pyfi_hpc.cli.objects:delete", "Delete an object that nothing depends on."),
-    "ls": ("pyfi_hpc.cli.objects:ls", "List objects."),
-    "proc": ("pyfi_hpc.cli.proc:proc", "Run or manage processors."),
-    "show": ("pyfi_hpc.cli.objects:show", "Show all of one object."),
-    "update": ("pyfi_hpc.cli.update:update", "Change an object of the network."),
 }
 
 

@@ -52,4 +52,4 @@ def _ids(path: Path) -> set[bytes]:
     try:
         return read_accepted(path)
     except (OSError, UnicodeDecodeError) as error:
-        raise BadInput.of("E_NOT_FOUND", "--accepted", str(path), f"the list of ids cannot be read") from error
+        raise BadInput.of("E_NOT_FOUND", "--accepted", str(path), "the list of ids cannot be read") from error

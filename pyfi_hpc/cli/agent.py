@@ -1,0 +1,55 @@
+"""`pyfi agent`: the daemon of a node."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from pyfi_hpc.cli.command import Command, Group
+from pyfi_hpc.cli.context import Platform, pass_platform
+from pyfi_hpc.cli.params import Name
+from pyfi_hpc.cli.shared import together
+
+
+@click.group(cls=Group)
+def agent() -> None:
+    """Serve a node: start workers, hand them calls."""
+
+
+def _serve(platform: Platform, host: str | None, cores: str | None, network: str | None, respawn: bool) -> None:
+    from pyfi_hpc.agent.main import run as serve
+
+    settings = platform.settings
+    status = serve(settings, host=host, cores=cores, network=network or settings.agent.network, respawn=respawn)
+    click.get_current_context().exit(status)
+
+
+_options = together(
+    click.option("-h", "--host", help="The node's name, in place of this machine's."),
+    click.option("--cores", help="Cores to use, such as 0-3,8; else all it may use."),
+    click.option("--network", type=Name(), help="The network to serve."),
+    click.option("--respawn", is_flag=True, help="Start the agent again when it dies."),
+)
+
+
+@agent.command(
+    cls=Command,
+    examples=("pyfi agent run", "pyfi agent run --respawn", "pyfi agent run --cores 0-3 -h node1"),
+)
+@_options
+@pass_platform
+def run(platform: Platform, **given: Any) -> None:
+    """Serve this node in the foreground, until stopped."""
+    _serve(platform, **given)
+
+
+@agent.command(
+    cls=Command,
+    examples=("pyfi agent start", "pyfi agent start --respawn", "pyfi agent start --cores 0-3 -h node1"),
+)
+@_options
+@pass_platform
+def start(platform: Platform, **given: Any) -> None:
+    """Serve this node in the foreground: the original's name of `pyfi agent run`."""
+    _serve(platform, **given)

@@ -1,0 +1,110 @@
+"""`pyfi call`, and its old name `pyfi task run`: one invocation, and its value printed."""
+
+from __future__ import annotations
+
+import uuid
+from typing import Any
+
+import click
+
+from pyfi_hpc.cli import render
+from pyfi_hpc.cli.command import Command, Group
+from pyfi_hpc.cli.context import Platform, pass_platform
+from pyfi_hpc.cli.params import Choice, Id, Seconds
+from pyfi_hpc.cli.shared import together
+from pyfi_hpc.cli.values import arguments, as_json, as_text, keywords
+from pyfi_hpc.errors import BadInput, TaskError
+
+#: Names that `Client.submit` keeps for itself.
+_OURS = ("socket", "id", "timeout", "deadline")
+
+
+def _run(
+    platform: Platform,
+    socket: str,
+    args: tuple[str, ...],
+    kw: tuple[str, ...],
+    ident: uuid.UUID | None,
+    timeout: float | None,
+    verbose: bool,
+    quiet: bool,
+    form: str,
+) -> None:
+    """Submit, wait, print."""
+    from pyfi_hpc.cli.waiting import remote_traceback, value_of
+
+    platform.as_json = form == "json"
+    values, named = arguments(args), keywords(kw)
+    for name in _OURS:
+        if name in named:
+            raise BadInput.of("E_USAGE", "--kw", name, "an argument of this name is given by its position")
+    future = platform.client.submit(socket, *values, id=ident, **named)
+    limit = platform.settings.client.timeout_seconds if timeout is None else timeout
+    try:
+        value = value_of(future, limit, quiet=quiet)
+    except TaskError as error:
+        if verbose and (text := remote_traceback(error)):
+            click.echo(text, err=True)
+        raise
+    if form == "json":
+        click.echo(render.as_json([{"id": future.id, "status": "SUCCEEDED", "value": as_json(value)}]))
+    else:
+        click.echo(as_text(value))
+    if verbose:
+        click.echo(f"{future.id} {_made_by(platform, future.identity)}", err=True)
+
+
+def _made_by(platform: Platform, identity: bytes) -> str:
+    from pyfi_hpc.client import rows
+
+    session = platform.client.session
+    found = session.link.run(lambda cursor: rows.provenance(cursor, session.owner, identity))
+    return found.line() if found else ""
+
+
+_options = together(
+    click.argument("socket"),
+    click.argument("args", nargs=-1, metavar="[ARGS]..."),
+    click.option("--kw", multiple=True, metavar="NAME=JSON", help="An argument by its name; may be repeated."),
+    click.option("--id", "ident", type=Id(), help="An id of your own: repeating the call with it runs nothing twice."),
+    click.option("--timeout", type=Seconds(), help="Stop waiting after this long; the work goes on (exit code 4)."),
+    click.option("-v", "--verbose", is_flag=True, help="Say who made the value; show the task's traceback."),
+    click.option("-q", "--quiet", is_flag=True, help="Say nothing while waiting."),
+    click.option("-o", "--output", "form", type=Choice(["raw", "json"], "FORMAT"), default="raw", show_default=True,
+                 help="A string as it is and anything else as JSON, or always one JSON object."),
+)  # fmt: skip
+
+
+@click.command(
+    cls=Command,
+    examples=(
+        "pyfi call proc1.socket1 '\"Hello World !\"'",
+        "pyfi call proc1.socket1 3 '[1, 2]' --kw limit=10 -v",
+        "pyfi call proc1.socket1 '{\"a\": 1}' --timeout 5m -o json",
+    ),
+)
+@_options
+@pass_platform
+def call(platform: Platform, **given: Any) -> None:
+    """Run one invocation and print its value; arguments are JSON."""
+    _run(platform, **given)
+
+
+@click.group(cls=Group)
+def task() -> None:
+    """Run tasks, by the original's name."""
+
+
+@task.command(
+    cls=Command,
+    examples=(
+        "pyfi task run proc1.socket1 '\"Hello World !\"'",
+        "pyfi task run proc1.socket1 3 --timeout 60",
+        "pyfi task run proc1.socket1 --kw limit=10",
+    ),
+)
+@_options
+@pass_platform
+def run(platform: Platform, **given: Any) -> None:
+    """Run one invocation and print its value: the old name of `pyfi call`."""
+    _run(platform, **given)

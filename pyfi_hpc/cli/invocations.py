@@ -1,0 +1,122 @@
+"""`pyfi wait`, `cancel`, `logs` and `ps`: what becomes of invocations."""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import wait as wait_for
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from pyfi_hpc.cli.command import Command
+from pyfi_hpc.cli.context import Platform, pass_platform
+from pyfi_hpc.cli.output import Output, output_options
+from pyfi_hpc.cli.params import Seconds
+from pyfi_hpc.cli.values import as_json, as_text
+from pyfi_hpc.errors import PyfiError, WaitTimeout
+
+if TYPE_CHECKING:
+    from pyfi_hpc.client.futures import Future
+
+#: How often `logs -f` looks for another attempt.
+LOOK_SECONDS = 1.0
+
+
+@click.command(
+    cls=Command,
+    examples=("pyfi wait 6f3a9c01de", "pyfi wait 6f3a9c01de 77aa01b2c3 --timeout 10m", "pyfi wait 6f3a9c01de -o json"),
+)
+@click.argument("ids", nargs=-1, required=True)
+@click.option("--timeout", type=Seconds(), help="Stop waiting after this long; the work goes on (exit code 4).")
+@click.option("-q", "--quiet", is_flag=True, help="Say nothing while waiting.")
+@output_options
+@pass_platform
+def wait(platform: Platform, ids: tuple[str, ...], timeout: float | None, quiet: bool, out: Output) -> None:
+    """Wait for invocations and print their values, each on its line; exit code 1 if one has none."""
+    limit = platform.settings.client.timeout_seconds if timeout is None else timeout
+    until = None if limit is None else time.monotonic() + limit
+    futures = [platform.client.future(each) for each in ids]
+    rows, first = [], None
+    for future in futures:
+        left = None if until is None else max(0.0, until - time.monotonic())
+        row, error = _waited(future, left, quiet)
+        rows.append(row)
+        first = first or error
+        if out.form == "table" and error is None:
+            click.echo(as_text(row["value"]))
+    if out.form != "table":
+        out.rows(rows, ["id", "status", "value", "error"])
+    if first is not None:
+        raise first
+
+
+def _waited(future: Future, timeout: float | None, quiet: bool) -> tuple[dict[str, Any], PyfiError | None]:
+    from pyfi_hpc.cli.waiting import value_of
+
+    try:
+        value = value_of(future, timeout, quiet=quiet)
+        return {"id": future.id, "status": "SUCCEEDED", "value": as_json(value), "error": None}, None
+    except PyfiError as error:
+        status = "QUEUED" if isinstance(error, WaitTimeout) else future.status
+        return {"id": future.id, "status": status, "value": None, "error": error.what}, error
+
+
+@click.command(
+    cls=Command,
+    examples=("pyfi cancel 6f3a9c01de", "pyfi cancel 6f3a9c01de 77aa01b2c3", "pyfi cancel 6f3a9c01de -o json"),
+)
+@click.argument("ids", nargs=-1, required=True)
+@output_options
+@pass_platform
+def cancel(platform: Platform, ids: tuple[str, ...], out: Output) -> None:
+    """Cancel invocations that are not decided yet; running ones are stopped."""
+    out.rows(platform.client.cancel(*ids), ["id", "cancelled", "status"])
+
+
+@click.command(
+    cls=Command,
+    examples=("pyfi logs 6f3a9c01de", "pyfi logs 6f3a9c01de -f", "pyfi logs 6f3a9c01de -o json"),
+)
+@click.argument("ident", metavar="ID")
+@click.option("-f", "--follow", is_flag=True, help="Go on until the invocation has ended.")
+@output_options
+@pass_platform
+def logs(platform: Platform, ident: str, follow: bool, out: Output) -> None:
+    """Print what an invocation's attempts have printed, once each has ended."""
+    if follow:
+        return _follow(platform, ident)
+    if out.form != "table":
+        columns = ["serial", "status", "cause", "node", "started", "ended", "out", "err"]
+        return out.rows(platform.client.operations.attempts(ident), columns)
+    return click.echo(platform.client.operations.logs(ident), nl=False)
+
+
+def _follow(platform: Platform, ident: str) -> None:
+    from pyfi_hpc.cli.waiting import watching
+
+    future = platform.client.future(ident)
+    shown: set[int] = set()
+    with watching(future):
+        ended = False
+        while not ended:
+            ended = bool(wait_for([future], timeout=LOOK_SECONDS).done)
+            for attempt in platform.client.operations.attempts(future.id):
+                if attempt["ended"] and attempt["serial"] not in shown:
+                    shown.add(attempt["serial"])
+                    click.echo(attempt["out"] + attempt["err"], nl=False)
+
+
+@click.command(
+    cls=Command,
+    examples=("pyfi ps", "pyfi ps 6f3a9c01de", "pyfi ps -o json"),
+)
+@click.argument("ident", metavar="[ID]", required=False)
+@output_options
+@pass_platform
+def ps(platform: Platform, ident: str | None, out: Output) -> None:
+    """Show the workers that are there, or all that is on record of one invocation."""
+    if ident is not None:
+        return out.row(platform.client.operations.invocation(ident))
+    live = [row for row in platform.network.list("worker") if row["status"] not in ("EXITED", "LOST")]
+    columns = ["processor", "node", "cores", "pid", "status", "calls", "id"]
+    return out.rows(live, columns, ["commit", "environment", "created"])

@@ -1,0 +1,79 @@
+"""Waiting for an outcome: what is said meanwhile, at Ctrl-C, and when it ended without a value."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import click
+
+from pyfi_hpc.client.futures import Future
+from pyfi_hpc.errors import RemoteError, TaskError, WaitTimeout
+from pyfi_hpc.wire.ids import short
+
+#: Silence for longer makes people wonder.
+QUIET_SECONDS = 1.0
+
+
+def value_of(future: Future, timeout: float | None, *, quiet: bool = False) -> Any:
+    """The value, waited for `timeout` seconds at most.
+
+    Raises:
+        TaskError: it ended without a value, with the task's own error in words. WaitTimeout: the work goes on.
+    """
+    with watching(future):
+        error = _error(future, timeout, quiet)
+    if error is None:
+        return future.result()
+    raise told(error, future) from error
+
+
+def _error(future: Future, timeout: float | None, quiet: bool) -> BaseException | None:
+    until = None if timeout is None else time.monotonic() + timeout
+    try:
+        return future.exception(QUIET_SECONDS if timeout is None else min(timeout, QUIET_SECONDS))
+    except WaitTimeout:
+        if timeout is not None and timeout <= QUIET_SECONDS:
+            raise
+    if not quiet:
+        click.echo(f"waiting for {short(future.identity)}, {future.status}", err=True)
+    try:
+        return future.exception(None if until is None else max(0.0, until - time.monotonic()))
+    except WaitTimeout as error:
+        what = f"{short(future.identity)} has no outcome after {timeout:g} s; the work goes on"
+        raise WaitTimeout("E_TIMEOUT", what, cure=error.cure, id=future.id) from None
+
+
+def told(error: BaseException, future: Future) -> TaskError:
+    """`error` as the command line tells it: what the task raised, who ran it, where to read more."""
+    notes = getattr(error, "__notes__", [])
+    if isinstance(error, TaskError):
+        error.at, error.cure = error.at or next(iter(notes), None), error.cure or f"pyfi logs {short(future.identity)}"
+        return error
+    what = f"{type(error).__name__}: {error}"
+    return RemoteError(
+        "E_REMOTE", what, at=next(iter(notes), None), cure=f"pyfi logs {short(future.identity)}", id=future.id
+    )
+
+
+def remote_traceback(error: BaseException) -> str | None:
+    """The traceback of the task, as the worker wrote it."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if type(seen).__name__ == "RemoteTraceback":
+            return str(seen.args[0])
+        seen = seen.__cause__
+    return None
+
+
+@contextmanager
+def watching(future: Future) -> Iterator[None]:
+    """Ctrl-C inside stops the watching, not the work, and says so."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        name = short(future.identity)
+        click.echo(f"\nStopped watching. {name} still {future.status}. pyfi wait {name} · pyfi cancel {name}", err=True)
+        click.get_current_context().exit(130)
