@@ -13,15 +13,22 @@ class Interrupts:
     came, also when it came too early to interrupt anything.
     """
 
-    __slots__ = ("active", "seen")
+    __slots__ = ("_handler", "active", "seen")
 
     def __init__(self) -> None:
         self.active = self.seen = False
+        # kept: a bound method is a new object each time
+        self._handler = self._interrupted
 
     def install(self) -> None:
-        """Take the handlers, again where user code took them since."""
-        signal.signal(signal.SIGINT, self._interrupted)
+        """Take the handlers."""
+        signal.signal(signal.SIGINT, self._handler)
         signal.signal(signal.SIGTERM, _left_to_the_agent)
+
+    def reinstall(self) -> None:
+        """Take the handlers again if user code took them since."""
+        if signal.getsignal(signal.SIGINT) is not self._handler:
+            self.install()
 
     def _interrupted(self, number: int, frame: FrameType | None) -> None:
         self.seen = True

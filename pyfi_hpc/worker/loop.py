@@ -39,10 +39,8 @@ class Loop:
             if isinstance(frame, Stop):
                 return
             self._run(frame, runner)
-            self._outbox.flush()
-            # what user code took is ours again
             self._output.mend()
-            self._interrupts.install()
+            self._outbox.flush()
 
     def _frames(self) -> Iterator[Run | Stop]:
         buffer = FrameBuffer()
@@ -87,6 +85,7 @@ class Loop:
                 answer = failures.refused(error)
             if self._forked:
                 _end_child(answer)
+            interrupts.reinstall()
             out, err = take()
             ended = _monotonic()
             if ended - began >= FLUSH_SECONDS:

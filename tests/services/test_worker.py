@@ -409,6 +409,7 @@ def test_a_call_that_survives_its_interrupt_keeps_its_value(worker: Worker, tmp_
 
 def test_interrupts_between_calls_do_no_harm(worker: Worker) -> None:
     worker.one("own_handlers")
+    worker.process.interrupt()
     calls = [call(number) for number in range(300)]
     given = 0
     for _ in range(20):
