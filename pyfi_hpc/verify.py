@@ -25,10 +25,7 @@ from pyfi_hpc.wire.ids import call_digest, child_id, parse_id, short
 
 _SHOWN = 5
 _FINAL = "('SUCCEEDED', 'FAILED', 'CANCELLED', 'DEAD')"
-#: Every row is visited, not only those that the unique index knows of: a broken index would hide what it should forbid.
-_WHOLE_TABLE = (
-    "SET LOCAL enable_indexscan = off; SET LOCAL enable_indexonlyscan = off; SET LOCAL enable_bitmapscan = off"
-)
+_SCANS = ("enable_indexscan", "enable_indexonlyscan", "enable_bitmapscan")
 
 
 @dataclass

@@ -1,0 +1,27 @@
+"""Settings on their way to a process of ours: as variables, so that no file or option has to be read again."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+from pyfi_hpc.config.sections import KEYS
+from pyfi_hpc.config.settings import Settings
+
+
+def environment(settings: Settings) -> Mapping[str, str]:
+    """The environment in which `Settings.load()` gives these settings, whatever the files say.
+
+    A password travels in it, as in the person's own: only processes of the same user can read that.
+    """
+    ours = {key.variable for key in KEYS.values()} | {"PYFI_HOME"}
+    others = {name: value for name, value in os.environ.items() if name not in ours}
+    return others | {key.variable: _text(settings.value(name)) for name, key in KEYS.items()}
+
+
+def _text(value: object) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
