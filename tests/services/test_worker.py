@@ -34,6 +34,8 @@ class Odd(Exception):
     def __str__(self):
         raise RuntimeError("no text")
 
+class OutOfMemoryError(RuntimeError): pass
+
 class Sly:
     def write(self, text): pass
     def flush(self): raise SystemExit("no flush")
@@ -50,6 +52,7 @@ def odd(): raise Odd
 def surrogate(): raise ValueError("\\udcff")
 def leave(status): sys.exit(status)
 def no_memory(): raise MemoryError("no")
+def no_gpu_memory(): raise OutOfMemoryError("CUDA out of memory")
 def unsendable(): return {"a": [object()]}
 def too_big_number(): return 2 ** 70
 def numbers():
@@ -222,6 +225,7 @@ def test_an_exception_comes_with_its_type_message_and_own_frames(worker: Worker)
         ("surrogate", (), "builtins.ValueError", "user_error"),
         ("leave", (0,), "builtins.SystemExit", "user_error"),
         ("no_memory", (), "builtins.MemoryError", "host_oom"),
+        ("no_gpu_memory", (), "user_tasks.OutOfMemoryError", "gpu_oom"),
         ("square", (1, 2, 3), "builtins.TypeError", "user_error"),
         ("raise_interrupt", (), "builtins.KeyboardInterrupt", "user_error"),
     ],
@@ -326,6 +330,16 @@ def test_a_result_over_the_quota_is_refused_and_not_stored(start: Start, tmp_pat
 
     assert (error.code, error.cause) == ("E_LIMIT", "refused")
     assert not (tmp_path / "blobs").exists()
+    assert worker.one("of_size", INLINE_BYTES).value is not None
+
+
+def test_a_result_that_cannot_be_stored_is_no_fault_of_the_call(worker: Worker, tmp_path: Path) -> None:
+    (tmp_path / "blobs").write_text("no folder")
+
+    error = worker.error("of_size", INLINE_BYTES)
+
+    assert error.cause == "environment"
+    (tmp_path / "blobs").unlink()
     assert worker.one("of_size", INLINE_BYTES).value is not None
 
 
@@ -457,6 +471,18 @@ def test_a_finished_call_does_not_wait_for_a_slow_one_that_follows(worker: Worke
     token = worker.give("sleep", call(0.0), call(60.0))
 
     assert [item.index for item in worker.items(token, 1)] == [0]
+
+
+def test_a_call_that_took_a_while_is_told_before_the_next(worker: Worker) -> None:
+    token = worker.give("sleep", call(0.005), call(60.0))
+
+    assert [item.index for item in worker.items(token, 1)] == [0]
+
+
+def test_quick_calls_of_a_long_message_are_told_before_its_end(worker: Worker) -> None:
+    token = worker.give("sleep", *[call(0.0001)] * 100, call(60.0))
+
+    assert worker.items(token, 1)[0].index == 0
 
 
 @pytest.mark.parametrize(("task", "status"), [("die", -9), ("exit_hard", 7)])
