@@ -145,11 +145,13 @@ class Committer(threading.Thread):
         agent: bytes,
         spool: Spool,
         post: Callable[[Looked | Announced], None],
+        due_in: Callable[[float], None],
     ) -> None:
-        """`connect` makes a psycopg2 connection; `post` hands a record to the service's thread."""
+        """`connect` makes a psycopg2 connection; `post` hands a record to the service's thread; `due_in` is told in how
+        many seconds a hold row comes due."""
         super().__init__(name="pyfi-committer", daemon=True)
         self._connect, self._broker, self._network, self._agent = connect, broker, network, agent
-        self._spool, self._post = spool, post
+        self._spool, self._post, self._due_in = spool, post, due_in
         self._jobs: queue.SimpleQueue[Job] = queue.SimpleQueue()
         self._forwarder = Forwarder(broker, self._confirmed)
         self._connection: Any = None
@@ -233,12 +235,12 @@ class Committer(threading.Thread):
                 self._lost(error, finished, tries)
                 tries += 1
             except psycopg2.Error as error:
-                if len(finished) + len(others) <= 1:
-                    finished = [_unstorable(done, error) for done in finished]
-                    log.error("a record cannot be stored", error=str(error))
-                    others = () if not finished else others
-                    continue
-                return self._one_by_one(finished, others, dropping, parking)
+                if len(finished) + len(others) > 1:
+                    return self._one_by_one(finished, others, dropping, parking)
+                log.error("this cannot be stored", error=str(error).strip())
+                if not finished or finished[0].item.error is not None:
+                    raise
+                finished = [_unstorable(done, error) for done in finished]
             else:
                 self._recovered()
                 return after
@@ -382,6 +384,9 @@ class Committer(threading.Thread):
         self._settle(free)
 
     def _tell(self, decided: Sequence[Verdict]) -> None:
+        waits = [verdict.retry_seconds for verdict in decided if verdict.retry_seconds is not None]
+        if waits:
+            self._due_in(min(waits))
         addressed: dict[str, list[Answer]] = {}
         for verdict in decided:
             if verdict.answer is not None and verdict.lot.message.reply:

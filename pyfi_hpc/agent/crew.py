@@ -159,6 +159,14 @@ class Crew:
                 counts[hand.processor] = counts.get(hand.processor, 0) + 1
         return counts
 
+    def replacing(self) -> set[bytes]:
+        """Processors with a worker on its way."""
+        return {
+            hand.processor
+            for hand in self.hands.values()
+            if not hand.draining and (hand.process is None or hand.process.hello is None)
+        }
+
     # hearing
 
     def hear(self, process: WorkerProcess) -> None:

@@ -66,6 +66,8 @@ class View:
     programs: dict[bytes, Program]
     sockets: dict[bytes, Served]
     due: tuple[Due, ...]
+    #: seconds until the next hold row comes due; None when there is none
+    next_due_seconds: float | None = None
 
 
 def register(
@@ -133,13 +135,15 @@ def look(cursor: Cursor, network: str, agent: bytes) -> View:
         return View(True, True, (), {}, {}, ())
     record.renew_leases(cursor, agent, LONG_CALL_LEASE_SECONDS)
     reconcile.reconcile(cursor, network)
+    due = tuple(record.take_due(cursor, _MOST_DUE))
     return View(
         superseded=False,
         stop_requested=row[0],
         workers=_own_workers(cursor, agent),
         programs=_programs(cursor, network),
         sockets=_served(cursor, network),
-        due=tuple(record.take_due(cursor, _MOST_DUE)),
+        due=due,
+        next_due_seconds=record.next_due(cursor),
     )
 
 

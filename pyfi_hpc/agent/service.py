@@ -76,7 +76,7 @@ class Service:
         self._selector.register(self._bell, selectors.EVENT_READ, None)
         self._spool = Spool(state / "spool", self.id)
         connect = partial(_connect, database_uri)
-        self._committer = Committer(connect, broker, network, self.id, self._spool, self._from_committer)
+        self._committer = Committer(connect, broker, network, self.id, self._spool, self._from_committer, self._due_in)
         self._dispatcher = Dispatcher()
         self._intake = Intake(broker, self._dispatcher, self._committer.put, self._delivered)
         builder = Builder(EnvironmentCache(cache), rules, lambda built: self.post(partial(self._crew.built, built)))
@@ -227,12 +227,16 @@ class Service:
         """Read what is wanted at the next chance, not only at the next poll."""
         self._look_at = 0.0
 
+    def _due_in(self, seconds: float) -> None:
+        self.post(partial(self._look_in, seconds))
+
+    def _look_in(self, seconds: float) -> None:
+        self._look_at = min(self._look_at, time.monotonic() + max(seconds, TICK_SECONDS))
+
     def _look_if_due(self, now: float) -> None:
         if not self._looking and now >= self._look_at and self._letters is not None:
             self._looking = True
-            self._look_at = now + (
-                min(0.5, self._poll_seconds) if self._view and self._view.due else self._poll_seconds
-            )
+            self._look_at = now + self._poll_seconds
             work = partial(keeper.look, network=self._network, agent=self.id)
             self._committer.put(Within(work, lambda view: self.post(partial(self._follow, view))))
 
@@ -249,12 +253,18 @@ class Service:
             self._stop()
         self._crew.follow(view)
         self._publish_due(view.due)
+        if view.next_due_seconds is not None:
+            self._look_in(view.next_due_seconds)
         self._subscribe()
 
     def _subscribe(self) -> None:
         if self._view is None:
             return
         ready = self._crew.ready()
+        for processor in self._crew.replacing():
+            # its last worker died and another is on its way: what waits here may go on waiting
+            if self._intake.consumes(processor):
+                ready.setdefault(processor, 1)
         self._intake.follow(self._view, ready, open_for_work=self._committer.healthy and self._stopping is None)
         idle = [program.id for program in self._view.programs.values() if not self._intake.consumes(program.id)]
         if self._committer.healthy:
@@ -336,6 +346,9 @@ class Service:
             self._crew.drain_all()
 
     def _finished(self) -> bool:
+        if self._failed is None and not self._committer.is_alive():
+            self._failed = RuntimeError("the committer died")
+            self._crew.kill_all(Cause.DRAINED)
         if self._failed is not None:
             return True
         if self._stopping is None:

@@ -46,6 +46,8 @@ class Verdict:
     answer: Answer | None = None
     drop_hold: bool = False
     conflict: bool = False
+    #: seconds until it is tried again, where it is
+    retry_seconds: float | None = None
 
 
 def commit(cursor: Cursor, finished: Sequence[Finished], agent: bytes) -> list[Verdict]:
@@ -64,7 +66,7 @@ def commit(cursor: Cursor, finished: Sequence[Finished], agent: bytes) -> list[V
     record.insert_attempts(cursor, _attempts(alive, agent))
     dead = [hold for key, hold in spent.items() if key in won]
     record.put_holds(cursor, [hold for key, hold in retries.items() if not _final(lost.get(key))] + dead)
-    verdicts = [_verdict(done, proposals, won, lost) for done in finished]
+    verdicts = [_verdict(done, proposals, won, lost, retries) for done in finished]
     record.drop_holds(cursor, [_key(verdict) for verdict in verdicts if verdict.drop_hold and not verdict.routes])
     return verdicts
 
@@ -180,7 +182,13 @@ def _attempts(finished: Iterable[Finished], agent: bytes) -> list[NewAttempt]:
     ]
 
 
-def _verdict(done: Finished, proposals: dict[Key, NewOutcome], won: set[Key], lost: dict[Key, Decided]) -> Verdict:
+def _verdict(
+    done: Finished,
+    proposals: dict[Key, NewOutcome],
+    won: set[Key],
+    lost: dict[Key, Decided],
+    retries: dict[Key, NewHold],
+) -> Verdict:
     key = done.lot.key(done.index)
     if key in won:
         new = proposals[key]
@@ -188,7 +196,8 @@ def _verdict(done: Finished, proposals: dict[Key, NewOutcome], won: set[Key], lo
     elif _final(lost.get(key)):
         decided = lost[key]
     else:
-        return Verdict(done.lot, done.index)
+        again = retries.get(key)
+        return Verdict(done.lot, done.index, retry_seconds=again.delay_seconds if again else None)
     return adopt(done.lot, done.index, decided)
 
 

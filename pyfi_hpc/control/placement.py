@@ -7,6 +7,7 @@ Workers of an older commit or restart are replaced.
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter, deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -84,9 +85,10 @@ class Drain:
 
 @dataclass(frozen=True, slots=True)
 class Become:
-    """Write this status of a processor; it is one step along the table."""
+    """Take a processor one step along the table, from `before` to `status`."""
 
     processor: bytes
+    before: ProcessorStatus
     status: ProcessorStatus
 
 
@@ -207,8 +209,8 @@ def _statuses(processors: Sequence[WantedProcessor], workers: Sequence[ExistingW
         live.setdefault(worker.processor, []).append(worker.status)
     actions: list[Action] = []
     for processor in processors:
-        goal = observed(processor, live.get(processor.id, []))
-        actions += [Become(processor.id, status) for status in steps(processor.status, goal)]
+        way = [processor.status, *steps(processor.status, observed(processor, live.get(processor.id, [])))]
+        actions += [Become(processor.id, before, after) for before, after in itertools.pairwise(way)]
     return actions
 
 

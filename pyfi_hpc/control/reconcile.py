@@ -126,13 +126,14 @@ def _become(cursor: Cursor, action: Become) -> None:
     cursor.execute(
         """UPDATE pyfi.processor SET status = %s::pyfi.processor_status, observed_generation = generation,
                reason = CASE WHEN %s IN ('RUNNING', 'STOPPED') THEN NULL ELSE reason END
-           WHERE id = %s::uuid RETURNING name""",
-        (action.status.value, action.status.value, action.processor.hex()),
+           WHERE id = %s::uuid AND status = %s::pyfi.processor_status RETURNING name""",
+        (action.status.value, action.status.value, action.processor.hex(), action.before.value),
     )
-    cursor.execute(
-        "INSERT INTO pyfi.event (kind, object_id, name, what) VALUES ('processor', %s::uuid, %s, %s)",
-        (action.processor.hex(), cursor.fetchone()[0], action.status.value),
-    )
+    if row := cursor.fetchone():
+        cursor.execute(
+            "INSERT INTO pyfi.event (kind, object_id, name, what) VALUES ('processor', %s::uuid, %s, %s)",
+            (action.processor.hex(), row[0], action.status.value),
+        )
 
 
 def processor_failed(cursor: Cursor, processor: bytes, reason: str, *, first_delay_seconds: float = 5.0) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+import msgspec
 from psycopg2.extras import execute_values
 
 from pyfi_hpc.model.status import AttemptStatus, Cause, OutcomeStatus
@@ -326,10 +327,18 @@ def take_due(cursor: Cursor, limit: int, *, again_seconds: float = 15.0) -> list
     ]
 
 
+def next_due(cursor: Cursor) -> float | None:
+    """Seconds until the next hold row comes due, None when there is none."""
+    cursor.execute(
+        "SELECT extract(epoch FROM min(due) - clock_timestamp())::float8 FROM pyfi.hold"
+        " WHERE state IN ('DUE', 'LEASED')"
+    )
+    seconds: float | None = cursor.fetchone()[0]
+    return seconds
+
+
 def with_serial(message: Message, serial: int) -> Message:
     """The same message of one call, for another attempt."""
-    import msgspec
-
     (call,) = message.calls
     return msgspec.structs.replace(message, calls=(msgspec.structs.replace(call, serial=serial),))
 

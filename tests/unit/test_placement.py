@@ -100,14 +100,14 @@ def test_a_stopped_processor_is_drained_and_becomes_stopped() -> None:
     stopping = plan([wanted(requested=R.STOPPED)], [node()], [worker("w")])
     stopped = plan([wanted(requested=R.STOPPED, status=S.STOPPING)], [node()], [])
 
-    assert stopping == [Drain(b"w"), Become(b"p", S.STOPPING)]
-    assert stopped == [Become(b"p", S.STOPPED)]
+    assert stopping == [Drain(b"w"), Become(b"p", S.RUNNING, S.STOPPING)]
+    assert stopped == [Become(b"p", S.STOPPING, S.STOPPED)]
 
 
 def test_a_paused_processor_keeps_its_workers_and_gets_no_new_ones() -> None:
     actions = plan([wanted(requested=R.PAUSED)], [node()], [worker("w")])
 
-    assert actions == [Become(b"p", S.PAUSED)]
+    assert actions == [Become(b"p", S.RUNNING, S.PAUSED)]
 
 
 def test_a_failed_start_waits_for_its_time() -> None:
