@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import signal
+
+# signal.getsignal without its enums, which cost more than all else between two calls
+from _signal import getsignal  # type: ignore[import-not-found]
 from types import FrameType
+
+_SIGINT = int(signal.SIGINT)
 
 
 class Interrupts:
@@ -27,7 +32,7 @@ class Interrupts:
 
     def reinstall(self) -> None:
         """Take the handlers again if user code took them since."""
-        if signal.getsignal(signal.SIGINT) is not self._handler:
+        if getsignal(_SIGINT) is not self._handler:
             self.install()
 
     def _interrupted(self, number: int, frame: FrameType | None) -> None:
