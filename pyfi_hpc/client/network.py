@@ -6,15 +6,25 @@ Each operation is one transaction: all of it, or nothing. Afterwards a hint tell
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from pyfi_hpc.brokers.base import Broker
-from pyfi_hpc.client.objects import declaring, nodes, plugs, processors, queues, sockets
+from pyfi_hpc.brokers.base import Broker, TaskQueue
+from pyfi_hpc.client.objects import (
+    asking,
+    declaring,
+    discarding,
+    ensuring,
+    nodes,
+    plugs,
+    processors,
+    queues,
+    sockets,
+)
 from pyfi_hpc.client.objects.common import KINDS, Record, Tools, Which, find
 from pyfi_hpc.db import tables
 from pyfi_hpc.db.engine import database_errors
@@ -51,16 +61,16 @@ class Network:
         note: Callable[[str], None] = lambda _: None,
     ) -> None:
         """`broker` connects when it is first needed; `note` shows a line that a person should read."""
-        self._engine, self._connect, self._name, self._note = engine, broker, name, note
+        self._engine, self._connect, self.name, self._note = engine, broker, name, note
         self._rules, self._mirror = rules, mirror
 
     @contextmanager
     def _tools(self, *, with_broker: bool) -> Iterator[Tools]:
         broker = self._broker() if with_broker else None
         with database_errors(self._engine), Session(self._engine, expire_on_commit=False) as session, session.begin():
-            network = session.scalars(sa.select(tables.Network).where(tables.Network.name == self._name)).one_or_none()
+            network = session.scalars(sa.select(tables.Network).where(tables.Network.name == self.name)).one_or_none()
             if network is None:
-                raise BadInput.of("E_NOT_FOUND", "network", self._name, f"no network {self._name!r}")
+                raise BadInput.of("E_NOT_FOUND", "network", self.name, f"no network {self.name!r}")
             tools = Tools(session, network, broker, self._rules, self._mirror)
             yield tools
         for line in tools.notes:
@@ -78,8 +88,18 @@ class Network:
             result = work(tools)
         broker = tools.broker or self._broker()
         if broker is not None:
-            broker.hint(self._name, "topology")
+            self._close(broker, tools.gone)
+            broker.hint(self.name, "topology")
         return result
+
+    def _close(self, broker: Broker, gone: Sequence[TaskQueue]) -> None:
+        """The broker's queues go whose rows went; what a client sent there meanwhile is cancelled on record."""
+        for queue in gone:
+            try:
+                discarding.purge(self._engine, broker, queue, f"queue {queue.queue} has no such task any more")
+                broker.delete(queue)
+            except BrokerUnavailable as error:
+                self._note(f"the broker still has the queue {queue.name}: {error.what}")
 
     # every kind
 
@@ -156,36 +176,70 @@ class Network:
 
     # processors
 
-    def start(self, which: Which) -> Record:
-        """It is wanted running."""
-        return self._ask(which, Requested.RUNNING)
+    def start(self, which: Which, *, generation: int | None = None) -> Record:
+        """It is wanted running. Raises E_BAD_TRANSITION, E_STALE."""
+        return self._asked(asking.ask, which, Requested.RUNNING, generation)
 
-    def stop(self, which: Which) -> Record:
+    def stop(self, which: Which, *, generation: int | None = None) -> Record:
         """It is wanted stopped: what runs ends first, what waits stays queued."""
-        return self._ask(which, Requested.STOPPED)
+        return self._asked(asking.ask, which, Requested.STOPPED, generation)
 
-    def pause(self, which: Which) -> Record:
+    def pause(self, which: Which, *, generation: int | None = None) -> Record:
         """Its workers stay but take nothing more."""
-        return self._ask(which, Requested.PAUSED)
+        return self._asked(asking.ask, which, Requested.PAUSED, generation)
 
-    def _ask(self, which: Which, to: Requested) -> Record:
-        row: Record = self._change(lambda tools: processors.ask(tools, which, to))
-        return row
-
-    def resume(self, which: Which) -> Record:
+    def resume(self, which: Which, *, generation: int | None = None) -> Record:
         """A paused one goes on."""
-        row: Record = self._change(lambda tools: processors.resume(tools, which))
-        return row
+        return self._asked(asking.resume, which, generation)
 
-    def restart(self, which: Which) -> Record:
+    def restart(self, which: Which, *, generation: int | None = None) -> Record:
         """Its workers are replaced."""
-        row: Record = self._change(lambda tools: processors.restart(tools, which))
-        return row
+        return self._asked(asking.restart, which, generation)
 
     def remove(self, which: Which, *, discard: bool = False) -> Record:
-        """It goes for good, once nothing waits for it or with `discard`."""
-        row: Record = self._change(lambda tools: processors.remove(tools, which, discard=discard))
+        """It goes for good, once nothing waits for it; with `discard` what waits is cancelled, each call on record.
+
+        Raises:
+            BadInput: E_IN_USE, with how many calls there are.
+        """
+        return self._asked(asking.remove, which, self._discarded(which) if discard else 0)
+
+    def _discarded(self, which: Which) -> int:
+        queues: Sequence[TaskQueue] = self._change(lambda tools: asking.close(tools, which))
+        return sum(
+            discarding.empty(self._engine, self._connect(), queue, f"processor {which} was removed") for queue in queues
+        )
+
+    def _asked(self, ask: Callable[..., Record], which: Which, *rest: Any) -> Record:
+        row: Record = self._change(lambda tools: ask(tools, which, *rest))
         return row
+
+    # find or make
+
+    def ensure_queue(self, **values: Any) -> Record:
+        """The queue of that name: made as `add_queue` says, or found. Raises E_EXISTS where it differs."""
+        return self._ensured("queue", self.add_queue, values)
+
+    def ensure_processor(self, **values: Any) -> Record:
+        """The processor of that name: made as `add_processor` says, or found. Raises E_EXISTS where it differs."""
+        return self._ensured("processor", self.add_processor, values)
+
+    def ensure_socket(self, **values: Any) -> Record:
+        """The socket of that name: made as `add_socket` says, or found. Raises E_EXISTS where it differs."""
+        for kind in ("queue", "processor"):
+            if isinstance(values.get(kind), uuid.UUID):
+                values[kind] = self.show(kind, values[kind])["name"]
+        return self._ensured("socket", self.add_socket, values)
+
+    def _ensured(self, kind: str, add: Callable[..., Record], values: dict[str, Any]) -> Record:
+        try:
+            return add(**values)
+        except BadInput as error:
+            if error.code != "E_EXISTS":
+                raise
+            found = self.show(kind, values["name"])
+            ensuring.refuse_other(kind, found, values)
+            return found
 
     # the broker's queues
 

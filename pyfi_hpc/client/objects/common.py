@@ -13,7 +13,7 @@ from typing import Any, TypeAlias, TypeVar
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from pyfi_hpc.brokers.base import Broker
+from pyfi_hpc.brokers.base import Broker, TaskQueue
 from pyfi_hpc.db import tables
 from pyfi_hpc.envs.mirror import Mirror
 from pyfi_hpc.envs.repository import Allow
@@ -43,6 +43,7 @@ class Tools:
     Attributes:
         broker: None where it could not be reached: declarations wait then.
         notes: filled with lines that a person should read.
+        gone: filled with the broker's queues that are to go once the transaction is committed.
     """
 
     session: Session
@@ -51,6 +52,7 @@ class Tools:
     rules: Allow
     mirror: Mirror
     notes: list[str] = dataclasses.field(default_factory=list)
+    gone: list[TaskQueue] = dataclasses.field(default_factory=list)
 
 
 def kind_of(table: type[Any]) -> str:
@@ -58,8 +60,8 @@ def kind_of(table: type[Any]) -> str:
     return str(table.__tablename__)
 
 
-def find(tools: Tools, table: type[Named], which: Which) -> Named:
-    """The object of that name or id.
+def find(tools: Tools, table: type[Named], which: Which, *, removed: bool = False) -> Named:
+    """The object of that name or id; a processor that was removed only where `removed` ones are asked for.
 
     Raises:
         BadInput: E_NOT_FOUND, with the nearest name.
@@ -68,16 +70,18 @@ def find(tools: Tools, table: type[Named], which: Which) -> Named:
     column = table.id if isinstance(which, uuid.UUID) else table.name
     rows = sa.select(table).where(table.network_id == tools.network.id, column == which)
     found = tools.session.scalars(rows).one_or_none()
-    if found is not None and getattr(found, "status", None) != ProcessorStatus.REMOVED:
+    if found is not None and (removed or getattr(found, "status", None) != ProcessorStatus.REMOVED):
         return found
     names = tools.session.scalars(sa.select(table.name).where(table.network_id == tools.network.id)).all()
-    near = nearest(str(which), names)
+    near = nearest(str(which), [name for name in names if "~" not in name])
     cure = f"did you mean {near!r}?  pyfi ls {kind}s" if near else f"pyfi ls {kind}s"
     raise BadInput.of("E_NOT_FOUND", kind, str(which), f"no {kind} {str(which)!r}", cure=cure)
 
 
-def refuse_taken(tools: Tools, table: type[Named], name: str) -> None:
-    """Raise E_EXISTS, with its id, when an object of that name is there."""
+def refuse_taken(tools: Tools, table: type[Named], name: str, identity: uuid.UUID | None = None) -> None:
+    """Raise E_EXISTS, with its id, when an object of that name is there, or one of that id."""
+    if identity is not None and tools.session.get(table, identity) is not None:
+        raise BadInput.of("E_EXISTS", "id", str(identity), f"a {kind_of(table)} of that id is there already")
     taken = tools.session.scalars(
         sa.select(table).where(table.network_id == tools.network.id, table.name == name)
     ).one_or_none()
@@ -97,8 +101,9 @@ def check_range(field: str, value: float | None, low: float, high: float) -> Non
         raise BadInput.of("E_RANGE", field, value, f"{field} is from {low:g} to {high:g}")
 
 
-def check_generation(row: Any, generation: int | None) -> None:
-    """Raise E_STALE when the object was changed since the caller read it."""
+def claim(tools: Tools, row: Any, generation: int | None = None) -> None:
+    """Lock the row, as it is now; raise E_STALE when it was changed since the caller read it."""
+    tools.session.refresh(row, with_for_update={"of": type(row)})
     if generation is not None and row.generation != generation:
         what = f"{kind_of(type(row))} {row.name} has generation {row.generation} by now"
         raise BadInput.of("E_STALE", "generation", generation, what, cure=f"pyfi show {kind_of(type(row))} {row.name}")

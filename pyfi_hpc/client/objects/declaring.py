@@ -5,17 +5,17 @@ from __future__ import annotations
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 
-from pyfi_hpc.brokers.base import Depth, TaskQueue
+from pyfi_hpc.brokers.base import TaskQueue
 from pyfi_hpc.client.objects.common import Tools, in_use
 from pyfi_hpc.db import tables
 from pyfi_hpc.errors import BadInput, BrokerUnavailable
+from pyfi_hpc.model.status import HoldState
 
 
 def bind(tools: Tools, queue: tables.Queue, task_key: str) -> None:
     """Have a durable queue for this task on this logical queue, declared at the broker if it can be reached."""
     row = {"queue_id": queue.id, "task_key": task_key}
     tools.session.execute(insert(tables.TaskQueue).values(row).on_conflict_do_nothing())
-    tools.session.flush()
     declare(tools, queue, task_key)
 
 
@@ -40,56 +40,64 @@ def name_of(tools: Tools, queue: tables.Queue, row: tables.TaskQueue) -> TaskQue
 
 
 def queued(tools: Tools, queue: tables.Queue, task_key: str) -> int:
-    """How many messages and held calls wait for this task on this queue."""
+    """How many messages and held calls there are for this task on this queue, waiting or in hands.
+
+    Raises:
+        BrokerUnavailable: nobody can tell.
+    """
     row = tools.session.get(tables.TaskQueue, (queue.id, task_key))
     if row is None:
         return 0
     name = name_of(tools, queue, row)
-    held = tools.session.scalar(
-        sa.select(sa.func.count()).where(
-            tables.Hold.exchange == name.exchange, tables.Hold.key == name.key, tables.Hold.state != "DEAD"
-        )
+    # those that are OUT are the broker's, and counted there
+    held = sa.select(sa.func.count()).where(
+        tables.Hold.exchange == name.exchange,
+        tables.Hold.key == name.key,
+        tables.Hold.state.in_([HoldState.DUE, HoldState.LEASED]),
     )
-    depth = _depth(tools, name)
-    return (held or 0) + depth.ready + (depth.unacked or 0)
+    return (tools.session.scalar(held) or 0) + (_depth(tools, name) if row.declared else 0)
 
 
-def _depth(tools: Tools, name: TaskQueue) -> Depth:
+def _depth(tools: Tools, name: TaskQueue) -> int:
     if tools.broker is None:
-        return Depth(0, 0, 0)
+        raise BrokerUnavailable("E_BROKER", f"the broker cannot be asked what waits in {name.name}", cure="pyfi doctor")
     try:
-        return tools.broker.depth(name.name)
+        depth = tools.broker.depth(name.name)
     except BadInput:
-        return Depth(0, 0, 0)
+        return 0  # it has no such queue
+    return depth.ready + (depth.unacked or 0)
+
+
+def shared(tools: Tools, socket: tables.Socket) -> bool:
+    """Whether another socket has the same task on the same queue: both take from one durable queue."""
+    others = sa.select(sa.func.count()).where(
+        tables.Socket.queue_id == socket.queue_id,
+        tables.Socket.task_key == socket.task_key,
+        tables.Socket.id != socket.id,
+    )
+    return bool(tools.session.scalar(others))
 
 
 def unbind(tools: Tools, socket: tables.Socket) -> None:
-    """The socket goes: with the last one for its task on its queue, the durable queue goes too, if it is empty."""
-    others = tools.session.scalar(
-        sa.select(sa.func.count()).where(
-            tables.Socket.queue_id == socket.queue_id,
-            tables.Socket.task_key == socket.task_key,
-            tables.Socket.id != socket.id,
-        )
-    )
-    if others:
-        return
+    """The socket leaves its durable queue, which must be empty; with the last one the durable queue goes.
+
+    Also where others share the queue: a call names its socket, and one whose socket is gone would run nowhere.
+
+    Raises:
+        BadInput: E_IN_USE, with how many calls there are.
+    """
     waiting = queued(tools, socket.queue, socket.task_key)
     if waiting:
         cure = f"let it be worked off, or pyfi queue purge {socket.queue.name}"
         raise in_use("socket", socket.name, {"queued call": waiting}, cure)
-    row = tools.session.get(tables.TaskQueue, (socket.queue_id, socket.task_key))
+    if not shared(tools, socket):
+        drop(tools, socket.queue, socket.task_key)
+
+
+def drop(tools: Tools, queue: tables.Queue, task_key: str) -> None:
+    """The durable queue goes once this is committed."""
+    row = tools.session.get(tables.TaskQueue, (queue.id, task_key))
     if row is not None:
-        if tools.broker is not None:
-            tools.broker.delete(name_of(tools, socket.queue, row))
+        tools.gone.append(name_of(tools, queue, row))
         tools.session.delete(row)
-
-
-def forget_queue(tools: Tools, queue: tables.Queue) -> None:
-    """No socket is left: what durable queues the logical queue still has go with it."""
-    rows = tools.session.scalars(sa.select(tables.TaskQueue).where(tables.TaskQueue.queue_id == queue.id)).all()
-    for row in rows:
-        if tools.broker is not None:
-            tools.broker.delete(name_of(tools, queue, row))
-        tools.session.delete(row)
-    tools.session.flush()
+        tools.session.flush()

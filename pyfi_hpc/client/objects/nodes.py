@@ -11,7 +11,7 @@ from pyfi_hpc.client.objects.common import (
     Record,
     Tools,
     Which,
-    check_generation,
+    claim,
     columns,
     event,
     find,
@@ -26,7 +26,7 @@ def add(tools: Tools, *, name: str, host: str, id: uuid.UUID | None = None) -> R
     """Name a host before its agent has reported it."""
     checked_name(name)
     checked_name(host, "host")
-    refuse_taken(tools, tables.Node, name)
+    refuse_taken(tools, tables.Node, name, id)
     row = tables.Node(network_id=tools.network.id, name=name, host=host)
     if id is not None:
         row.id = id
@@ -38,10 +38,9 @@ def add(tools: Tools, *, name: str, host: str, id: uuid.UUID | None = None) -> R
 def update(tools: Tools, which: Which, *, generation: int | None = None, host: str | None = None) -> Record:
     """Change a node's host name."""
     row = find(tools, tables.Node, which)
-    check_generation(row, generation)
+    claim(tools, row, generation)
     if host is not None:
         row.host = checked_name(host, "host")
-    row.generation += 1
     event(tools, "node", row, "updated")
     return record(tools, row)
 
@@ -49,7 +48,7 @@ def update(tools: Tools, which: Which, *, generation: int | None = None, host: s
 def delete(tools: Tools, which: Which, *, generation: int | None = None, cascade: bool = False) -> None:
     """Delete a node that no agent serves; its history goes with it."""
     row = find(tools, tables.Node, which)
-    check_generation(row, generation)
+    claim(tools, row, generation)
     live = tools.session.scalar(
         sa.select(sa.func.count()).where(tables.Agent.node_id == row.id, tables.Agent.ended.is_(None))
     )

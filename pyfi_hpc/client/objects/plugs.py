@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping
 
-import sqlalchemy as sa
-
+from pyfi_hpc.client.objects import cycles
 from pyfi_hpc.client.objects.common import (
     Record,
     Tools,
     Which,
-    check_generation,
+    claim,
     columns,
     event,
     find,
@@ -35,14 +33,14 @@ def add(
 ) -> Record:
     """Send the results of a processor (or its socket `source`) to the tasks of a queue (or to its socket `target`)."""
     checked_name(name)
-    refuse_taken(tools, tables.Plug, name)
+    refuse_taken(tools, tables.Plug, name, id)
     row = tables.Plug(network_id=tools.network.id, name=name, key=key)
     if id is not None:
         row.id = id
     _connect(tools, row, processor, queue, source, target)
     tools.session.add(row)
     event(tools, "plug", row, "added")
-    _refuse_cycle(tools, row)
+    cycles.refuse(tools, "plug", row.name)
     return record(tools, row)
 
 
@@ -74,75 +72,28 @@ def update(
 ) -> Record:
     """Re-wire a plug; results already committed keep the way that was chosen for them."""
     row = find(tools, tables.Plug, which)
-    check_generation(row, generation)
-    moved = queue is not None
+    claim(tools, row, generation)
+    moved, other = queue is not None, processor is not None
     _connect(
         tools,
         row,
         processor or row.processor_id,
         queue or row.queue_id,
-        source or row.source_id,
+        source or (None if other else row.source_id),
         target or (None if moved else row.target_id),
     )
     row.key = key if key is not None else row.key
-    row.generation += 1
     event(tools, "plug", row, "updated")
-    _refuse_cycle(tools, row)
+    cycles.refuse(tools, "plug", row.name)
     return record(tools, row)
 
 
 def delete(tools: Tools, which: Which, *, generation: int | None = None, cascade: bool = False) -> None:
     """Delete a plug; nothing depends on one."""
     row = find(tools, tables.Plug, which)
-    check_generation(row, generation)
+    claim(tools, row, generation)
     event(tools, "plug", row, "deleted")
     tools.session.delete(row)
-
-
-def _refuse_cycle(tools: Tools, row: tables.Plug) -> None:
-    """Raise E_CYCLE when results could come back to where they started, with the way they would go."""
-    tools.session.flush()
-    tools.session.refresh(row)
-    path = _path(_edges(tools), row.processor_id, row.processor_id)
-    if path:
-        names = _processor_names(tools)
-        way = " → ".join(names[identity] for identity in path)
-        what = f"plug {row.name} closes a loop: {way}"
-        raise BadInput("E_CYCLE", what, at=f"queue {row.queue.name}", cure="send the results to another queue")
-
-
-def _edges(tools: Tools) -> Mapping[uuid.UUID, set[uuid.UUID]]:
-    plug, socket = tables.Plug, tables.Socket
-    reached = sa.or_(socket.id == plug.target_id, sa.and_(plug.target_id.is_(None), socket.queue_id == plug.queue_id))
-    rows = tools.session.execute(
-        sa.select(plug.processor_id, socket.processor_id)
-        .join(socket, reached)
-        .where(plug.network_id == tools.network.id)
-    )
-    edges: dict[uuid.UUID, set[uuid.UUID]] = {}
-    for start, end in rows:
-        edges.setdefault(start, set()).add(end)
-    return edges
-
-
-def _path(edges: Mapping[uuid.UUID, set[uuid.UUID]], start: uuid.UUID, goal: uuid.UUID) -> list[uuid.UUID]:
-    """A way from `start` along at least one edge to `goal`; empty when there is none."""
-    stack = [[start]]
-    seen: set[uuid.UUID] = set()
-    while stack:
-        path = stack.pop()
-        for following in sorted(edges.get(path[-1], ())):
-            if following == goal:
-                return [*path, goal]
-            if following not in seen:
-                seen.add(following)
-                stack.append([*path, following])
-    return []
-
-
-def _processor_names(tools: Tools) -> Mapping[uuid.UUID, str]:
-    rows = tools.session.execute(sa.select(tables.Processor.id, tables.Processor.name))
-    return {row.id: row.name for row in rows}
 
 
 def record(tools: Tools, row: tables.Plug) -> Record:

@@ -1,20 +1,20 @@
-"""Processors: add, change, delete, show, and what they are asked to do."""
+"""Processors: add, change, delete, show."""
 
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
 
-from pyfi_hpc.client.objects import declaring
+from pyfi_hpc.client.objects import code, declaring
 from pyfi_hpc.client.objects.common import (
     Record,
     Tools,
     Which,
-    check_generation,
     check_range,
+    claim,
     columns,
     event,
     find,
@@ -22,13 +22,11 @@ from pyfi_hpc.client.objects.common import (
     refuse_taken,
 )
 from pyfi_hpc.db import tables
-from pyfi_hpc.envs import mirror, repository
-from pyfi_hpc.envs import tasks as modules
 from pyfi_hpc.errors import BadInput
 from pyfi_hpc.model.names import checked_choice, checked_name, task_key
-from pyfi_hpc.model.status import ProcessorStatus, Requested, request
+from pyfi_hpc.model.status import Requested, WorkerStatus, request
 
-_LIMITS: dict[str, tuple[float, float]] = {
+_LIMITS: Mapping[str, tuple[float, float]] = {
     "cpus": (1, 4096),
     "gpus": (0, 64),
     "workers": (1, 100_000),
@@ -37,7 +35,8 @@ _LIMITS: dict[str, tuple[float, float]] = {
     "retries": (0, 1000),
     "retry_delay_seconds": (0, 86_400),
 }
-_SHAPE = ("host", "workers", "requirements", "cpus", "gpus", "mem_mib", "timeout_seconds", "python", "default_task")
+#: What `add` and `update` may say beside where the code is.
+_SHAPE = (*_LIMITS, "host", "requirements", "python", "default_task")
 
 
 def add(
@@ -49,50 +48,51 @@ def add(
     branch: str | None = None,
     commit: str | None = None,
     requested_status: str = "RUNNING",
-    retries: int = 2,
-    retry_delay_seconds: float = 1.0,
     id: uuid.UUID | None = None,
     **shape: Any,
 ) -> Record:
     """Add a processor: its repository is judged, its commit pinned and its module's tasks read before it is stored."""
     if not gitrepo:
-        raise BadInput("E_MISSING", "a processor needs its git repository", at="gitrepo", cure="-g REPOSITORY")
+        raise BadInput("E_MISSING", "gitrepo is missing", at="gitrepo", cure="-g REPOSITORY", field="gitrepo")
     if not module:
-        raise BadInput("E_MISSING", "a processor needs its module", at="module", cure="-m MODULE")
+        raise BadInput("E_MISSING", "module is missing", at="module", cure="-m MODULE", field="module")
     checked_name(name)
-    checked_choice(requested_status, [word.value for word in Requested], "requested_status")
-    _check_shape({**shape, "retries": retries, "retry_delay_seconds": retry_delay_seconds})
-    refuse_taken(tools, tables.Processor, name)
-    url = repository.check(gitrepo, tools.rules)
-    pinned = mirror.pinned(commit) if commit else mirror.resolve(url, branch)
-    tasks = tools.mirror.tasks(url, pinned, module)
+    refuse_taken(tools, tables.Processor, name, id)
+    values = _checked_shape(shape)
+    wanted = _requested(requested_status)
+    found = code.read(tools, gitrepo, branch, commit, module)
     if shape.get("default_task"):
-        modules.find(tasks, shape["default_task"], module)
-    row = tables.Processor(
-        network_id=tools.network.id,
-        name=name,
-        repository=url,
-        branch=branch,
-        commit=pinned,
-        module=module,
-        max_attempts=retries + 1,
-        retry_delay_seconds=retry_delay_seconds,
-        requested_status=Requested(requested_status),
-        **{key: value for key, value in shape.items() if value is not None},
-    )
+        found.task(shape["default_task"])
+    row = tables.Processor(network_id=tools.network.id, name=name, requested_status=wanted, **values)
     if id is not None:
         row.id = id
+    _take(row, found)
     tools.session.add(row)
-    event(tools, "processor", row, "added", {"commit": pinned})
+    event(tools, "processor", row, "added", {"commit": found.commit})
     return record(tools, row)
 
 
-def _check_shape(shape: dict[str, Any]) -> None:
-    for key, value in shape.items():
+def _checked_shape(shape: Mapping[str, Any]) -> Record:
+    """The columns that `shape` sets. Raises E_RANGE, E_NAME for the host, E_USAGE for a word nobody knows."""
+    given = {key: value for key, value in shape.items() if value is not None}
+    for key, value in given.items():
+        if key not in _SHAPE:
+            raise BadInput.of("E_USAGE", "processor", key, f"a processor has no {key!r}")
         if key in _LIMITS:
             check_range(key, value, *_LIMITS[key])
-        elif key not in _SHAPE:
-            raise BadInput.of("E_USAGE", "processor", key, f"a processor has no {key!r}")
+    if "host" in given:
+        checked_name(given["host"], "host")
+    if "retries" in given:
+        given["max_attempts"] = given.pop("retries") + 1
+    return given
+
+
+def _requested(text: str) -> Requested:
+    return Requested(checked_choice(str(text).upper(), list(Requested), "requested_status"))
+
+
+def _take(row: tables.Processor, found: code.Code) -> None:
+    row.repository, row.branch, row.commit, row.module = found.repository, found.branch, found.commit, found.module
 
 
 def update(
@@ -105,134 +105,92 @@ def update(
     branch: str | None = None,
     commit: str | None = None,
     requested_status: str | None = None,
-    retries: int | None = None,
-    retry_delay_seconds: float | None = None,
     **shape: Any,
 ) -> Record:
-    """Change a processor; a branch is resolved anew, and workers of the old commit are replaced one after another."""
+    """Change a processor; workers of the old code are replaced one after another.
+
+    A branch is resolved anew; without one, and without a commit, another module is looked for at the same commit.
+    """
     row = find(tools, tables.Processor, which)
-    check_generation(row, generation)
-    _check_shape({**shape, "retries": retries, "retry_delay_seconds": retry_delay_seconds})
-    if gitrepo or module or branch or commit:
-        _move(tools, row, gitrepo, module, branch, commit)
+    values = _checked_shape(shape)
+    found = None
+    if gitrepo or module or branch or commit or shape.get("default_task"):
+        at = commit or (None if branch or gitrepo else row.commit)
+        kept = branch if branch or commit or gitrepo else row.branch
+        # fetching takes its time: the row is locked, and seen to be the same, after that
+        found = code.read(tools, gitrepo or row.repository, kept, at, module or row.module)
+    claim(tools, row, generation)
     if requested_status is not None:
-        checked_choice(requested_status, [word.value for word in Requested], "requested_status")
-        row.requested_status = request(row.requested_status, Requested(requested_status), row.name)
-    if retries is not None:
-        row.max_attempts = retries + 1
-    if retry_delay_seconds is not None:
-        row.retry_delay_seconds = retry_delay_seconds
-    for key, value in shape.items():
-        if value is not None:
-            setattr(row, key, value)
-    event(tools, "processor", row, "updated")
+        row.requested_status = request(row.requested_status, _requested(requested_status), row.name)
+    if found is not None:
+        _move(tools, row, found, values.get("default_task"))
+    for key, value in values.items():
+        setattr(row, key, value)
+    event(tools, "processor", row, "updated", {"commit": row.commit})
     return record(tools, row)
 
 
-def _move(
-    tools: Tools, row: tables.Processor, gitrepo: str | None, module: str | None, branch: str | None, commit: str | None
-) -> None:
+def _move(tools: Tools, row: tables.Processor, found: code.Code, default_task: str | None) -> None:
     """To another repository, module or commit: every socket's task must be there too."""
-    url = repository.check(gitrepo, tools.rules) if gitrepo else row.repository
-    pinned = mirror.pinned(commit) if commit else mirror.resolve(url, branch or row.branch)
-    wanted = module or row.module
-    tasks = tools.mirror.tasks(url, pinned, wanted)
-    sockets = _sockets(tools, row)
-    for socket in sockets:
-        found = modules.find(tasks, socket.task, wanted)
-        key = task_key(url, wanted, socket.task)
+    if default_task or row.default_task:
+        found.task(default_task or row.default_task or "")
+    for socket in sockets(tools, row):
+        task = found.task(socket.task)
+        socket.source, socket.signature = task.source, code.signature(task)
+        key = task_key(found.repository, found.module, socket.task)
         if key != socket.task_key:
             declaring.unbind(tools, socket)
             socket.task_key = key
             declaring.bind(tools, socket.queue, key)
-        socket.source, socket.signature = found.source, signature(found)
-    row.repository, row.commit, row.module, row.branch = url, pinned, wanted, branch or row.branch
+    _take(row, found)
 
 
-def signature(task: modules.Task) -> dict[str, Any]:
-    """A task's parameters as they are stored with a socket."""
-    return {"parameters": [vars(parameter) for parameter in task.parameters], "async": task.is_async, "doc": task.doc}
-
-
-def _sockets(tools: Tools, row: tables.Processor) -> Sequence[tables.Socket]:
+def sockets(tools: Tools, row: tables.Processor) -> Sequence[tables.Socket]:
+    """The processor's sockets."""
     return tools.session.scalars(sa.select(tables.Socket).where(tables.Socket.processor_id == row.id)).all()
-
-
-def ask(tools: Tools, which: Which, to: Requested, *, generation: int | None = None) -> Record:
-    """Ask a processor to be RUNNING, STOPPED or PAUSED from now on. Raises E_BAD_TRANSITION."""
-    row = find(tools, tables.Processor, which)
-    check_generation(row, generation)
-    row.requested_status = request(row.requested_status, to, row.name)
-    event(tools, "processor", row, f"asked to be {to.value}")
-    return record(tools, row)
-
-
-def resume(tools: Tools, which: Which) -> Record:
-    """A paused processor goes on. Raises E_BAD_TRANSITION when it is not paused."""
-    row = find(tools, tables.Processor, which)
-    if row.requested_status is not Requested.PAUSED:
-        what = f"processor {row.name!r} is {row.requested_status.value}: only a paused one is resumed"
-        raise BadInput.of("E_BAD_TRANSITION", "requested_status", "RUNNING", what, cure=f"pyfi proc start {row.name}")
-    return ask(tools, row.id, Requested.RUNNING)
-
-
-def restart(tools: Tools, which: Which) -> Record:
-    """Its workers are replaced one after another, and it is wanted running."""
-    row = find(tools, tables.Processor, which)
-    row.requested_status = request(row.requested_status, Requested.RUNNING, row.name)
-    row.restarts += 1
-    event(tools, "processor", row, "restart asked")
-    return record(tools, row)
-
-
-def remove(tools: Tools, which: Which, *, discard: bool = False) -> Record:
-    """Stop it for good, once nothing waits for it; its sockets and plugs go, its row is kept for the record."""
-    row = find(tools, tables.Processor, which)
-    waiting = sum(declaring.queued(tools, socket.queue, socket.task_key) for socket in _sockets(tools, row))
-    if waiting and not discard:
-        cure = f"let them be worked off, or pyfi proc remove {row.name} --discard"
-        raise in_use("processor", row.name, {"queued call": waiting}, cure)
-    row.requested_status = request(row.requested_status, Requested.REMOVED, row.name)
-    plugs = tools.session.scalars(sa.select(tables.Plug).where(tables.Plug.processor_id == row.id)).all()
-    _delete_ends(tools, _sockets(tools, row), plugs)
-    event(tools, "processor", row, "asked to be REMOVED", {"discarded": waiting})
-    return record(tools, row)
 
 
 def delete(tools: Tools, which: Which, *, generation: int | None = None, cascade: bool = False) -> None:
     """Delete a processor without sockets and plugs, `cascade`: with them. Its ended workers' rows go too."""
     row = find(tools, tables.Processor, which)
-    check_generation(row, generation)
-    sockets = _sockets(tools, row)
-    plugs = tools.session.scalars(sa.select(tables.Plug).where(tables.Plug.processor_id == row.id)).all()
-    queued = sum(declaring.queued(tools, socket.queue, socket.task_key) for socket in sockets)
-    live = tools.session.scalar(
-        sa.select(sa.func.count()).where(
-            tables.Worker.processor_id == row.id, tables.Worker.status.not_in(["EXITED", "LOST"])
-        )
-    )
-    running = live if row.status is not ProcessorStatus.STOPPED else 0
-    counts = {"queued call": queued, "running worker": running or 0}
+    claim(tools, row, generation)
+    own, out = sockets(tools, row), _plugs(tools, row)
+    counts = {
+        "queued call": sum(declaring.queued(tools, socket.queue, socket.task_key) for socket in own),
+        "running worker": living(tools, row),
+    }
     if not cascade:
-        counts |= {"socket": len(sockets), "plug": len(plugs)}
+        counts |= {"socket": len(own), "plug": len(out)}
     if any(counts.values()):
         cure = f"pyfi proc stop {row.name}; pyfi delete processor {row.name} --cascade"
         raise in_use("processor", row.name, counts, cure)
-    _delete_ends(tools, sockets, plugs)
+    delete_ends(tools, row)
     tools.session.execute(sa.delete(tables.Worker).where(tables.Worker.processor_id == row.id))
     event(tools, "processor", row, "deleted")
     tools.session.delete(row)
 
 
-def _delete_ends(tools: Tools, sockets: Sequence[tables.Socket], plugs: Sequence[tables.Plug]) -> None:
-    for plug in plugs:
+def living(tools: Tools, row: tables.Processor) -> int:
+    """How many workers of it have not ended."""
+    ended = [WorkerStatus.EXITED, WorkerStatus.LOST]
+    query = sa.select(sa.func.count()).where(tables.Worker.processor_id == row.id, tables.Worker.status.not_in(ended))
+    return tools.session.scalar(query) or 0
+
+
+def _plugs(tools: Tools, row: tables.Processor) -> Sequence[tables.Plug]:
+    return tools.session.scalars(sa.select(tables.Plug).where(tables.Plug.processor_id == row.id)).all()
+
+
+def delete_ends(tools: Tools, row: tables.Processor) -> None:
+    """Its plugs go, its sockets, and the plugs of others that name one of these sockets."""
+    for plug in _plugs(tools, row):
         tools.session.delete(plug)
     tools.session.flush()
-    for socket in sockets:
+    for socket in sockets(tools, row):
         tools.session.execute(sa.delete(tables.Plug).where(tables.Plug.target_id == socket.id))
         declaring.unbind(tools, socket)
         tools.session.delete(socket)
-    tools.session.flush()
+        tools.session.flush()
 
 
 def record(tools: Tools, row: tables.Processor) -> Record:

@@ -6,13 +6,13 @@ import uuid
 
 import sqlalchemy as sa
 
-from pyfi_hpc.client.objects import declaring
+from pyfi_hpc.client.objects import sockets
 from pyfi_hpc.client.objects.common import (
     Record,
     Tools,
     Which,
-    check_generation,
     check_range,
+    claim,
     columns,
     event,
     find,
@@ -31,7 +31,7 @@ def add(
     checked_name(name)
     checked_choice(type, [kind.value for kind in QueueType], "type")
     check_range("max_length", max_length, 1, 1_000_000_000)
-    refuse_taken(tools, tables.Queue, name)
+    refuse_taken(tools, tables.Queue, name, id)
     row = tables.Queue(network_id=tools.network.id, name=name, type=QueueType(type), max_length=max_length)
     if id is not None:
         row.id = id
@@ -43,27 +43,27 @@ def add(
 def update(tools: Tools, which: Which, *, generation: int | None = None, max_length: int | None = None) -> Record:
     """Change a queue's limit; only while no task is bound, since the broker never changes a queue that stands."""
     row = find(tools, tables.Queue, which)
-    check_generation(row, generation)
+    claim(tools, row, generation)
     check_range("max_length", max_length, 1, 1_000_000_000)
-    sockets = _count(tools, tables.Socket, row)
-    if sockets:
-        raise in_use("queue", row.name, {"socket": sockets}, "delete its sockets first, or add another queue")
+    bound = _count(tools, tables.Socket, row)
+    if bound:
+        raise in_use("queue", row.name, {"socket": bound}, "delete its sockets first, or add another queue")
     row.max_length = max_length
-    row.generation += 1
     event(tools, "queue", row, "updated", {"max_length": max_length})
     return record(tools, row)
 
 
 def delete(tools: Tools, which: Which, *, generation: int | None = None, cascade: bool = False) -> None:
-    """Delete a queue that no socket and no plug uses; `cascade` deletes those plugs too, never sockets."""
+    """Delete a queue that no socket and no plug uses, `cascade`: with them, where no call waits for one of them."""
     row = find(tools, tables.Queue, which)
-    check_generation(row, generation)
-    sockets, plugs = _count(tools, tables.Socket, row), _count(tools, tables.Plug, row)
-    if sockets or (plugs and not cascade):
-        cure = f"pyfi ls sockets; pyfi delete socket … before queue {row.name}"
-        raise in_use("queue", row.name, {"socket": sockets, "plug": plugs}, cure)
+    claim(tools, row, generation)
+    counts = {"socket": _count(tools, tables.Socket, row), "plug": _count(tools, tables.Plug, row)}
+    if any(counts.values()) and not cascade:
+        raise in_use("queue", row.name, counts, f"pyfi delete queue {row.name} --cascade deletes them too")
     tools.session.execute(sa.delete(tables.Plug).where(tables.Plug.queue_id == row.id))
-    declaring.forget_queue(tools, row)
+    for socket in tools.session.scalars(sa.select(tables.Socket).where(tables.Socket.queue_id == row.id)).all():
+        sockets.delete(tools, socket.id, cascade=True)
+        tools.session.flush()
     event(tools, "queue", row, "deleted")
     tools.session.delete(row)
 

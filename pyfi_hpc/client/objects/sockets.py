@@ -6,20 +6,19 @@ import uuid
 
 import sqlalchemy as sa
 
-from pyfi_hpc.client.objects import declaring
+from pyfi_hpc.client.objects import code, cycles, declaring
 from pyfi_hpc.client.objects.common import (
     Record,
     Tools,
     Which,
-    check_generation,
     check_range,
+    claim,
     columns,
     event,
     find,
     in_use,
     refuse_taken,
 )
-from pyfi_hpc.client.objects.processors import signature
 from pyfi_hpc.db import tables
 from pyfi_hpc.envs import tasks as modules
 from pyfi_hpc.errors import BadInput
@@ -40,7 +39,7 @@ def add(
     """Bind a task of a processor to a queue; without `task` the processor's own, or its module's only one."""
     checked_name(name)
     check_range("timeout_seconds", timeout_seconds, 0.001, 31_536_000)
-    refuse_taken(tools, tables.Socket, name)
+    refuse_taken(tools, tables.Socket, name, id)
     owner = find(tools, tables.Processor, processor)
     through = find(tools, tables.Queue, queue)
     found = _task(tools, owner, task)
@@ -53,13 +52,14 @@ def add(
         task_key=task_key(owner.repository, owner.module, found.name),
         binding=binding,
         timeout_seconds=timeout_seconds,
-        signature=signature(found),
+        signature=code.signature(found),
         source=found.source,
     )
     if id is not None:
         row.id = id
     tools.session.add(row)
     event(tools, "socket", row, "added")
+    cycles.refuse(tools, "socket", name)
     declaring.bind(tools, through, row.task_key)
     return record(tools, row)
 
@@ -87,25 +87,25 @@ def update(
 ) -> Record:
     """Change a socket; calls that wait for its old task stay where they are and must be worked off first."""
     row = find(tools, tables.Socket, which)
-    check_generation(row, generation)
+    claim(tools, row, generation)
     check_range("timeout_seconds", timeout_seconds, 0.001, 31_536_000)
     if task is not None and task != row.task:
         found = _task(tools, row.processor, task)
         declaring.unbind(tools, row)
-        row.task, row.source, row.signature = found.name, found.source, signature(found)
+        row.task, row.source, row.signature = found.name, found.source, code.signature(found)
         row.task_key = task_key(row.processor.repository, row.processor.module, found.name)
         declaring.bind(tools, row.queue, row.task_key)
     row.timeout_seconds = timeout_seconds if timeout_seconds is not None else row.timeout_seconds
     row.binding = binding if binding is not None else row.binding
-    row.generation += 1
     event(tools, "socket", row, "updated")
+    cycles.refuse(tools, "socket", row.name)
     return record(tools, row)
 
 
 def delete(tools: Tools, which: Which, *, generation: int | None = None, cascade: bool = False) -> None:
     """Delete a socket that no plug names and for which nothing waits; `cascade` deletes those plugs too."""
     row = find(tools, tables.Socket, which)
-    check_generation(row, generation)
+    claim(tools, row, generation)
     named = sa.or_(tables.Plug.source_id == row.id, tables.Plug.target_id == row.id)
     plugs = tools.session.scalars(sa.select(tables.Plug).where(named)).all()
     if plugs and not cascade:
