@@ -27,7 +27,13 @@ def node_lock(folder: Path, host: str) -> Iterator[None]:
             file.seek(0)
             holder = file.read().strip()
             what = f"another agent serves this node (process {holder})" if holder else None
-            raise BadInput.of("E_NODE_LEASED", "node", host, what, cure="pyfi agent stop, or pyfi local stop")
+            raise BadInput.of(
+                "E_NODE_LEASED",
+                "node",
+                host,
+                what,
+                cure="end that one first: pyfi local stop, or a TERM signal to the process",
+            )
         file.truncate(0)
         file.write(f"{os.getpid()}\n")
         file.flush()

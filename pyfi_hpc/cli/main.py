@@ -25,6 +25,7 @@ COMMANDS = {
     "db": ("pyfi_hpc.cli.db:db", "Make the database ready and bring it up to date."),
     "dead": ("pyfi_hpc.cli.dead:dead", "Look at dead invocations, requeue or drop them."),
     "delete": ("pyfi_hpc.cli.objects:delete", "Delete an object that nothing depends on."),
+    "demo": ("pyfi_hpc.cli.demo:demo", "Run real work on this machine, kill a worker, and check that no call is lost."),
     "local": ("pyfi_hpc.cli.local:local", "The service of this machine: Postgres and an agent, in the background."),
     "logs": (
         "pyfi_hpc.cli.invocations:logs",
