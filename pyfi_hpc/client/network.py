@@ -88,16 +88,15 @@ class Network:
             result = work(tools)
         broker = tools.broker or self._broker()
         if broker is not None:
-            self._close(broker, tools.gone)
             broker.hint(self.name, "topology")
+            self._close(broker, tools.gone)
         return result
 
     def _close(self, broker: Broker, gone: Sequence[TaskQueue]) -> None:
         """The broker's queues go whose rows went; what a client sent there meanwhile is cancelled on record."""
         for queue in gone:
             try:
-                discarding.purge(self._engine, broker, queue, f"queue {queue.queue} has no such task any more")
-                broker.delete(queue)
+                discarding.close(self._engine, broker, queue, f"queue {queue.queue} has no such task any more")
             except BrokerUnavailable as error:
                 self._note(f"the broker still has the queue {queue.name}: {error.what}")
 

@@ -11,8 +11,10 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, text
 
+from pyfi_hpc.box.rabbitmq import RabbitMQ
 from pyfi_hpc.brokers.base import Broker, Depth, Publication, TaskQueue
 from pyfi_hpc.brokers.connect import connect as connect_broker
+from pyfi_hpc.brokers.rabbitmq import RabbitBroker
 from pyfi_hpc.client.network import Network
 from pyfi_hpc.db import topology
 from pyfi_hpc.db.engine import connect
@@ -458,13 +460,40 @@ def test_a_call_that_came_while_its_socket_was_deleted_is_cancelled_on_record(
 
         def depth(self, queue: str) -> Depth:
             seen = self._broker.depth(queue)
-            calls.append(send(self._broker, socket))
+            if not calls:
+                calls.append(send(self._broker, socket))
             return seen
 
     make(name=flow.name, broker=lambda: Late(broker)).delete("socket", "p1.a")
 
     assert [outcome(engine, call) for call in calls] == ["CANCELLED"]
     assert refused(broker.depth, queue_name(socket)).code == "E_NOT_FOUND"
+
+
+@pytest.mark.slow
+def test_on_rabbitmq_a_socket_goes_once_agents_have_left_its_queue(
+    make: Make, repository: Repository, engine: Engine, rabbitmq: RabbitMQ
+) -> None:
+    rabbit = RabbitBroker(rabbitmq.uri, settle_seconds=0.0)
+    net = make(broker=lambda: rabbit)
+    net.add_queue(name="q1")
+    net.add_processor(name="p1", gitrepo=repository.url, module="flow.sample")
+    net.add_socket(name="s1", queue="q1", processor="p1", task="do_this")
+    socket = sockets(engine, net)["s1"]
+    call = send(rabbit, socket)
+    eventually(lambda: rabbit.depth(queue_name(socket)).ready == 1)
+    assert refused(net.delete, "socket", "s1").facts["queued call"] == 1
+    # an agent has taken it, has not started it, and leaves when it hears that the socket is gone
+    inbox = Inbox()
+    subscription = rabbit.consume(queue_name(socket), prefetch=1, deliver=inbox)
+    inbox.wait(1)
+    rabbit.on_hint(net.name, lambda hint: subscription.drop())
+
+    net.delete("socket", "s1")
+
+    assert outcome(engine, call) == "CANCELLED"
+    assert refused(rabbit.depth, queue_name(socket)).code == "E_NOT_FOUND"
+    rabbit.close()
 
 
 # plugs and what flows along them

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from sqlalchemy import Engine
 
@@ -15,8 +15,8 @@ from pyfi_hpc.model.status import Cause, OutcomeStatus
 from pyfi_hpc.wire import messages
 from pyfi_hpc.wire.messages import ErrorRecord, Message
 
-#: How long what is in an agent's hands is waited for.
-PATIENCE_SECONDS = 30.0
+#: How long what is in an agent's hands is waited for, and how long for agents to leave a queue that goes.
+PATIENCE_SECONDS, LEAVING_SECONDS = 30.0, 10.0
 _LOOK_SECONDS = 0.1
 
 
@@ -72,16 +72,28 @@ def cancel_held(cursor: Cursor, queue: TaskQueue, why: str) -> int:
     return sum(cancel(cursor, queue.network, bytes(payload), why) for (payload,) in cursor.fetchall())
 
 
-def empty(engine: Engine, broker: Broker, queue: TaskQueue, why: str, patience: float = PATIENCE_SECONDS) -> int:
-    """Cancel what waits for the queue, until nothing is in an agent's hands either, or patience is over."""
-    end, count = time.monotonic() + patience, 0
-    while True:
+def empty(engine: Engine, broker: Broker, queue: TaskQueue, why: str) -> int:
+    """Cancel what waits for the queue, held calls too, until nobody has any of it in hands or patience is over."""
+
+    def held() -> int:
         with engine.begin() as connection:
-            count += cancel_held(connection.connection.cursor(), queue, why)
-        count += purge(engine, broker, queue, why)
-        if not _busy(broker, queue) or time.monotonic() >= end:
-            return count
+            return cancel_held(connection.connection.cursor(), queue, why)
+
+    return _until_quiet(broker, queue, lambda: held() + purge(engine, broker, queue, why), PATIENCE_SECONDS)
+
+
+def close(engine: Engine, broker: Broker, queue: TaskQueue, why: str) -> None:
+    """Delete the broker's queue, whose row is gone; what clients sent there meanwhile is cancelled."""
+    _until_quiet(broker, queue, lambda: purge(engine, broker, queue, why), LEAVING_SECONDS)
+    broker.delete(queue)
+
+
+def _until_quiet(broker: Broker, queue: TaskQueue, take: Callable[[], int], patience: float) -> int:
+    end, count = time.monotonic() + patience, take()
+    while _busy(broker, queue) and time.monotonic() < end:
         time.sleep(_LOOK_SECONDS)
+        count += take()
+    return count
 
 
 def _busy(broker: Broker, queue: TaskQueue) -> bool:
@@ -89,4 +101,5 @@ def _busy(broker: Broker, queue: TaskQueue) -> bool:
         depth = broker.depth(queue.name)
     except BadInput:
         return False
-    return bool(depth.ready or depth.unacked)
+    # where the broker does not tell what is in hands, whoever consumes may have something
+    return bool(depth.ready or (depth.consumers if depth.unacked is None else depth.unacked))
