@@ -67,16 +67,18 @@ def check(
     blob_dir: Path | None = None,
     host: str | None = None,
     known: dict[bytes, bytes] | None = None,
+    owner: str | None = None,
 ) -> Report:
     """Check all that can be checked with what is given, in one transaction.
 
     `accepted` None: every id in the record counts as accepted. `broker`: its queues must be empty. `blob_dir`: blobs
     are read. `host`: this node's name, to look for its processes. `known`: id -> the encoded value that it must have.
+    `owner`: whose ids these are; None: anybody's.
     """
     report = Report()
     with connection, connection.cursor() as cursor:
         cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
-        _outcomes(cursor, report, None if accepted is None else set(accepted))
+        _outcomes(cursor, report, None if accepted is None else set(accepted), owner)
         _expected(cursor, report, known or {})
         _children(cursor, report)
         _holds(cursor, report)
@@ -99,12 +101,17 @@ def read_accepted(path: Path) -> set[bytes]:
     return {parse_id(line.strip()) for line in whole.splitlines() if line.strip()}
 
 
-def _outcomes(cursor: Cursor, report: Report, accepted: set[bytes] | None) -> None:
+def _outcomes(cursor: Cursor, report: Report, accepted: set[bytes] | None, owner: str | None) -> None:
     """I1, and the first half of I2."""
     # every row is visited, not only those that the unique index knows of: a broken index hides what it should forbid
     cursor.execute("".join(f"SET LOCAL {scan} = off;" for scan in _SCANS))
-    cursor.execute(f"SELECT uuid_send(id), count(*) FROM pyfi.outcome WHERE status IN {_FINAL} GROUP BY id")
-    recorded = {bytes(identity): count for identity, count in cursor.fetchall()}
+    # owners number their calls apart: the same id of two owners is two calls
+    cursor.execute(
+        f"SELECT uuid_send(id), max(times) FROM (SELECT id, count(*) AS times FROM pyfi.outcome"
+        f" WHERE status IN {_FINAL} AND owner = coalesce(%s, owner) GROUP BY owner, id) AS counted GROUP BY id",
+        (owner,),
+    )
+    recorded = {bytes(identity): times for identity, times in cursor.fetchall()}
     cursor.execute("".join(f"SET LOCAL {scan} = on;" for scan in _SCANS))
     wanted = recorded.keys() if accepted is None else accepted
     missing = {identity for identity in wanted if identity not in recorded}
