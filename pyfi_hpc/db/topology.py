@@ -163,6 +163,7 @@ def matches(pattern: str, key: str) -> bool:
 
     Source: AMQP 0-9-1, topic exchange.
     """
-    parts = [{"*": r"[^.]*", "#": r".*"}.get(word, re.escape(word)) for word in pattern.split(".")]
+    words = re.sub(r"(?<![^.])#(\.#(?![^.]))+", "#", pattern).split(".")  # `#.#` is `#`
+    parts = [{"*": r"[^.]+", "#": r".*"}.get(word, re.escape(word)) for word in words]
     expression = r"\.".join(parts).replace(r".*\.", r"(?:.*\.)?").replace(r"\..*", r"(?:\..*)?")
     return re.fullmatch(expression, key) is not None
