@@ -11,9 +11,9 @@ from pyfi_hpc.cli.context import Platform, pass_platform
 @click.command(cls=Command, examples=("pyfi demo", "PYFI_AGENT_CORES=0-3 pyfi demo", "PYFI_HOME=/tmp/try pyfi demo"))
 @pass_platform
 def demo(platform: Platform) -> None:
-    """Run real work on pinned workers of this machine, kill one, and check that no call is lost.
+    """Run real work on this machine, kill a worker, and check that no call is lost.
 
-    It needs no server and leaves nothing behind.
+    Workers are pinned, one for each core. It needs no server and leaves nothing behind.
     """
     from pyfi_hpc.demo import run
 
