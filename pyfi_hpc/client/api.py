@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, ClassVar, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 from pyfi_hpc.client.client import Client
 from pyfi_hpc.client.futures import Future
-from pyfi_hpc.client.network import Network
 from pyfi_hpc.errors import BadInput
+
+if TYPE_CHECKING:
+    from pyfi_hpc.client.network import Network
 
 _lock = threading.Lock()
 _client: Client | None = None

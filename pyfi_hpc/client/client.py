@@ -17,7 +17,7 @@ from pyfi_hpc.client.tickets import not_accepted
 from pyfi_hpc.client.waiter import conflict
 from pyfi_hpc.config import Settings
 from pyfi_hpc.errors import BadInput, DatabaseUnavailable
-from pyfi_hpc.wire.ids import parse_id
+from pyfi_hpc.wire.ids import ID_BYTES, parse_id
 
 if TYPE_CHECKING:
     from pyfi_hpc.client.network import Network
@@ -149,12 +149,10 @@ class Client:
         Raises:
             BadInput: E_ID, E_NOT_FOUND for digits that nothing on record ends in.
         """
-        session = self._session
-        text = str(id)
-        identity = (
-            session.link.run(lambda cursor: rows.full_id(cursor, session.owner, text)) if len(text) < 32 else None
-        )
-        future = Future(session, identity or parse_id(id))
+        session, owner, text = self._session, self._session.owner, str(id)
+        short = len(text) < 2 * ID_BYTES
+        identity = session.link.run(lambda cursor: rows.full_id(cursor, owner, text)) if short else parse_id(id)
+        future = Future(session, identity)
         if not self._decided(future):
             session.watched(future)
         return future
@@ -188,7 +186,8 @@ class Client:
         """
         session = self._session
         try:
-            found = session.link.run(lambda cursor: rows.final(cursor, session.owner, [future.identity]), patience=0.0)
+            owner = session.owner
+            found = session.link.run(lambda cursor: rows.final(cursor, owner, [future.identity]), patience=0.0)
         except DatabaseUnavailable:
             # accepting goes on without the database; the record decides later
             return False

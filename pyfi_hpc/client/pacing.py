@@ -41,8 +41,9 @@ class Pacer:
         self._next[socket] = now + _AGAIN_SECONDS
         self._samples.put((way, [each.identity for each in futures[-_SAMPLE:] if each.socket == socket]))
         if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="pyfi-pacer", daemon=True)
-            self._thread.start()
+            thread = threading.Thread(target=self._run, name="pyfi-pacer", daemon=True)
+            thread.start()
+            self._thread = thread
 
     def _run(self) -> None:
         while (sample := self._samples.get()) is not None:

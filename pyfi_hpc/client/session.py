@@ -125,10 +125,10 @@ class Session:
 
     def _opened(self, name: str, make: Callable[[], T]) -> T:
         found: T | None = self.__dict__.get(name)
+        if self._closed:
+            raise self._closed_fault()
         if found is None:
             with self._opening:
-                if self._closed:
-                    raise self._closed_fault()
                 found = self.__dict__.get(name)
                 if found is None:
                     found = self.__dict__[name] = make()
@@ -191,9 +191,9 @@ class Session:
         """The value, from the reply or from its row."""
         answer = future.answer
         assert isinstance(answer, Answer)
-        data = answer.value
+        data, owner = answer.value, self.owner
         if data is None:
-            data = self.link.run(lambda cursor: rows.value(cursor, self.owner, future.identity))
+            data = self.link.run(lambda cursor: rows.value(cursor, owner, future.identity))
         return self.packer.unpack(data)
 
     def error(self, future: Future) -> BaseException:
@@ -202,16 +202,14 @@ class Session:
         if not isinstance(answer, Answer):
             assert answer is not None
             return answer
-        record = answer.error
+        record, owner = answer.error, self.owner
         made_by: remote.Provenance | None = None
         try:
             if record is None:
-                found = self.link.run(lambda cursor: rows.final(cursor, self.owner, [future.identity]))
+                found = self.link.run(lambda cursor: rows.final(cursor, owner, [future.identity]))
                 record = found[future.identity].answer.error if found else None
             if answer.kind is not Kind.CANCELLED:
-                made_by = self.link.run(
-                    lambda cursor: rows.provenance(cursor, self.owner, future.identity), patience=0.0
-                )
+                made_by = self.link.run(lambda cursor: rows.provenance(cursor, owner, future.identity), patience=0.0)
         except PyfiError:
             pass  # the error itself matters more than who made it
         return remote.raised(future.identity, answer.kind, record, made_by)

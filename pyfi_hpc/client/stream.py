@@ -6,11 +6,12 @@ import time
 from collections.abc import Mapping
 
 from pyfi_hpc.client.futures import Future
+from pyfi_hpc.client.newids import NewIds
 from pyfi_hpc.client.parcels import Item
 from pyfi_hpc.client.session import Session
 from pyfi_hpc.client.tickets import Ticket, not_accepted
 from pyfi_hpc.errors import PyfiError
-from pyfi_hpc.wire.ids import call_digest, new_id
+from pyfi_hpc.wire.ids import call_digest
 from pyfi_hpc.wire.messages import Call
 
 _NONE: Mapping[str, object] = {}
@@ -25,6 +26,7 @@ class Stream:
         self._way, self._sender = session.way(socket), session.sender
         self._patience = session.settings.client.connect_seconds
         self._gathered: list[Item] = []
+        self._ids = NewIds()
         self.ticket = Ticket()
 
     def send(self, args: tuple[object, ...]) -> Future:
@@ -51,7 +53,7 @@ class Stream:
         way = self._way
         way.check(args, kwargs)
         data = self._session.packer.pack(args, kwargs)
-        call = Call(id or new_id(), data, call_digest(way.socket.id, data), 1, deadline, timeout)
+        call = Call(id or self._ids.next(), data, call_digest(way.socket.id, data), 1, deadline, timeout)
         future = Future(self._session, call.id, self._name, call.digest if id else None)
         self._gathered.append(Item(future, call, self.ticket, time.monotonic() + self._patience))
         return future

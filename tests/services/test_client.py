@@ -1,0 +1,723 @@
+"""The client against a real database, with the memory broker or the embedded one, and a runner in an agent's place."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import io
+import os
+import signal
+import subprocess
+import sys
+import threading
+import uuid
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy
+import psycopg2
+import pytest
+
+from pyfi_hpc.brokers.base import Broker, Confirm, Publication
+from pyfi_hpc.brokers.memory import Hub, MemoryBroker
+from pyfi_hpc.brokers.postgres import PostgresBroker
+from pyfi_hpc.client import api
+from pyfi_hpc.client.client import Client
+from pyfi_hpc.client.futures import Future, as_completed
+from pyfi_hpc.client.parcels import MOST_CALLS
+from pyfi_hpc.client.progress import progress
+from pyfi_hpc.client.sender import ROOM_CALLS, WINDOW
+from pyfi_hpc.errors import BadInput, BrokerUnavailable, Cancelled, Dead, PyfiError, RemoteError, WaitTimeout
+from pyfi_hpc.wire.ids import id_text
+from pyfi_hpc.wire.messages import decode_message
+from tests.services.client_support import Place, Runner, execute, ids_in, settings_with
+from tests.support import eventually
+
+
+class World:
+    """A hub, a place in the database, and what was opened on them."""
+
+    def __init__(self, uri: str, folder: Path, close: ExitStack, max_length: int | None = None) -> None:
+        self.uri, self._folder, self._close, self.hub = uri, folder, close, Hub()
+        self.place = Place(uri, self.broker(), max_length)
+
+    def broker(self) -> MemoryBroker:
+        """A connection to the hub."""
+        broker = MemoryBroker(self.hub)
+        self._close.callback(broker.close)
+        return broker
+
+    def client(self, make_broker: Any = None, **settings: Any) -> Client:
+        """A client of the hub."""
+        client = Client(
+            settings_with(self.uri, self._folder, **settings),
+            make_broker=make_broker or (lambda _: MemoryBroker(self.hub)),
+        )
+        self._close.callback(client.close)
+        return client
+
+    def runner(self, task: str, **how: Any) -> Runner:
+        """A runner of the task's queue."""
+        runner = Runner(self.uri, self.broker(), self.place.task_queue(task), **how)
+        self._close.callback(runner.close)
+        return runner
+
+
+@pytest.fixture
+def close() -> Iterator[ExitStack]:
+    with ExitStack() as stack:
+        yield stack
+
+
+@pytest.fixture
+def world(database_uri: str, tmp_path: Path, close: ExitStack) -> World:
+    return World(database_uri, tmp_path, close)
+
+
+class Stubborn(MemoryBroker):
+    """Gives no confirm until it is let go; then the calls that `refuse` names are refused for good."""
+
+    def __init__(self, hub: Hub) -> None:
+        super().__init__(hub)
+        self.held: list[tuple[Publication, Confirm]] = []
+        self.up = True
+
+    def publish(self, publication: Publication) -> Confirm:
+        confirm: Confirm = Confirm()
+        self.held.append((publication, confirm))
+        return confirm
+
+    def let_go(self, error: PyfiError | None = None) -> None:
+        """Confirm, or refuse, all that is held."""
+        held, self.held = self.held, []
+        for publication, confirm in held:
+            if not confirm.set_running_or_notify_cancel():
+                continue
+            if error is not None:
+                confirm.set_exception(error)
+            else:
+                super().publish(publication).result()
+                confirm.set_result(None)
+
+    def publishing(self) -> bool:
+        return self.up
+
+
+# importing and opening
+
+
+def test_importing_and_making_a_client_open_nothing() -> None:
+    code = """
+import socket, sys
+real = socket.socket.connect
+socket.socket.connect = lambda *_: sys.exit("it connects")
+import pyfi_hpc, pyfi_hpc.client.client, pyfi_hpc.client.api, threading, psycopg2
+psycopg2.connect = lambda *_, **__: sys.exit("it connects")
+pyfi_hpc.Client()
+assert threading.active_count() == 1, threading.enumerate()
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+# calls
+
+
+def test_a_call_returns_its_value(world: World) -> None:
+    socket = world.place.socket("double")
+    world.runner("double")
+    assert world.client().call(socket, 21, timeout=30) == 42
+
+
+def test_a_future_tells_who_and_what_it_is(world: World) -> None:
+    socket = world.place.socket("double")
+    client = world.client()
+    future = client.submit(socket, 21)
+    assert future.status == "QUEUED"
+    assert not future.running()
+    assert f"QUEUED {socket}" in repr(future)
+    world.runner("double")
+    assert future.get(timeout=30) == 42
+    assert future.result() is future.result()
+    assert (future.status, future.attempts, future.logs()) == ("SUCCEEDED", [], "")
+    assert uuid.UUID(future.id).version == 7
+
+
+def test_keyword_arguments_and_large_ones_arrive(world: World, tmp_path: Path) -> None:
+    add, double = world.place.socket("add"), world.place.socket("double")
+    client = world.client()
+    world.runner("add")
+    assert client.call(add, 1, y=2, timeout=30) == 3
+    future = client.submit(double, numpy.arange(100_000))
+    (message,) = world.broker().peek(world.place.task_queue("double").name, 1)
+    assert len(message.body) < 1000
+    assert len(list((tmp_path / "blobs").rglob("*"))) >= 2
+    assert not future.done()
+
+
+def test_map_keeps_the_order_of_the_inputs(world: World) -> None:
+    socket = world.place.socket("double")
+    runner = world.runner("double")
+    assert list(world.client().map(socket, range(1000))) == [2 * x for x in range(1000)]
+    assert max(runner.sizes) > 8, "short calls share a message once their run time is known"
+
+
+def test_map_without_order_yields_all(world: World) -> None:
+    socket = world.place.socket("double")
+    world.runner("double")
+    assert sorted(world.client().map(socket, range(200), max_in_flight=7, ordered=False)) == list(range(0, 400, 2))
+
+
+def test_map_reads_inputs_only_as_there_is_room(world: World) -> None:
+    socket = world.place.socket("double")
+    world.runner("double")
+    read = 0
+
+    def inputs() -> Iterator[int]:
+        nonlocal read
+        while True:
+            read += 1
+            yield read
+
+    values = world.client().map(socket, inputs(), max_in_flight=10)
+    assert [next(values) for _ in range(5)] == [2, 4, 6, 8, 10]
+    assert read <= 15
+
+
+@pytest.mark.parametrize("in_flight", [1, 2, 3])
+def test_map_never_waits_for_a_call_that_it_has_not_sent(world: World, in_flight: int) -> None:
+    socket = world.place.socket("double")
+    world.runner("double")
+    assert list(world.client().map(socket, range(100), max_in_flight=in_flight)) == list(range(0, 200, 2))
+
+
+def test_map_raises_the_first_error_or_yields_it(world: World) -> None:
+    socket = world.place.socket("fail")
+    world.runner("fail")
+    client = world.client()
+    with pytest.raises(ValueError, match="one"):
+        list(client.map(socket, ["one", "two"]))
+    assert [str(each) for each in client.map(socket, ["one", "two"], return_exceptions=True)] == ["one", "two"]
+
+
+def test_futures_work_with_concurrent_futures_and_asyncio(world: World) -> None:
+    socket = world.place.socket("double")
+    client = world.client()
+    futures = client.submit_many(socket, range(20))
+    done, pending = concurrent.futures.wait(futures, timeout=0.05)
+    assert (len(done), len(pending)) == (0, 20)
+    world.runner("double")
+    done, pending = concurrent.futures.wait(futures, timeout=30)
+    assert (len(done), len(pending)) == (20, 0)
+    more = client.submit_many(socket, range(20))
+    values = [each.result() for each in concurrent.futures.as_completed(more, 30)]  # type: ignore[var-annotated, arg-type]
+    assert sorted(values) == list(range(0, 40, 2))
+    assert sorted(each.result() for each in as_completed(client.submit_many(socket, range(9)), 30)) == list(
+        range(0, 18, 2)
+    )
+
+    async def gathered() -> list[Any]:
+        return list(await asyncio.gather(*[asyncio.wrap_future(each) for each in client.submit_many(socket, [1, 2])]))
+
+    async def one() -> Any:
+        return await client.submit(socket, 5)
+
+    assert asyncio.run(gathered()) == [2, 4]
+    assert asyncio.run(one()) == 10
+
+
+def test_waiting_has_an_end_and_the_work_goes_on(world: World) -> None:
+    socket = world.place.socket("double")
+    client = world.client()
+    future = client.submit(socket, 1)
+    with pytest.raises(WaitTimeout) as timeout:
+        future.result(timeout=0.01)
+    assert isinstance(timeout.value, TimeoutError)
+    with pytest.raises(TimeoutError):
+        list(as_completed([future], timeout=0.01))
+    world.runner("double")
+    assert future.result(30) == 2
+
+
+def test_callbacks_are_called_once_done_and_may_submit_again(world: World) -> None:
+    socket = world.place.socket("double")
+    client = world.client()
+    world.runner("double")
+    got: list[object] = []
+
+    def again(future: Future) -> None:
+        got.append(client.call(socket, future.result(), timeout=30))
+
+    future = client.submit(socket, 1)
+    future.add_done_callback(again)
+    future.add_done_callback(lambda each: got.append(each.id))
+    eventually(lambda: sorted(map(str, got)) == sorted(["4", future.id]))
+
+
+def test_many_threads_share_a_client(world: World) -> None:
+    socket = world.place.socket("double")
+    client = world.client()
+    world.runner("double")
+    with concurrent.futures.ThreadPoolExecutor(16) as pool:
+        assert list(pool.map(lambda x: client.call(socket, x, timeout=60), range(300))) == list(range(0, 600, 2))
+
+
+# replies are hints
+
+
+def test_lost_replies_cost_latency_only(world: World) -> None:
+    socket = world.place.socket("double")
+    world.runner("double", replies=False)
+    futures = world.client().submit_many(socket, range(1500))
+    assert [each.result(30) for each in futures] == list(range(0, 3000, 2))
+
+
+def test_a_result_is_there_for_another_client_by_id_and_by_its_last_digits(world: World) -> None:
+    socket = world.place.socket("double")
+    world.runner("double")
+    with world.client() as client:
+        future = client.submit(socket, 4)
+        future.result(30)
+    other = world.client()
+    assert other.future(future.id).result(30) == 8
+    assert other.future(future.id[-10:]).result(30) == 8
+    with pytest.raises(BadInput, match="E_NOT_FOUND"):
+        other.future("fffffffff0")
+    with pytest.raises(BadInput, match="E_ID"):
+        other.future("no id")
+
+
+def test_an_id_nobody_knows_is_waited_for(world: World) -> None:
+    future = world.client().future(uuid.uuid4())
+    assert future.status == "QUEUED"
+    with pytest.raises(WaitTimeout):
+        future.result(0.1)
+
+
+def test_a_large_value_is_read_from_its_row(world: World) -> None:
+    socket = world.place.socket("double")
+    world.runner("double", replies=False)
+    text = "x" * 100_000
+    assert world.client().call(socket, text, timeout=30) == 2 * text
+
+
+def test_waiting_outlives_the_database_sessions(world: World) -> None:
+    socket = world.place.socket("double")
+    client = world.client()
+    future = client.submit(socket, 3)
+    execute(world.uri, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name ~ '^pyfi client'")
+    world.runner("double", replies=False)
+    assert future.result(30) == 6
+
+
+# ids
+
+
+def test_the_same_id_twice_is_one_outcome(world: World) -> None:
+    socket = world.place.socket("double")
+    client, identity = world.client(), uuid.uuid4()
+    world.runner("double")
+    assert client.submit(socket, 5, id=identity).result(30) == 10
+    again = client.submit(socket, 5, id=str(identity))
+    assert again.done()
+    assert again.result() == 10
+    with pytest.raises(BadInput, match="E_ID_CONFLICT"):
+        client.submit(socket, 6, id=identity)
+    with pytest.raises(BadInput, match="E_ID"):
+        client.submit(socket, 6, id=uuid.UUID(int=0))
+
+
+def test_a_conflict_found_later_is_told_by_the_future(world: World) -> None:
+    socket = world.place.socket("double")
+    client, identity = world.client(), uuid.uuid4()
+    first, second = client.submit(socket, 5, id=identity), client.submit(socket, 6, id=identity)
+    world.runner("double", replies=False)
+    assert first.result(30) == 10
+    with pytest.raises(BadInput, match="E_ID_CONFLICT"):
+        second.result(30)
+
+
+# refusals before anything is sent
+
+
+def test_wrong_arguments_and_unknown_sockets_are_refused_with_what_is_right(world: World) -> None:
+    socket = world.place.socket("add")
+    client = world.client()
+    for args, kwargs in (((), {}), ((1, 2, 3), {}), ((1,), {"z": 1})):
+        with pytest.raises(BadInput, match=r"(?s)E_TYPE.*add\(x, y=…\)"):
+            client.submit(socket, *args, **kwargs)  # type: ignore[arg-type]
+    with pytest.raises(BadInput, match="code is never sent"):
+        client.submit(socket, lambda: None)
+    with pytest.raises(BadInput, match=rf"(?s)E_NOT_FOUND.*{socket}"):
+        client.submit(socket + "x")
+    assert world.broker().depth(world.place.task_queue("add").name).ready == 0
+
+
+def test_a_queue_that_was_never_declared_is_declared_by_the_first_call(world: World) -> None:
+    socket = world.place.socket("double", declared=False)
+    future = world.client().submit(socket, 8)
+    world.runner("double")
+    assert future.result(30) == 16
+
+
+def test_a_queue_that_the_broker_lost_is_declared_again(world: World) -> None:
+    socket = world.place.socket("double")
+    client = world.client()
+    client.submit(socket, 1)
+    world.broker().delete(world.place.task_queue("double"))
+    future = client.submit(socket, 8)
+    world.runner("double")
+    assert future.result(30) == 16
+
+
+# acceptance
+
+
+def test_a_full_queue_is_waited_for_and_then_told(database_uri: str, tmp_path: Path, close: ExitStack) -> None:
+    world = World(database_uri, tmp_path, close, max_length=1)
+    socket = world.place.socket("double")
+    patient, hasty = world.client(), world.client(connect_seconds=0.3)
+    first = patient.submit(socket, 1)
+    with pytest.raises(BrokerUnavailable, match="E_BACKPRESSURE"):
+        hasty.submit(socket, 2)
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        later = pool.submit(patient.submit, socket, 3)
+        with pytest.raises(TimeoutError):
+            later.result(0.2)
+        world.runner("double")
+        assert later.result(30).result(30) == 6
+    assert first.result(30) == 2
+
+
+def test_a_broker_that_gives_no_word_is_told_and_what_was_not_sent_is_taken_back(world: World) -> None:
+    socket = world.place.socket("double")
+    broker = Stubborn(world.hub)
+    broker.up = False
+    client = world.client(lambda _: broker, connect_seconds=0.3)
+    with pytest.raises(BrokerUnavailable, match="nothing was accepted") as refused:
+        client.submit(socket, 1)
+    # this broker answers questions, so it must be that it takes no messages
+    assert refused.value.code == "E_BROKER_BLOCKED"
+    broker.let_go()
+    assert world.broker().depth(world.place.task_queue("double").name).ready == 0
+    assert len(client.session.waiter) == 0
+
+
+def test_what_may_have_been_sent_is_told_to_be_unknown(world: World) -> None:
+    socket = world.place.socket("double")
+    broker = Stubborn(world.hub)
+    client = world.client(lambda _: broker, connect_seconds=0.5)
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        submitted = pool.submit(client.submit, socket, 1)
+        eventually(lambda: broker.held)
+        broker.held[0][1].set_running_or_notify_cancel()
+        with pytest.raises(BrokerUnavailable, match="not known whether") as unknown:
+            submitted.result(30)
+    assert uuid.UUID(unknown.value.facts["id"])
+
+
+def test_submit_many_raises_with_exactly_the_ids_that_are_not_accepted(world: World) -> None:
+    socket = world.place.socket("double")
+    broker = Stubborn(world.hub)
+    client = world.client(lambda _: broker)
+    error = BadInput.of("E_LIMIT", "message", "too large")
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        submitted = pool.submit(client.submit_many, socket, range(17))
+        eventually(lambda: sum(len(decode_message(each.body).calls) for each, _ in broker.held) == 17)
+        (first, confirm), *rest = broker.held
+        broker.held = [(first, confirm)]
+        broker.let_go()
+        broker.held = rest
+        refused = [each for each, _ in rest]
+        broker.let_go(error)
+        with pytest.raises(PyfiError) as raised:
+            submitted.result(30)
+    assert raised.value.code == "E_NOT_ACCEPTED"
+    ids = [id_text(call.id) for each in refused for call in decode_message(each.body).calls]
+    assert sorted(raised.value.facts["ids"]) == sorted(ids)
+    assert raised.value.__cause__ is error
+    (ready,) = world.broker().peek(world.place.task_queue("double").name, 5)
+    assert ready.body == first.body
+
+
+def test_map_tells_what_was_not_accepted(world: World) -> None:
+    socket = world.place.socket("double")
+    broker = Stubborn(world.hub)
+    client = world.client(lambda _: broker)
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        mapped = pool.submit(lambda: list(client.map(socket, range(1))))
+        eventually(lambda: broker.held)
+        broker.let_go(BadInput.of("E_LIMIT", "message", "too large"))
+        with pytest.raises(PyfiError, match="E_NOT_ACCEPTED"):
+            mapped.result(30)
+
+
+def test_callers_wait_when_too_much_is_unconfirmed(world: World) -> None:
+    socket = world.place.socket("double")
+    broker = Stubborn(world.hub)
+    client = world.client(lambda _: broker, connect_seconds=60)
+    taken = 0
+
+    def inputs() -> Iterator[int]:
+        nonlocal taken
+        for taken in range(20_000):  # noqa: UP028
+            yield taken
+
+    thread = threading.Thread(target=lambda: client.submit_many(socket, inputs()))
+    thread.start()
+    eventually(lambda: client.session.sender._waiting >= ROOM_CALLS)
+    assert taken < WINDOW * MOST_CALLS + ROOM_CALLS + MOST_CALLS
+    assert len(broker.held) == WINDOW
+    while thread.is_alive():
+        broker.let_go()
+        thread.join(0.001)
+    assert taken == 19_999
+
+
+def test_accepted_ids_are_logged(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = tmp_path / "accepted"
+    monkeypatch.setenv("PYFI_ACCEPTED_LOG", str(log))
+    socket = world.place.socket("double")
+    futures = world.client().submit_many(socket, range(100))
+    assert sorted(ids_in(log.read_text())) == sorted(each.id for each in futures)
+
+
+# errors
+
+
+def test_a_task_error_comes_as_its_own_type_with_its_traceback_and_place(world: World) -> None:
+    socket = world.place.socket("fail")
+    world.runner("fail")
+    client = world.client()
+    future = client.submit(socket, "no such thing")
+    with pytest.raises(ValueError, match="no such thing") as raised:
+        future.result(30)
+    assert "line 7" in str(raised.value.__cause__)
+    notes = raised.value.__notes__
+    assert notes[0] == f"{socket}@3f9c21d, attempt 1 of 3"
+    assert notes[-1] == f"pyfi logs {future.id[-10:]}"
+    assert future.exception() is raised.value
+    assert future.status == "FAILED"
+
+
+def test_an_error_type_nobody_imported_is_a_remote_error(world: World) -> None:
+    socket = world.place.socket("fail")
+    world.runner("fail")
+    with pytest.raises(RemoteError) as raised:
+        world.client().call(socket, "unheard.of.Error", timeout=30)
+    assert raised.value.facts["type"] == "unheard.of.Error"
+
+
+def test_the_dead_come_back_with_a_new_budget(world: World) -> None:
+    socket = world.place.socket("fail")
+    runner = world.runner("fail", dead=True)
+    client = world.client()
+    by_user, by_time = client.submit(socket, "wrong"), client.submit(socket, "timeout")
+    with pytest.raises(ValueError, match="wrong") as wrong:
+        by_user.result(30)
+    assert isinstance(wrong.value.__context__, Dead)
+    with pytest.raises(Dead) as late:
+        by_time.result(30)
+    assert late.value.facts["cause"] == "timeout"
+    operations = client.operations
+    mine = {by_user.id, by_time.id}
+    assert {each["id"] for each in operations.dead()} >= mine
+    assert operations.dead_show(by_user.id[-10:])["args"] == ["wrong"]
+    runner.close()
+    again = by_user.retry()
+    assert again.status == "QUEUED"
+    rows = execute(
+        world.uri,
+        "SELECT o.status, o.serial, h.state, h.serial, h.used FROM pyfi.outcome o JOIN pyfi.hold h USING (owner, id)"
+        " WHERE id = %s",
+        (again.id,),
+    )
+    assert rows == [("REOPENED", 2, "DUE", 2, 0)]
+    with pytest.raises(BadInput, match="E_NOT_FOUND"):
+        operations.requeue([again.id])
+    assert operations.drop([by_time.id]) == [by_time.id]
+    assert by_time.id not in {each["id"] for each in operations.dead()}
+    assert again.cancel()
+    assert world.client().future(again.id).cancelled()
+
+
+# cancelling
+
+
+def test_what_never_ran_can_be_cancelled(world: World) -> None:
+    socket = world.place.socket("double")
+    client = world.client()
+    heard: list[str] = []
+    world.broker().on_hint("default", heard.append)
+    future = client.submit(socket, 1)
+    assert future.cancel()
+    assert future.cancelled()
+    with pytest.raises(Cancelled):
+        future.result()
+    with pytest.raises(concurrent.futures.CancelledError):
+        future.exception()
+    eventually(lambda: f"cancel {future.identity.hex()}" in heard)
+    world.runner("double")
+    other = client.submit(socket, 2)
+    assert other.result(30) == 4
+    assert not other.cancel()
+    (told,) = client.cancel(other.id)
+    assert (told["cancelled"], told["status"]) == (False, "SUCCEEDED")
+
+
+def test_what_has_started_is_cancelled_only_when_asked(world: World) -> None:
+    socket = world.place.socket("double")
+    future = world.client().submit(socket, 1)
+    execute(
+        world.uri,
+        "INSERT INTO pyfi.attempt (owner, id, serial, status) VALUES (session_user, %s, 1, 'STARTED')",
+        (future.id,),
+    )
+    assert future.running()
+    assert not future.cancel()
+    assert future.cancel(running=True)
+
+
+def test_a_purged_queue_leaves_an_outcome_for_each_call(world: World) -> None:
+    socket = world.place.socket("double")
+    client = world.client()
+    futures = client.submit_many(socket, range(30))
+    assert len(client.operations.peek(world.place.queue, 5)) == 5
+    assert client.operations.purge(world.place.queue) == 30
+    assert all(isinstance(each.exception_or_cancelled(), Cancelled) for each in map(_Probe, futures))
+    ((what,),) = execute(
+        world.uri, "SELECT what FROM pyfi.event WHERE kind = 'queue' AND name = %s", (world.place.queue,)
+    )
+    assert "30" in what
+
+
+class _Probe:
+    def __init__(self, future: Future) -> None:
+        self._future = future
+
+    def exception_or_cancelled(self) -> BaseException | None:
+        try:
+            return self._future.exception(30)
+        except Cancelled as cancelled:
+            return cancelled
+
+
+# the end
+
+
+def test_a_closed_client_lets_go_of_those_who_wait(world: World) -> None:
+    socket = world.place.socket("double")
+    client = world.client()
+    future = client.submit(socket, 1)
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(future.result)
+        eventually(lambda: future._latches)
+        client.close()
+        with pytest.raises(BadInput, match="closed"):
+            waiting.result(30)
+    with pytest.raises(BadInput, match="closed"):
+        client.submit(socket, 1)
+
+
+@pytest.mark.parametrize("point", ["client_before_publish", "client_after_publish"])
+def test_a_client_killed_around_its_publish_leaves_either_no_call_or_one(
+    database_uri: str, tmp_path: Path, close: ExitStack, point: str
+) -> None:
+    broker = PostgresBroker(database_uri)
+    close.callback(broker.close)
+    place = Place(database_uri, broker)
+    socket, identity = place.socket("double"), str(uuid.uuid4())
+    code = f"from pyfi_hpc import Client; Client().submit({socket!r}, 21, id={identity!r})"
+    environment = os.environ | {
+        "PYFI_FAILPOINT": f"{point}:crash",
+        "PYFI_DATABASE_URI": database_uri,
+        "PYFI_ACCEPTED_LOG": str(tmp_path / "log"),
+    }
+    killed = subprocess.run([sys.executable, "-c", code], env=environment, timeout=60)
+    assert killed.returncode == -signal.SIGKILL
+    assert not (tmp_path / "log").exists()
+    waiting = broker.depth(place.task_queue("double").name).ready
+    assert waiting == (0 if point == "client_before_publish" else 1)
+    # the caller does not know which; the same id again is always right
+    client = Client(settings_with(database_uri, tmp_path))
+    close.callback(client.close)
+    future = client.submit(socket, 21, id=identity)
+    runner = Runner(database_uri, broker, place.task_queue("double"))
+    close.callback(runner.close)
+    assert future.result(30) == 42
+    eventually(lambda: broker.depth(place.task_queue("double").name).ready == 0)
+    assert execute(database_uri, "SELECT count(*) FROM pyfi.outcome WHERE id = %s", (identity,)) == [(1,)]
+
+
+def test_over_the_embedded_broker_everything_arrives(database_uri: str, tmp_path: Path, close: ExitStack) -> None:
+    broker: Broker = PostgresBroker(database_uri)
+    close.callback(broker.close)
+    place = Place(database_uri, broker)
+    socket = place.socket("double")
+    runner = Runner(database_uri, broker, place.task_queue("double"))
+    close.callback(runner.close)
+    with Client(settings_with(database_uri, tmp_path)) as client:
+        assert list(client.map(socket, range(2000))) == list(range(0, 4000, 2))
+
+
+# shown
+
+
+def test_progress_shows_lines_in_a_log_and_the_first_failure(world: World) -> None:
+    good, bad = world.place.socket("double"), world.place.socket("fail")
+    client = world.client()
+    out = io.StringIO()
+    futures = progress([*client.submit_many(good, range(19)), client.submit(bad, "ouch")], out=out)
+    world.runner("double")
+    world.runner("fail")
+    assert len(list(as_completed(futures, 30))) == 20
+    eventually(lambda: "20 of 20 (100 %), 1 failed" in out.getvalue())
+    assert "ValueError: ouch" in out.getvalue()
+    assert len(out.getvalue().splitlines()) <= 13
+
+
+def test_the_objects_of_the_api_are_found_and_called(world: World) -> None:
+    name = world.place.socket("double")
+    world.runner("double")
+    client = world.client()
+    api.use(client)
+    try:
+        socket = api.Socket(name=name, queue={"name": world.place.queue}, processor=f"steps-{world.place.mark}")
+        assert socket(4, timeout=30) == 8
+        assert socket.delay(5).get(timeout=30) == 10
+        assert api.Queue(world.place.queue).type == "direct"
+        made = api.Queue(f"news-{world.place.mark}", type="topic")
+        assert api.Queue(made.name).id == made.id
+        with pytest.raises(BadInput, match="E_EXISTS"):
+            api.Queue(made.name, type="fanout")
+        with pytest.raises(BadInput, match="E_EXISTS"):
+            api.Socket(name=name, task="other")
+    finally:
+        api.use(None)
+
+
+def test_no_database_is_told_with_its_place_and_without_the_password(tmp_path: Path) -> None:
+    uri = "postgresql://ana:secret@127.0.0.1:1/none"
+    with Client(settings_with(uri, tmp_path, connect_seconds=0.2)) as client, pytest.raises(PyfiError) as raised:
+        client.submit("double", 1)
+    assert raised.value.code == "E_DB_UNAVAILABLE"
+    assert "127.0.0.1:1" in str(raised.value)
+    assert "secret" not in str(raised.value)
+
+
+def test_a_lost_session_is_opened_again(database_uri: str) -> None:
+    from pyfi_hpc.client.link import Link
+
+    link = Link(database_uri, "test link", 5.0)
+
+    def pid(cursor: Any) -> int:
+        cursor.execute("SELECT pg_backend_pid()")
+        return int(cursor.fetchone()[0])
+
+    first = link.run(pid)
+    execute(database_uri, "SELECT pg_terminate_backend(%s)", (first,))
+    assert link.run(pid) != first
+    with pytest.raises((psycopg2.Error, PyfiError)):
+        link.run(lambda cursor: cursor.execute("SELECT nonsense"))
+    link.close()
