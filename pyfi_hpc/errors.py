@@ -112,9 +112,7 @@ class PyfiError(Exception):
 
     exit_code = 5
 
-    def __init__(
-        self, code: str, what: str, *, at: str | None = None, cure: str | None = None, **facts: Any
-    ) -> None:
+    def __init__(self, code: str, what: str, *, at: str | None = None, cure: str | None = None, **facts: Any) -> None:
         if code not in CODES:
             raise KeyError(f"unknown error code {code}")
         self.code, self.what, self.at, self.cure, self.facts = code, shown(what, 400), at, cure, facts
@@ -144,7 +142,8 @@ class BadInput(PyfiError):
     @classmethod
     def of(cls, code: str, field: str, value: object, what: str | None = None, *, cure: str | None = None) -> BadInput:
         """Refuse `value` of `field`; `what` says why where the code alone does not."""
-        return cls(code, what or CODES[code], at=f"{field} {shown(value)!s}", cure=cure, field=field, value=shown(value))
+        told = shown(value)
+        return cls(code, what or CODES[code], at=f"{field} {told}", cure=cure, field=field, value=told)
 
 
 class Unavailable(PyfiError):

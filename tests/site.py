@@ -255,7 +255,8 @@ class Site:
 
     def ready(self, workers: int = 1, timeout: float = 30.0) -> list[int]:
         """The pids of at least so many ready workers."""
-        return eventually(lambda: (pids := self.worker_pids()) and len(pids) >= workers and pids, timeout=timeout)
+        eventually(lambda: len(self.worker_pids()) >= workers, timeout=timeout)
+        return self.worker_pids()
 
     def executions(self) -> dict[str, int]:
         """Invocation id -> how often it was run."""

@@ -97,7 +97,7 @@ class Subscription(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Depth:
-    """What a queue holds: `ready` to be delivered, `unacked` in hands (None: the broker does not tell), who consumes."""
+    """What a queue holds: `ready`, `unacked` in hands (None: the broker does not tell), and how many consume."""
 
     ready: int
     unacked: int | None
