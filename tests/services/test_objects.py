@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Timer
 from typing import Any
@@ -311,6 +312,29 @@ def test_an_old_generation_is_stale(flow: Network) -> None:
     ):
         assert refused(change).code == "E_STALE"
     assert flow.show("processor", "p1")["workers"] == 2
+
+
+def test_of_changes_at_once_that_saw_the_same_only_one_is_made(flow: Network) -> None:
+    seen = flow.show("processor", "p1")["generation"]
+
+    def change(workers: int) -> str:
+        try:
+            flow.update_processor("p1", workers=workers, generation=seen)
+        except BadInput as error:
+            return error.code
+        return "changed"
+
+    def add(_: int) -> str:
+        try:
+            flow.add_queue(name="q2")
+        except BadInput as error:
+            return error.code
+        return "added"
+
+    with ThreadPoolExecutor(2) as pool:
+        assert sorted(pool.map(change, (2, 3, 4, 5))) == ["E_STALE"] * 3 + ["changed"]
+        assert sorted(pool.map(add, range(4))) == ["E_EXISTS"] * 3 + ["added"]
+    assert flow.show("processor", "p1")["generation"] == seen + 1
 
 
 def test_verbs_change_what_is_wanted_and_are_on_record(flow: Network) -> None:

@@ -28,6 +28,7 @@ def resume(tools: Tools, which: Which, generation: int | None = None) -> Record:
     """A paused processor goes on. Raises E_BAD_TRANSITION when it is not paused."""
     row = _claimed(tools, which, generation)
     if row.requested_status is not Requested.PAUSED:
+        request(row.requested_status, Requested.RUNNING, row.name)
         what = f"processor {row.name!r} is {row.requested_status.value}: only a paused one is resumed"
         raise BadInput.of("E_BAD_TRANSITION", "requested_status", "RUNNING", what, cure=f"pyfi proc start {row.name}")
     return ask(tools, row.id, Requested.RUNNING)

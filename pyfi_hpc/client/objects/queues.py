@@ -59,7 +59,7 @@ def delete(tools: Tools, which: Which, *, generation: int | None = None, cascade
     claim(tools, row, generation)
     counts = {"socket": _count(tools, tables.Socket, row), "plug": _count(tools, tables.Plug, row)}
     if any(counts.values()) and not cascade:
-        raise in_use("queue", row.name, counts, f"pyfi delete queue {row.name} --cascade deletes them too")
+        raise in_use("queue", row.name, counts, f"pyfi delete queue {row.name} --cascade")
     tools.session.execute(sa.delete(tables.Plug).where(tables.Plug.queue_id == row.id))
     for socket in tools.session.scalars(sa.select(tables.Socket).where(tables.Socket.queue_id == row.id)).all():
         sockets.delete(tools, socket.id, cascade=True)
