@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +60,7 @@ def status(settings: Settings) -> dict[str, Any]:
     if running is not None:
         found |= {
             "pid": running.pid,
-            "started": running.started,
+            "started": datetime.fromtimestamp(running.started, UTC),
             "cores": running.cores,
             "idle_minutes": running.idle_minutes,
             "version": running.version,

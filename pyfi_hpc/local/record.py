@@ -11,6 +11,7 @@ from pathlib import Path
 
 import msgspec
 
+from pyfi_hpc.errors import BadInput
 from pyfi_hpc.processes import alive
 
 
@@ -50,9 +51,18 @@ class Records:
         self.log = state_dir / "log" / "local.log"
 
     def make(self) -> None:
-        """The state directory is there, and nobody else may enter it; one that was there keeps its permissions."""
-        self.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self.log.parent.mkdir(mode=0o700, exist_ok=True)
+        """The state directory is there, and nobody else may enter it; one that was there keeps its permissions.
+
+        Raises:
+            BadInput: E_CONFIG, it cannot be made.
+        """
+        try:
+            self.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self.log.parent.mkdir(mode=0o700, exist_ok=True)
+        except OSError as error:
+            what = f"the state directory cannot be made: {(error.strerror or 'no reason given').lower()}"
+            cure = "name another one: PYFI_HOME=/path/to/folder"
+            raise BadInput.of("E_CONFIG", "paths.state", str(self.state_dir), what, cure=cure) from error
 
     def running(self) -> Running | None:
         """The service that runs now."""

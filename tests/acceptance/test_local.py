@@ -18,7 +18,7 @@ import pytest
 from pyfi_hpc import local
 from pyfi_hpc.config import Settings
 from pyfi_hpc.db.embedded import EmbeddedPostgres
-from pyfi_hpc.errors import Unavailable
+from pyfi_hpc.errors import BadInput, Unavailable
 from pyfi_hpc.processes import alive, arguments, children
 from tests.support import eventually
 
@@ -204,3 +204,11 @@ def test_a_start_that_fails_says_why(make: Make) -> None:
         local.ensure(settings)
     assert refused.value.code == "E_DB_UNAVAILABLE"
     assert str(settings.state_dir) in str(refused.value)
+
+
+def test_a_state_directory_that_cannot_be_made_is_named(make: Make, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(BadInput, match="the state directory cannot be made: not a directory") as refused:
+        local.ensure(make("file/state"))
+    assert refused.value.code == "E_CONFIG"
+    assert str(tmp_path / "file" / "state") in str(refused.value)
