@@ -19,7 +19,7 @@ from pyfi_hpc.brokers.base import Broker, Confirm, Publication
 from pyfi_hpc.client.directory import Way
 from pyfi_hpc.client.parcels import Item, Lane, Parcel
 from pyfi_hpc.client.tickets import AcceptedLog
-from pyfi_hpc.errors import BrokerUnavailable, PyfiError
+from pyfi_hpc.errors import BrokerUnavailable, PyfiError, Unavailable
 from pyfi_hpc.failpoints import reach
 from pyfi_hpc.wire import messages
 from pyfi_hpc.wire.ids import new_id
@@ -207,16 +207,22 @@ class Sender:
         if error.code == "E_UNKNOWN_SOCKET" and not parcel.mended:
             parcel.mended = True
             parcel.put_off(error)
+            parcel.due = _NEVER
             # a look into the database has no place on the broker's thread
-            threading.Thread(target=self._mend_lane, args=(parcel.lane,), name="pyfi-mend", daemon=True).start()
+            threading.Thread(target=self._mend_for, args=(parcel,), name="pyfi-mend", daemon=True).start()
             return True
         return False
 
-    def _mend_lane(self, lane: Lane) -> None:
+    def _mend_for(self, parcel: Parcel) -> None:
+        name = parcel.lane.way.socket.name
         try:
-            self._mend(lane.way.socket.name)
+            self._mend(name)
         except PyfiError as error:
-            log.warning("the socket's queue cannot be declared", socket=lane.way.socket.name, reason=str(error))
+            log.warning("the socket's queue cannot be declared", socket=name, reason=str(error))
+            parcel.mended = not isinstance(error, Unavailable)
+        with self._lock:
+            parcel.due = time.monotonic()
+            self._news.notify()
 
     def _accepted(self, items: Sequence[Item]) -> None:
         if items:

@@ -54,6 +54,7 @@ class Home:
 
     def error(self, future: Future) -> BaseException:
         answer = future.answer
+        assert answer is not None
         return raised(future.identity, answer.kind, answer.error, None) if isinstance(answer, Answer) else answer
 
     def closed_error(self) -> PyfiError | None:
@@ -67,7 +68,7 @@ class Home:
 
 
 def a_future(socket: str = "detect.run") -> Future:
-    return Future(Home(), new_id(), socket)  # type: ignore[arg-type]
+    return Future(Home(), new_id(), socket)
 
 
 def good(future: Future, value: object = 7) -> Answer:
