@@ -80,10 +80,21 @@ def as_table(rows: Sequence[Row], columns: Sequence[str], *, header: bool, width
 
 
 def as_card(row: Row) -> str:
-    """One object: a line for each field that has a value."""
-    fields = {name: cell(value, whole_ids=True, limit=10_000) for name, value in row.items() if value is not None}
+    """One object: a line for each field that has a value, more for text of several lines and for lists of objects."""
+    fields = {name: _block(value) for name, value in row.items() if value is not None}
     size = max(map(len, fields), default=0)
-    return "\n".join(f"{name:<{size}}{GAP}{text}" for name, text in fields.items())
+    indent = "\n" + " " * (size + len(GAP))
+    return "\n".join(f"{name:<{size}}{GAP}{indent.join(lines)}" for name, lines in fields.items())
+
+
+def _block(value: Any) -> list[str]:
+    if isinstance(value, str) and "\n" in value:
+        return [shown(line, 10_000) for line in value.splitlines()]
+    if isinstance(value, list) and value and all(isinstance(item, Mapping) for item in value):
+        return [
+            "  ".join(f"{key} {cell(part)}" for key, part in item.items() if part not in (None, "")) for item in value
+        ]
+    return [cell(value, whole_ids=True, limit=10_000)]
 
 
 def cell(value: Any, whole_ids: bool = False, limit: int = 120) -> str:
@@ -106,4 +117,4 @@ def _bare(value: Any) -> str:
         return ",".join(map(str, value))
     if isinstance(value, list | dict):
         return json.dumps(value, ensure_ascii=False)
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return f"{value:.10g}" if isinstance(value, float) else str(value)
