@@ -30,6 +30,8 @@ log = structlog.get_logger("pyfi.agent")
 HELLO_SECONDS = 120.0
 CANCEL_GRACE_SECONDS = 2.0
 CRASHES, CRASH_MINUTES = 5, 5.0
+#: How long a processor's second crash holds its next worker back; doubled with each further one.
+RESTART_SECONDS = 0.25
 _CODE = {Cause.TIMEOUT: "E_TIMEOUT"}
 
 
@@ -322,6 +324,9 @@ class Crew:
             self._cannot_start(hand, BadInput("E_IMPORT", f"the worker never became ready: {words}", log=tail))
         elif hand.stopping or killed in (Cause.DRAINED,):
             self._buried(hand, "drained")
+        elif killed in (Cause.TIMEOUT, Cause.HOST_OOM, Cause.RETURNED):
+            # one call's fault and our doing: no sign that the processor is sick
+            self._buried(hand, f"ended: {words}")
         else:
             log.warning("a worker died", processor=self._name(hand), pid=process.pid, why=words)
             self._buried(hand, f"crashed: {words}", crashed=True)
@@ -333,14 +338,19 @@ class Crew:
             keeper.worker_ended(cursor, hand.row, reason, hand.calls)
             if failed is not None:
                 reconcile.processor_failed(cursor, hand.processor, failed)
-            elif crashed and keeper.crashes(cursor, hand.processor, CRASH_MINUTES) >= CRASHES:
-                told = {
-                    "code": "E_WORKER_LOST",
-                    "what": f"{CRASHES} workers died in {CRASH_MINUTES:g} minutes: {reason}",
-                }
-                reconcile.processor_failed(cursor, hand.processor, json.dumps(told))
+            elif crashed:
+                self._crashed(cursor, hand, reason)
 
         self._put(Within(write, lambda _: self._changed()))
+
+    def _crashed(self, cursor: Cursor, hand: Hand, reason: str) -> None:
+        """The first crash costs nothing; the next ones hold the processor back, and many make it FAILED."""
+        count = keeper.crashes(cursor, hand.processor, CRASH_MINUTES)
+        if count >= CRASHES:
+            told = {"code": "E_WORKER_LOST", "what": f"{count} workers died in {CRASH_MINUTES:g} minutes: {reason}"}
+            reconcile.processor_failed(cursor, hand.processor, json.dumps(told))
+        elif count > 1:
+            reconcile.hold_back(cursor, hand.processor, RESTART_SECONDS * 2 ** (count - 2))
 
 
 def _log_of(error: PyfiError) -> dict[str, str]:

@@ -66,7 +66,7 @@ class View:
     programs: dict[bytes, Program]
     sockets: dict[bytes, Served]
     due: tuple[Due, ...]
-    #: seconds until the next hold row comes due; None when there is none
+    #: seconds until a hold row comes due or a processor may start again; None when nothing waits
     next_due_seconds: float | None = None
 
 
@@ -143,8 +143,12 @@ def look(cursor: Cursor, network: str, agent: bytes) -> View:
         programs=_programs(cursor, network),
         sockets=_served(cursor, network),
         due=due,
-        next_due_seconds=record.next_due(cursor),
+        next_due_seconds=_soonest(record.next_due(cursor), reconcile.next_start(cursor, network)),
     )
+
+
+def _soonest(*seconds: float | None) -> float | None:
+    return min((each for each in seconds if each is not None), default=None)
 
 
 def _own_workers(cursor: Cursor, agent: bytes) -> tuple[OwnWorker, ...]:

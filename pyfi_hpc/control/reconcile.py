@@ -153,6 +153,26 @@ def processor_failed(cursor: Cursor, processor: bytes, reason: str, *, first_del
         )
 
 
+def next_start(cursor: Cursor, network: str) -> float | None:
+    """Seconds until a processor that waits to be started again may be; None when none waits."""
+    cursor.execute(
+        """SELECT extract(epoch FROM min(p.retry_at) - clock_timestamp())::float8 FROM pyfi.processor p
+           JOIN pyfi.network n ON n.id = p.network_id
+           WHERE n.name = %s AND p.retry_at > now() AND p.requested_status = 'RUNNING'""",
+        (network,),
+    )
+    seconds: float | None = cursor.fetchone()[0]
+    return seconds
+
+
+def hold_back(cursor: Cursor, processor: bytes, seconds: float) -> None:
+    """Start no worker of `processor` before so many seconds have passed."""
+    cursor.execute(
+        "UPDATE pyfi.processor SET retry_at = now() + %s * interval '1 second' WHERE id = %s::uuid",
+        (seconds, processor.hex()),
+    )
+
+
 def processor_works(cursor: Cursor, processor: bytes) -> None:
     """A worker of `processor` is ready: earlier failures are forgotten."""
     cursor.execute(
