@@ -12,7 +12,7 @@ from pathlib import Path
 import pyfi_hpc
 from pyfi_hpc.agent import kernel
 from pyfi_hpc.agent.cores import cores_for
-from pyfi_hpc.agent.lock import node_lock
+from pyfi_hpc.agent.lock import node_lock, refuse_second
 from pyfi_hpc.agent.logs import log_to_stderr
 from pyfi_hpc.agent.respawn import Respawner
 from pyfi_hpc.agent.service import Service, host_name
@@ -52,7 +52,7 @@ def _serve(settings: Settings, host: str, network: str) -> int:
     shared = settings.embedded if settings.agent.shared_cores is None else settings.agent.shared_cores
     with node_lock(folder, host):
         uri = settings.database.uri or EmbeddedPostgres(settings.state_dir).uri()
-        _check_schema(uri)
+        _check(uri, network, host)
         service = Service(
             database_uri=uri,
             broker=connect(settings.broker.uri or None, database_uri=uri),
@@ -65,6 +65,7 @@ def _serve(settings: Settings, host: str, network: str) -> int:
             blobs=settings.blob_dir,
             rules=Allow(settings.git.allow, settings.git.deny, own_files=settings.embedded),
             poll_seconds=settings.agent.poll_seconds,
+            max_value_bytes=settings.agent.max_value_bytes,
             version=pyfi_hpc.__version__,
         )
         return service.run()
@@ -77,10 +78,13 @@ def node_folder(state_dir: Path, host: str) -> Path:
     return folder
 
 
-def _check_schema(uri: str) -> None:
+def _check(uri: str, network: str, host: str) -> None:
     database = engine.connect(uri, pool=1, application="pyfi-agent")
     try:
         schema.check(database)
+        connection = database.raw_connection()
+        refuse_second(connection.cursor(), network, host)
+        connection.close()
     finally:
         database.dispose()
 

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -28,13 +29,15 @@ def ensure(settings: Settings, *, tell: bool = True) -> str:
         Unavailable: it does not start, with the end of its log.
     """
     records = Records(settings.state_dir)
-    running = records.running()
-    if running is None:
-        running, made = _start(settings, records)
-        if made and tell:
-            print(_told(settings.state_dir, running), file=sys.stderr)
-    records.touch()
-    return EmbeddedPostgres(settings.state_dir).uri()
+    while True:
+        running = records.running()
+        if running is None:
+            running, made = _start(settings, records)
+            if made and tell:
+                print(_told(settings.state_dir, running), file=sys.stderr)
+        with suppress(FileNotFoundError):  # it has just decided to end
+            records.touch()
+            return EmbeddedPostgres(settings.state_dir).uri()
 
 
 def start(settings: Settings) -> bool:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import psycopg2
@@ -86,6 +87,20 @@ def test_a_second_agent_of_a_node_is_refused_and_the_first_goes_on(server: Embed
     assert "E_NODE_LEASED" in said
     assert f"process {pid}" in said
     assert (first.poll(), one_agent(server, "shared")) == (None, pid)
+
+
+def test_a_second_agent_is_refused_from_another_state_directory_too(
+    server: EmbeddedPostgres, start: Start, tmp_path: Path
+) -> None:
+    first = start("--host", "one_node")
+    pid = one_agent(server, "one_node")
+
+    second = start("--host", "one_node", extra={"PYFI_HOME": str(tmp_path), "PYFI_DATABASE_URI": server.uri()})
+    said, _ = second.communicate(timeout=20)
+
+    assert (second.returncode, first.poll()) == (2, None)
+    assert "E_NODE_LEASED" in said
+    assert f"process {pid}" in said
 
 
 def test_an_agent_that_is_told_to_stop_leaves_the_node_free(server: EmbeddedPostgres, start: Start) -> None:
