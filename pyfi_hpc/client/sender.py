@@ -225,8 +225,11 @@ class Sender:
             self._news.notify()
 
     def _accepted(self, items: Sequence[Item]) -> None:
-        if items:
-            self._log.write(item.future for item in items)
+        try:
+            if items:
+                self._log.write(item.future for item in items)
+        finally:
+            # they are accepted, whatever becomes of the log
             for ticket, group in groupby(items, key=lambda item: item.ticket):
                 ticket.settle(sum(1 for _ in group))
 

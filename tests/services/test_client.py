@@ -33,6 +33,7 @@ from pyfi_hpc.errors import BadInput, BrokerUnavailable, Cancelled, Dead, PyfiEr
 from pyfi_hpc.wire.ids import id_text
 from pyfi_hpc.wire.messages import decode_message
 from tests.services.client_support import Place, Runner, execute, ids_in, settings_with
+from tests.services.rabbitmq_support import RabbitService
 from tests.support import eventually
 
 
@@ -670,6 +671,42 @@ def test_over_the_embedded_broker_everything_arrives(database_uri: str, tmp_path
     close.callback(runner.close)
     with Client(settings_with(database_uri, tmp_path)) as client:
         assert list(client.map(socket, range(2000))) == list(range(0, 4000, 2))
+
+
+@pytest.mark.slow
+def test_over_rabbitmq_everything_arrives_though_the_broker_is_killed(
+    database_uri: str, tmp_path: Path, close: ExitStack, rabbitmq_service: RabbitService
+) -> None:
+    broker = rabbitmq_service.connect()
+    close.callback(broker.close)
+    place = Place(database_uri, broker)
+    socket = place.socket("double")
+    runner = Runner(database_uri, broker, place.task_queue("double"))
+    close.callback(runner.close)
+    log = tmp_path / "accepted"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYFI_ACCEPTED_LOG", str(log))
+        client = Client(
+            settings_with(database_uri, tmp_path, connect_seconds=120), make_broker=lambda _: rabbitmq_service.connect()
+        )
+        close.callback(client.close)
+        assert list(client.map(socket, range(500))) == list(range(0, 1000, 2))
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+            mapped = pool.submit(lambda: list(client.map(socket, slowly(range(3000)))))
+            eventually(lambda: len(log.read_text().splitlines()) > 600)
+            rabbitmq_service.restart()
+            assert mapped.result(120) == list(range(0, 6000, 2))
+    accepted = ids_in(log.read_text())
+    assert len(set(accepted)) == len(accepted) == 3500
+    ((found,),) = execute(database_uri, "SELECT count(*) FROM pyfi.outcome WHERE id = ANY(%s::uuid[])", (accepted,))
+    assert found == 3500
+
+
+def slowly(numbers: range) -> Iterator[int]:
+    """The numbers, about a thousand in a second."""
+    for number in numbers:
+        threading.Event().wait(0.001)
+        yield number
 
 
 # shown
