@@ -11,19 +11,22 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
+import msgspec
 import psycopg2
 import structlog
 
 from pyfi_hpc.agent import letters, verdicts
 from pyfi_hpc.agent.forwarding import Forwarder, Parcel
 from pyfi_hpc.agent.lots import Announced, Finished, Looked, Lot
+from pyfi_hpc.agent.mending import Mender
 from pyfi_hpc.agent.spool import Spool
 from pyfi_hpc.agent.verdicts import Verdict, single
-from pyfi_hpc.brokers.base import Broker, Delivery, Publication, Reason
+from pyfi_hpc.brokers.base import Broker, Confirm, Delivery, Publication, Reason
 from pyfi_hpc.db import record
 from pyfi_hpc.db.record import Cursor, NewAttempt, NewHold
 from pyfi_hpc.failpoints import reach
@@ -101,6 +104,15 @@ class Lease:
 
 
 @dataclass(frozen=True, slots=True)
+class Park:
+    """Members that their queue did not take back: due hold rows, then settled (1.22)."""
+
+    lot: Lot
+    message: Message
+    indexes: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class DeadLetter:
     """A message from the dead letters, to be given its verdict."""
 
@@ -122,7 +134,9 @@ class Within:
     then: Callable[[Any], None]
 
 
-Job: TypeAlias = Finished | Look | Announce | Adopt | SetAside | GiveBack | Split | Lease | DeadLetter | Then | Within
+Job: TypeAlias = (
+    Finished | Look | Announce | Adopt | SetAside | GiveBack | Split | Lease | Park | DeadLetter | Then | Within
+)
 
 
 @dataclass(slots=True)
@@ -141,6 +155,7 @@ class Committer(threading.Thread):
         self,
         connect: Callable[[], Any],
         broker: Broker,
+        mender: Mender,
         network: str,
         agent: bytes,
         spool: Spool,
@@ -151,9 +166,13 @@ class Committer(threading.Thread):
         many seconds a hold row comes due."""
         super().__init__(name="pyfi-committer", daemon=True)
         self._connect, self._broker, self._network, self._agent = connect, broker, network, agent
+        self._publish = mender.publish
         self._spool, self._post, self._due_in = spool, post, due_in
         self._jobs: queue.SimpleQueue[Job] = queue.SimpleQueue()
-        self._forwarder = Forwarder(broker, self._confirmed)
+        #: jobs that came while the database was away, spooled where they are finished values
+        self._gathered: deque[Job] = deque()
+        self._spooling = False
+        self._forwarder = Forwarder(mender.publish, self._confirmed)
         self._connection: Any = None
         self._drop_later: list[Verdict] = []
         self._parked: list[Parcel] = []
@@ -179,7 +198,7 @@ class Committer(threading.Thread):
     # this thread
 
     def run(self) -> None:
-        while not (self._stopping.is_set() and self._jobs.empty() and not self._forwarder.busy):
+        while not (self._stopping.is_set() and self._idle):
             jobs = self._take()
             if jobs or self._drop_later or self._parked:
                 self._turn(jobs)
@@ -187,7 +206,13 @@ class Committer(threading.Thread):
         if self._connection is not None:
             self._connection.close()
 
+    @property
+    def _idle(self) -> bool:
+        return self._jobs.empty() and not self._gathered and not self._forwarder.busy
+
     def _take(self) -> list[Job]:
+        if self._gathered:
+            return [self._gathered.popleft() for _ in range(min(_MOST_JOBS, len(self._gathered)))]
         wait = self._forwarder.again_seconds or (0.05 if self._stopping.is_set() else 1.0)
         try:
             jobs = [self._jobs.get(timeout=wait)]
@@ -204,7 +229,11 @@ class Committer(threading.Thread):
         finished = [job for job in jobs if isinstance(job, Finished)]
         if finished:
             reach("agent_after_run")
-        others = [job for job in jobs if not isinstance(job, Finished | Then)]
+        leases = [job for job in jobs if isinstance(job, Lease)]
+        if leases:
+            # first and alone: a member that has finished meanwhile commits under the epoch of its lease
+            self._after(self._transact((), leases, (), ()))
+        others = [job for job in jobs if not isinstance(job, Finished | Then | Lease)]
         dropping, self._drop_later = self._drop_later, []
         parking, self._parked = self._parked, []
         if finished or others or dropping or parking:
@@ -229,7 +258,7 @@ class Committer(threading.Thread):
                     for job in others:
                         self._do(cursor, job, after)
                     record.drop_holds(cursor, [verdict.lot.key(verdict.index) for verdict in dropping])
-                    record.park_holds(cursor, [hold for parcel in parking for hold in _parked(parcel)])
+                    record.park_holds(cursor, _parked(parking))
                 after.parked.extend(parking)
             except (psycopg2.OperationalError, psycopg2.InterfaceError) as error:
                 self._lost(error, finished, tries)
@@ -268,18 +297,34 @@ class Committer(threading.Thread):
             return
         if self.healthy:
             log.warning("the database is away: nothing new is taken until it is back", error=str(error).strip())
-            self.counters["spooled"] += self._spool.write(finished)
+            self._write_spool(finished)
             self.healthy = False
+        self._gather()
         if self._connection is not None:
             self._connection.close()
             self._connection = None
         time.sleep(_RECONNECT_SECONDS[min(tries, len(_RECONNECT_SECONDS) - 1)])
 
+    def _gather(self) -> None:
+        """What comes in while the database is away waits its turn here; values are spooled at once."""
+        gathered: list[Job] = []
+        while not self._jobs.empty():
+            gathered.append(self._jobs.get_nowait())
+        self._write_spool([job for job in gathered if isinstance(job, Finished)])
+        self._gathered.extend(gathered)
+
+    def _write_spool(self, finished: Sequence[Finished]) -> None:
+        if finished:
+            self.counters["spooled"] += self._spool.write(finished)
+            self._spooling = True
+
     def _recovered(self) -> None:
         if not self.healthy:
             log.info("the database is back")
-            self._spool.clear()
             self.healthy = True
+        if self._spooling and not self._gathered:
+            self._spool.clear()
+            self._spooling = False
 
     # inside the transaction
 
@@ -296,8 +341,12 @@ class Committer(threading.Thread):
                 after.calls.append(lambda: self._post(Announced(job.lot, job.worker, job.indexes)))
             case Lease():
                 self._lease(cursor, job, after)
+            case Park():
+                record.park_holds(cursor, _held_back(job.message, job.lot.socket.exchange, job.lot.socket.key))
+                after.calls.append(lambda: _settle(job.lot, job.indexes))
             case DeadLetter():
-                after.calls += letters.judge(cursor, self._broker, self._network, job.delivery)
+                letters.judge(cursor, self._network, job.delivery)
+                after.calls.append(job.delivery.ack)
             case Within():
                 result = job.work(cursor)
                 after.calls.append(lambda: job.then(result))
@@ -422,8 +471,13 @@ class Committer(threading.Thread):
             self._republish(job.lot, single(job.lot, index, job.lot.call(index).serial + 1), (index,))
 
     def _republish(self, lot: Lot, message: Message, indexes: tuple[int, ...]) -> None:
-        confirm = self._broker.publish(_publication(message, lot))
-        confirm.add_done_callback(lambda done: self.put(Then(lambda: _settle_if(done, lot, indexes))))
+        def told(confirm: Confirm) -> None:
+            if confirm.cancelled() or confirm.exception() is not None:
+                self.put(Park(lot, message, indexes))
+            else:
+                self.put(Then(lambda: _settle(lot, indexes)))
+
+        self._publish(_publication(message, lot)).add_done_callback(told)
 
 
 _REPEATABLE = (psycopg2.errors.DeadlockDetected, psycopg2.errors.SerializationFailure, psycopg2.errors.LockNotAvailable)
@@ -456,34 +510,36 @@ def _adopt(job: Adopt) -> None:
         job.delivery.ack()
 
 
-def _settle_if(confirm: Any, lot: Lot, indexes: Sequence[int]) -> None:
+def _settle_if(confirm: Confirm, lot: Lot, indexes: Sequence[int]) -> None:
     # not confirmed: the delivery stays unacked and comes back by itself
     if not confirm.cancelled() and confirm.exception() is None:
-        for index in indexes:
-            lot.settle(index)
+        _settle(lot, indexes)
+
+
+def _settle(lot: Lot, indexes: Sequence[int]) -> None:
+    for index in indexes:
+        lot.settle(index)
 
 
 def _publication(message: Message, lot: Lot) -> Publication:
     return Publication(lot.socket.exchange, lot.socket.key, messages.encode(message), message.batch.hex())
 
 
-def _parked(parcel: Parcel) -> list[NewHold]:
+def _parked(parcels: Iterable[Parcel]) -> list[NewHold]:
+    return [hold for parcel in parcels for hold in _held_back(parcel.message, parcel.route.exchange, parcel.route.key)]
+
+
+def _held_back(message: Message, exchange: str, key: str) -> list[NewHold]:
+    """Hold rows for the calls of a message that the broker did not take."""
     return [
         NewHold(
-            messages.Message(
-                WIRE_VERSION,
-                new_id(),
-                parcel.message.owner,
-                parcel.message.socket,
-                parcel.message.generation,
-                (call,),
-            ),
-            parcel.route.exchange,
-            parcel.route.key,
+            msgspec.structs.replace(message, batch=new_id(), calls=(call,)),
+            exchange,
+            key,
             HoldState.DUE,
             delay_seconds=1.0,
         )
-        for call in parcel.message.calls
+        for call in message.calls
     ]
 
 

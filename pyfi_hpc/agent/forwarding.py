@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from pyfi_hpc.agent.verdicts import Verdict
-from pyfi_hpc.brokers.base import Broker, Confirm, Publication
+from pyfi_hpc.brokers.base import Confirm, Publication
 from pyfi_hpc.wire import messages
 from pyfi_hpc.wire.ids import call_digest, child_id, new_id
 from pyfi_hpc.wire.messages import WIRE_VERSION, Call, Message, Route
@@ -31,14 +31,20 @@ class Parcel:
     route: Route
     parents: list[Verdict]
     first_tried: float = field(default_factory=time.monotonic)
+    #: when it may be tried again, once it was refused
+    due: float = 0.0
 
 
 class Forwarder:
     """Publishes parcels and keeps count of what each parent still waits for. Lives on the committer's thread."""
 
-    def __init__(self, broker: Broker, confirmed: Callable[[Parcel, BaseException | None], None]) -> None:
+    def __init__(
+        self,
+        publish: Callable[[Publication], Confirm],
+        confirmed: Callable[[Parcel, BaseException | None], None],
+    ) -> None:
         """`confirmed` is called on the broker's thread; it must hand the parcel back to `resolve`."""
-        self._broker = broker
+        self._send = publish
         self._confirmed = confirmed
         self._waiting: dict[int, int] = {}
         self._again: list[Parcel] = []
@@ -64,7 +70,7 @@ class Forwarder:
         def told(confirm: Confirm) -> None:
             self._confirmed(parcel, None if confirm.cancelled() else confirm.exception())
 
-        self._broker.publish(publication).add_done_callback(told)
+        self._send(publication).add_done_callback(told)
 
     def resolve(self, parcel: Parcel, error: BaseException | None) -> tuple[list[Verdict], Parcel | None]:
         """Take the broker's word: (parents that wait for nothing more, the parcel when it is to be parked)."""
@@ -72,6 +78,7 @@ class Forwarder:
             return self.release(parcel), None
         if time.monotonic() - parcel.first_tried >= SPILL_SECONDS:
             return [], parcel
+        parcel.due = time.monotonic() + _AGAIN_SECONDS
         self._again.append(parcel)
         return [], None
 
@@ -86,15 +93,19 @@ class Forwarder:
         return free
 
     def try_again(self) -> None:
-        """Publish what was refused a moment ago."""
-        again, self._again = self._again, []
-        for parcel in again:
+        """Publish again what was refused, where its time has come."""
+        now = time.monotonic()
+        due = [parcel for parcel in self._again if parcel.due <= now]
+        self._again = [parcel for parcel in self._again if parcel.due > now]
+        for parcel in due:
             self._publish(parcel)
 
     @property
     def again_seconds(self) -> float | None:
-        """When `try_again` is worth calling; None when nothing was refused."""
-        return _AGAIN_SECONDS if self._again else None
+        """In how many seconds `try_again` is worth calling; None when nothing was refused."""
+        if not self._again:
+            return None
+        return max(0.001, min(parcel.due for parcel in self._again) - time.monotonic())
 
 
 def _parcels(verdicts: Iterable[Verdict]) -> list[Parcel]:

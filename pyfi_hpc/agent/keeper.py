@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pyfi_hpc.agent.lots import Served
+from pyfi_hpc.brokers.base import TaskQueue
 from pyfi_hpc.control import reconcile
 from pyfi_hpc.db import record, topology
 from pyfi_hpc.db.record import Cursor, Due
@@ -68,6 +69,8 @@ class View:
     due: tuple[Due, ...]
     #: seconds until a hold row comes due or a processor may start again; None when nothing waits
     next_due_seconds: float | None = None
+    #: every queue that the broker should have
+    queues: tuple[TaskQueue, ...] = ()
 
 
 def register(
@@ -144,6 +147,7 @@ def look(cursor: Cursor, network: str, agent: bytes) -> View:
         sockets=_served(cursor, network),
         due=due,
         next_due_seconds=_soonest(record.next_due(cursor), reconcile.next_start(cursor, network)),
+        queues=topology.task_queues(cursor, network),
     )
 
 

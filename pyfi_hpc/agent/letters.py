@@ -4,20 +4,17 @@ what it is                                      what becomes of it
 cannot be read, or belongs to somebody else     kept whole in `quarantine`
 id used before for another call                 kept in `quarantine`; the first call's outcome stands
 already decided                                 nothing is left to do
-came back too often, never announced            published again, each call alone
+came back too often, never announced            a hold row each, from which it is published alone
 came back too often, announced; unknown socket  outcome DEAD with the reason, payload kept for `pyfi dead`
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
-
 import msgspec
 
-from pyfi_hpc.brokers.base import Broker, Confirm, Delivery, Publication, Reason
+from pyfi_hpc.brokers.base import Delivery, Reason
 from pyfi_hpc.brokers.letters import DETAIL, EXCHANGE, KEY, REASON
-from pyfi_hpc.db import record
+from pyfi_hpc.db import record, topology
 from pyfi_hpc.db.record import Cursor, Decided, Key, NewHold, NewOutcome
 from pyfi_hpc.errors import BadInput
 from pyfi_hpc.model.status import Cause, HoldState, OutcomeStatus
@@ -35,24 +32,24 @@ _CODES = {
 }
 
 
-def judge(cursor: Cursor, broker: Broker, network: str, delivery: Delivery) -> list[Callable[[], None]]:
-    """Give a dead letter its verdict in this transaction; returns what is to be done once it is in."""
+def judge(cursor: Cursor, network: str, delivery: Delivery) -> None:
+    """Give a dead letter its verdict in this transaction; once that is in, the letter may be acked."""
     reason = _reason(delivery)
     try:
         message = messages.decode_message(delivery.body, delivery.content_type, delivery.content_encoding)
     except BadInput as error:
         _quarantine(cursor, network, delivery, reason, f"{error.code}: {error.what}")
-        return [delivery.ack]
+        return
     if reason in _NO_OUTCOME:
         _quarantine(cursor, network, delivery, reason, str(delivery.headers.get(DETAIL, "")))
-        return [delivery.ack]
-    return _outcomes(cursor, broker, delivery, message, reason)
+    else:
+        _outcomes(cursor, network, delivery, message, reason)
 
 
 def _reason(delivery: Delivery) -> Reason:
     told = delivery.headers.get(REASON)
     # the broker itself sets aside only what came back too often
-    return Reason(str(told)) if told in set(Reason) else Reason.DELIVERY_LIMIT
+    return Reason(told) if isinstance(told, str) and told in set(Reason) else Reason.DELIVERY_LIMIT
 
 
 def _quarantine(cursor: Cursor, network: str, delivery: Delivery, reason: Reason, detail: str) -> None:
@@ -62,28 +59,37 @@ def _quarantine(cursor: Cursor, network: str, delivery: Delivery, reason: Reason
         (
             network,
             _CODES[reason],
-            detail[:1000],
-            str(headers.get(EXCHANGE, "")),
-            str(headers.get(KEY, "")),
+            _text(detail),
+            _text(headers.get(EXCHANGE, "")),
+            _text(headers.get(KEY, "")),
             delivery.body,
         ),
     )
 
 
-def _outcomes(
-    cursor: Cursor, broker: Broker, delivery: Delivery, message: Message, reason: Reason
-) -> list[Callable[[], None]]:
+def _outcomes(cursor: Cursor, network: str, delivery: Delivery, message: Message, reason: Reason) -> None:
     keys: dict[Key, Call] = {(message.owner, call.id): call for call in message.calls}
     decided = record.outcomes(cursor, keys)
     undecided = {key: call for key, call in keys.items() if not _final(decided.get(key))}
     started = record.announced_elsewhere(cursor, {key: call.serial for key, call in undecided.items()}, b"\0" * 16)
-    where = (str(delivery.headers.get(EXCHANGE, "")), str(delivery.headers.get(KEY, "")))
+    where = _where(cursor, network, delivery, message)
     again = [call for key, call in undecided.items() if reason is Reason.DELIVERY_LIMIT and key not in started]
     dead = [call for key, call in undecided.items() if call not in again]
     _kill(cursor, message, dead, reason, where)
-    if not again:
-        return [delivery.ack]
-    return [lambda: _publish_alone(broker, delivery, message, again, where)]
+    record.park_holds(cursor, [NewHold(_alone(message, call, 1), *where, HoldState.DUE) for call in again])
+
+
+def _where(cursor: Cursor, network: str, delivery: Delivery, message: Message) -> tuple[str, str]:
+    """Exchange and key of the message's socket; where it was going, if there is no such socket."""
+    for socket in topology.sockets(cursor, network):
+        if socket.id == message.socket:
+            return socket.exchange, socket.key
+    return _text(delivery.headers.get(EXCHANGE, "")), _text(delivery.headers.get(KEY, ""))
+
+
+def _text(value: object) -> str:
+    """Somebody's text as Postgres takes it."""
+    return str(value).replace("\0", "\N{REPLACEMENT CHARACTER}")[:1000]
 
 
 def _final(outcome: Decided | None) -> bool:
@@ -108,27 +114,3 @@ def _kill(cursor: Cursor, message: Message, calls: list[Call], reason: Reason, w
 def _alone(message: Message, call: Call, more: int) -> Message:
     later = msgspec.structs.replace(call, serial=call.serial + more)
     return msgspec.structs.replace(message, calls=(later,))
-
-
-def _publish_alone(
-    broker: Broker, delivery: Delivery, message: Message, calls: list[Call], where: tuple[str, str]
-) -> None:
-    """Each of `calls` on its own way again; the letter is acked when the broker holds them all."""
-    waiting = {call.id for call in calls}
-    failed: list[BaseException] = []
-
-    def confirmed(identity: bytes, error: BaseException | None) -> None:
-        waiting.discard(identity)
-        if error is not None:
-            failed.append(error)
-        if not waiting and not failed:
-            delivery.ack()
-
-    for call in calls:
-        single = _alone(message, call, 1)
-        publication = Publication(*where, messages.encode(single), call.id.hex())
-        broker.publish(publication).add_done_callback(partial(_told, confirmed, call.id))
-
-
-def _told(confirmed: Callable[[bytes, BaseException | None], None], identity: bytes, confirm: Confirm) -> None:
-    confirmed(identity, confirm.exception())

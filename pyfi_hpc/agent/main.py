@@ -55,7 +55,11 @@ def _serve(settings: Settings, host: str, network: str) -> int:
         _check(uri, network, host)
         service = Service(
             database_uri=uri,
-            broker=connect(settings.broker.uri or None, database_uri=uri),
+            broker=connect(
+                settings.broker.uri or None,
+                database_uri=uri,
+                ack_timeout_seconds=settings.broker.ack_timeout_seconds,
+            ),
             network=network,
             host=host,
             cores=cores_for(settings.agent.cores),

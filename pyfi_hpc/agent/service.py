@@ -25,6 +25,7 @@ from pyfi_hpc.agent.dispatch import Dispatcher
 from pyfi_hpc.agent.intake import Intake
 from pyfi_hpc.agent.keeper import View
 from pyfi_hpc.agent.lots import Announced, Finished, Looked, Lot
+from pyfi_hpc.agent.mending import Mender
 from pyfi_hpc.agent.process import WorkerProcess
 from pyfi_hpc.agent.spool import Spool, Spooled
 from pyfi_hpc.brokers.base import Broker, Delivery, Publication, dead_queue
@@ -64,7 +65,7 @@ class Service:
         blobs: Path,
         rules: Allow,
         poll_seconds: float = 2.0,
-        max_value_bytes: int = 1 << 30,
+        max_value_bytes: int = 2**30,
         version: str = "",
     ) -> None:
         self._network, self._host, self._cores, self._shared = network, host, cores, shared_cores
@@ -76,7 +77,10 @@ class Service:
         self._selector.register(self._bell, selectors.EVENT_READ, None)
         self._spool = Spool(state / "spool", self.id)
         connect = partial(_connect, database_uri)
-        self._committer = Committer(connect, broker, network, self.id, self._spool, self._from_committer, self._due_in)
+        self._mender = Mender(broker)
+        self._committer = Committer(
+            connect, broker, self._mender, network, self.id, self._spool, self._from_committer, self._due_in
+        )
         self._dispatcher = Dispatcher()
         self._intake = Intake(broker, self._dispatcher, self._committer.put, self._delivered)
         builder = Builder(EnvironmentCache(cache), rules, lambda built: self.post(partial(self._crew.built, built)))
@@ -251,6 +255,7 @@ class Service:
             self._recover_spool()
         if view.stop_requested:
             self._stop()
+        self._mender.know(view.queues)
         self._crew.follow(view)
         self._publish_due(view.due)
         if view.next_due_seconds is not None:
@@ -281,7 +286,7 @@ class Service:
         for held in due:
             reach("hold_before_publish")
             publication = Publication(held.exchange, held.key, messages.encode(held.message), new_id().hex())
-            confirm = self._broker.publish(publication)
+            confirm = self._mender.publish(publication)
             confirm.add_done_callback(partial(self._due_published, held))
 
     def _due_published(self, held: Due, confirm: Any) -> None:
@@ -313,7 +318,7 @@ class Service:
             keys: list[Key] = [
                 lot.key(index)
                 for lot in self._intake.lots.values()
-                for index in lot.open
+                for index in {*lot.open, *lot.leased}
                 if lot.call(index).id in wanted
             ]
             if keys:
@@ -325,7 +330,7 @@ class Service:
         gone = {key for key, decided in found.items() if decided.status is OutcomeStatus.CANCELLED}
         running: set[tuple[int, int]] = set()
         for lot in list(self._intake.lots.values()):
-            members = [index for index in list(lot.open) if lot.key(index) in gone]
+            members = [index for index in {*lot.open, *lot.leased} if lot.key(index) in gone]
             for index in self._dispatcher.withdraw(lot.token, members) if members else ():
                 self._committer.put(Finished(lot, index, _skipped(index), None))
             running |= {(lot.token, index) for index in members}

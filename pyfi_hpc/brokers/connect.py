@@ -11,10 +11,11 @@ _POSTGRES = ("postgresql", "postgres", "postgresql+psycopg2")
 _AMQP = ("amqp", "amqps")
 
 
-def connect(uri: str | None, *, database_uri: str) -> Broker:
+def connect(uri: str | None, *, database_uri: str, ack_timeout_seconds: float = 1800) -> Broker:
     """The broker at `uri`: RabbitMQ for `amqp://` and `amqps://`, else the embedded one; None: in `database_uri`.
 
-    Nothing is waited for: what cannot be reached is tried until it can.
+    Nothing is waited for: what cannot be reached is tried until it can. `ack_timeout_seconds` is RabbitMQ's own
+    `consumer_timeout`; the embedded broker has none.
 
     Raises:
         BadInput: E_BROKER_URI.
@@ -22,7 +23,7 @@ def connect(uri: str | None, *, database_uri: str) -> Broker:
     address = uri or database_uri
     scheme = _scheme(address)
     if uri and scheme in _AMQP:
-        return _rabbitmq(uri)
+        return _rabbitmq(uri, ack_timeout_seconds)
     if scheme in _POSTGRES:
         from pyfi_hpc.brokers.postgres import PostgresBroker
 
@@ -41,7 +42,7 @@ def _scheme(address: str) -> str:
     return parts.scheme
 
 
-def _rabbitmq(uri: str) -> Broker:
+def _rabbitmq(uri: str, ack_timeout_seconds: float) -> Broker:
     from pyfi_hpc.brokers.rabbitmq import RabbitBroker
 
-    return RabbitBroker(uri)
+    return RabbitBroker(uri, ack_timeout_seconds=ack_timeout_seconds)

@@ -13,8 +13,10 @@ from typing import Any, TypeAlias
 import msgspec
 from psycopg2.extras import execute_values
 
+from pyfi_hpc.db import arrays
 from pyfi_hpc.model.status import AttemptStatus, Cause, OutcomeStatus
 from pyfi_hpc.wire import messages
+from pyfi_hpc.wire.ids import ID_BYTES
 from pyfi_hpc.wire.messages import ErrorRecord, Message
 
 Cursor: TypeAlias = Any  # psycopg2's cursor has no types of its own
@@ -22,8 +24,7 @@ Cursor: TypeAlias = Any  # psycopg2's cursor has no types of its own
 Key: TypeAlias = tuple[str, bytes]
 
 
-@dataclass(frozen=True, slots=True)
-class NewOutcome:
+class NewOutcome(msgspec.Struct, frozen=True, gc=False):
     """An outcome as an attempt proposes it; `error` and `routes` are encoded, times are UTC seconds."""
 
     owner: str
@@ -83,14 +84,18 @@ class NewAttempt:
     err: bytes = b""
 
 
-_OUTCOME_ROW = (
-    "(%s, %s::uuid, %s::pyfi.outcome_status, %s, %s, %s, %s::uuid, %s, %s::uuid,"
-    " to_timestamp(%s), to_timestamp(%s), %s)"
-)
 _OUTCOME_INSERT = """
-    INSERT INTO pyfi.outcome AS o
-        (owner, id, status, value, error, digest, socket_id, serial, worker_id, started, ended, routes)
-    VALUES %s ON CONFLICT (owner, id) """
+    WITH won AS (
+        INSERT INTO pyfi.outcome AS o
+            (owner, id, status, value, error, digest, socket_id, serial, worker_id, started, ended, routes)
+        SELECT owner, id, status, value, error, digest, socket, serial, worker,
+               to_timestamp(started), to_timestamp(ended), routes
+        FROM unnest(%s::text[], %s::uuid[], %s::pyfi.outcome_status[], %s::bytea[], %s::bytea[], %s::bytea[],
+                    %s::uuid[], %s::int[], %s::uuid[], %s::float8[], %s::float8[], %s::bytea[])
+            AS new (owner, id, status, value, error, digest, socket, serial, worker, started, ended, routes)
+        ON CONFLICT (owner, id) {action}
+        RETURNING owner, id
+    ) SELECT owner, string_agg(uuid_send(id), '') FROM won GROUP BY owner"""
 # a dead invocation that an operator reopened takes only the attempt that the reopening named, or a later one
 _REPLACE_REOPENED = """DO UPDATE SET status = excluded.status, value = excluded.value, error = excluded.error,
         digest = excluded.digest, socket_id = excluded.socket_id, serial = excluded.serial,
@@ -104,27 +109,30 @@ def insert_outcomes(cursor: Cursor, outcomes: Iterable[NewOutcome]) -> set[Key]:
     ordered = sorted(outcomes, key=lambda new: (new.owner, new.id))
     if not ordered:
         return set()
-    rows = [
-        (
-            new.owner,
-            new.id.hex(),
-            new.status.value,
-            new.value,
-            new.error,
-            new.digest,
-            new.socket.hex() if new.socket else None,
-            new.serial,
-            new.worker.hex() if new.worker else None,
-            new.started,
-            new.ended,
-            new.routes,
-        )
-        for new in ordered
-    ]
     action = "DO NOTHING" if all(new.serial == 1 for new in ordered) else _REPLACE_REOPENED
-    statement = f"{_OUTCOME_INSERT}{action} RETURNING owner, uuid_send(id)"
-    won = execute_values(cursor, statement, rows, template=_OUTCOME_ROW, page_size=len(rows), fetch=True)
-    return {(owner, bytes(identity)) for owner, identity in won}
+    cursor.execute(_OUTCOME_INSERT.format(action=action), _columns(ordered))
+    return {
+        (owner, ids[at : at + ID_BYTES])
+        for owner, ids in ((owner, bytes(joined)) for owner, joined in cursor.fetchall())
+        for at in range(0, len(ids), ID_BYTES)
+    }
+
+
+def _columns(rows: Sequence[NewOutcome]) -> tuple[str, ...]:
+    return (
+        arrays.texts([new.owner for new in rows]),
+        arrays.uuids([new.id for new in rows]),
+        arrays.words([new.status.value for new in rows]),
+        arrays.binaries([new.value for new in rows]),
+        arrays.binaries([new.error for new in rows]),
+        arrays.binaries([new.digest for new in rows]),
+        arrays.uuids([new.socket for new in rows]),
+        arrays.numbers([new.serial for new in rows]),
+        arrays.uuids([new.worker for new in rows]),
+        arrays.numbers([new.started for new in rows]),
+        arrays.numbers([new.ended for new in rows]),
+        arrays.binaries([new.routes for new in rows]),
+    )
 
 
 def _keys(keys: Iterable[Key]) -> tuple[list[str], list[str]]:
@@ -280,10 +288,27 @@ def put_holds(cursor: Cursor, new: Sequence[NewHold]) -> None:
 
 
 def park_holds(cursor: Cursor, new: Sequence[NewHold]) -> None:
-    """Write hold rows for messages that could not be published; one that stands already is as good."""
-    rows = sorted(hold.row for hold in new)
+    """Write hold rows for messages that the broker does not hold, or soon will not.
+
+    One that waits already, is leased or dead is as good; one whose message is out is that message: it waits again.
+    """
+    rows = _rows(new)
     if rows:
-        execute_values(cursor, f"{_HOLD_INSERT}DO NOTHING", rows, template=_HOLD_ROW, page_size=len(rows))
+        execute_values(
+            cursor,
+            _HOLD_INSERT
+            + """DO UPDATE SET state = excluded.state, due = excluded.due, serial = excluded.serial,
+                payload = excluded.payload, holder = NULL, epoch = h.epoch + 1
+               WHERE h.state = 'OUT' AND h.serial <= excluded.serial""",
+            rows,
+            template=_HOLD_ROW,
+            page_size=len(rows),
+        )
+
+
+def _rows(new: Sequence[NewHold]) -> list[tuple[Any, ...]]:
+    """In the order of their keys, each key once: one statement cannot write a row twice."""
+    return sorted({hold.row[:2]: hold.row for hold in new}.values(), key=lambda row: row[:2])
 
 
 def drop_holds(cursor: Cursor, keys: Iterable[Key]) -> None:
@@ -361,7 +386,7 @@ def lease(cursor: Cursor, new: Sequence[NewHold]) -> dict[Key, int]:
 
     Returns the epoch of each lease that was taken; a member without one is somebody else's by now.
     """
-    rows = sorted(hold.row for hold in new)
+    rows = _rows(new)
     if not rows:
         return {}
     taken = execute_values(

@@ -38,6 +38,17 @@ def task_queue(network: str, queue: str, key: str, generation: int, max_length: 
     return TaskQueue(network, queue, key, generation, max_length)
 
 
+def task_queues(cursor: Cursor, network: str) -> tuple[TaskQueue, ...]:
+    """Every queue of `network` that was ever declared."""
+    cursor.execute(
+        """SELECT q.name, t.task_key, t.generation, q.max_length
+           FROM pyfi.task_queue t JOIN pyfi.queue q ON q.id = t.queue_id JOIN pyfi.network n ON n.id = q.network_id
+           WHERE n.name = %s AND t.declared IS NOT NULL""",
+        (network,),
+    )
+    return tuple(task_queue(network, *row) for row in cursor.fetchall())
+
+
 _SOCKETS = """
     SELECT uuid_send(s.id), s.name, s.owner, p.name, p.commit, s.task, q.name, s.task_key, coalesce(t.generation, 1),
         t.declared IS NOT NULL, coalesce(s.timeout_seconds, p.timeout_seconds), s.signature

@@ -16,6 +16,8 @@ from pyfi_hpc.wire.limits import FRAME_BYTES, inflate
 
 WIRE_VERSION = 1
 CONTENT_TYPE = "application/vnd.pyfi+msgpack"
+#: An attempt's number is a Postgres integer, and some follow it.
+MOST_SERIAL = 2**30
 
 
 class Call(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True, gc=False):
@@ -151,13 +153,18 @@ def _decoded(body: bytes) -> Message:
 def _checked(message: Message) -> Message:
     if message.version < 1:
         raise BadInput.of("E_FIELD", "version", message.version)
+    if not message.owner or "\0" in message.owner:
+        raise BadInput.of("E_FIELD", "owner", message.owner)
+    for name in ("batch", "socket"):
+        if len(getattr(message, name)) != ID_BYTES:
+            raise BadInput.of("E_FIELD", name, getattr(message, name).hex(), f"an id has {ID_BYTES} bytes")
     if not message.calls:
         raise BadInput.of("E_FIELD", "calls", "[]", "a message carries at least one call")
     for call in message.calls:
         if len(call.id) != ID_BYTES or not any(call.id):
             raise BadInput.of("E_ID", "id", call.id.hex())
-        if call.serial < 1:
-            raise BadInput.of("E_FIELD", "serial", call.serial, "attempts are numbered from 1")
+        if not 1 <= call.serial <= MOST_SERIAL:
+            raise BadInput.of("E_FIELD", "serial", call.serial, f"attempts are numbered from 1 to {MOST_SERIAL}")
     return message
 
 
