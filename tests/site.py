@@ -16,12 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import psycopg2
+import pytest
 
 from pyfi_hpc import verify
 from pyfi_hpc.brokers.connect import connect
 from pyfi_hpc.client.client import Client
 from pyfi_hpc.config import Settings
-from pyfi_hpc.processes import alive, end
+from pyfi_hpc.processes import alive, arguments, end
 from tests.support import eventually
 from tests.support_git import make_repository
 
@@ -107,10 +108,20 @@ def hungry(x, log, mib):
     return len(held)
 
 
-def kills_agent(x, log):
+def kills_agent(x, log, bad):
+    """Ends the agent where x is the bad one."""
     note(log)
-    os.kill(os.getppid(), signal.SIGKILL)
-    time.sleep(60)
+    if x == bad:
+        os.kill(os.getppid(), signal.SIGKILL)
+        time.sleep(60)
+    return x * 2
+
+
+def needs(x, log, file):
+    """Works where that file is there."""
+    note(log)
+    os.stat(file)
+    return x
 
 
 def once_killed(x, log, flag):
@@ -223,11 +234,14 @@ class Site:
         for task in tasks:
             self.client.network.add_socket(name=f"{name}.{task}", queue=self.queue, processor=name, task=task)
 
-    def agent(self, failpoint: str = "", host: str = "host1", **variables: str) -> AgentProcess:
-        """Start an agent, with `PYFI_FAILPOINT` set to `failpoint`."""
+    def agent(
+        self, failpoint: str = "", host: str = "host1", *, respawn: bool = False, **variables: str
+    ) -> AgentProcess:
+        """Start an agent, with `PYFI_FAILPOINT` set to `failpoint`; with `respawn` under the parent that keeps it."""
         log = self.home / f"agent-{len(self.agents)}.log"
         environment = {**self.environment, "PYFI_FAILPOINT": failpoint, **variables}
         command = [sys.executable, "-P", "-m", "pyfi_hpc.agent.main", "--host", host]
+        command += ["--respawn"] if respawn else []
         with log.open("wb") as file:
             process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=file, stderr=file, env=environment)
         agent = AgentProcess(process, log, host)
@@ -296,6 +310,13 @@ class Site:
         finally:
             broker.close()
 
+    def left_behind(self) -> list[str]:
+        """What is there of agents that have ended: worker processes, sockets, files in scratch folders."""
+        pids = [pid for (pid,) in self.rows("SELECT pid FROM pyfi.worker WHERE pid IS NOT NULL")]
+        strays = [f"process {pid}" for pid in pids if alive(pid) and "pyfi_hpc.worker" in arguments(pid)]
+        sockets = [str(path) for path in self.home.rglob("*") if path.is_socket()]
+        return strays + sockets + [str(path) for path in self.home.glob("state/nodes/*/scratch/*")]
+
     def tails(self) -> list[str]:
         """The last lines that each agent wrote, for a failed test's report."""
         return [
@@ -305,15 +326,20 @@ class Site:
     def close(self) -> None:
         """Stop everything that the site started, and see that nothing is left."""
         pids = self.worker_pids()
-        for agent in self.agents:
-            agent.stop()
-        if "client" in self.__dict__:
-            self.client.close()
-        left = [pid for pid in pids if alive(pid)]
-        eventually(lambda: not [pid for pid in left if alive(pid)], timeout=10)
-        for pid in left:
-            if alive(pid):
-                end(pid, signal.SIGKILL)
+        try:
+            for agent in self.agents:
+                agent.stop()
+            eventually(lambda: self.left_behind() == [], timeout=10)
+        finally:
+            if "client" in self.__dict__:
+                self.client.close()
+            for pid in pids:
+                if alive(pid) and "pyfi_hpc.worker" in arguments(pid):
+                    end(pid, signal.SIGKILL)
+
+
+#: For tests of what a broker has no part in.
+embedded_broker_only = pytest.mark.parametrize("broker_uri", ["postgres"], indirect=True)
 
 
 def soon(seconds: float) -> float:

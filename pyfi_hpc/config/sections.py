@@ -66,6 +66,7 @@ class Agent:
     shared_cores: bool | None = key(None, kinds.yes_no_unset, "may workers share a core? empty: only where they must")
     poll_seconds: float = key(2.0, kinds.number(0.05, 3600), "between two looks at what is wanted, without a hint")
     network: str = key("default", kinds.text, "the network that this agent serves")
+    max_value_bytes: int = key(2**30, kinds.whole(1024, 2**40), "the largest result of a call")
     idle_minutes: float = key(30.0, kinds.number(0.05, 525_600), "after which `pyfi local` ends by itself")
 
 
