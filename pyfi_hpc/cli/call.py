@@ -58,7 +58,8 @@ def _made_by(platform: Platform, identity: bytes) -> str:
     from pyfi_hpc.client import rows
 
     session = platform.client.session
-    found = session.link.run(lambda cursor: rows.provenance(cursor, session.owner, identity))
+    owner = session.owner
+    found = session.link.run(lambda cursor: rows.provenance(cursor, owner, identity))
     return found.line() if found else ""
 
 

@@ -50,7 +50,7 @@ class Platform:
         """Calls and what becomes of them; in embedded mode the first use starts the service of this machine."""
         from pyfi_hpc.client.client import Client
 
-        client = Client(self.settings)
+        client = Client(self.settings, note=lambda line: click.echo(f"pyfi: {line}", err=True))
         self._open.callback(client.close)
         return client
 
@@ -58,34 +58,18 @@ class Platform:
     def database_uri(self) -> str:
         return self.client.session.database_uri
 
-    @cached_property
+    @property
     def engine(self) -> Engine:
-        from pyfi_hpc.db.engine import connect
-
-        engine = connect(self.database_uri, application="pyfi command line")
-        self._open.callback(engine.dispose)
-        return engine
+        return self.client.session.engine
 
     @property
     def broker(self) -> Broker:
         return self.client.session.broker
 
-    @cached_property
+    @property
     def network(self) -> Network:
         """The objects of the network that the settings name."""
-        from pyfi_hpc.client.network import Network
-        from pyfi_hpc.envs.mirror import Mirror
-        from pyfi_hpc.envs.repository import Allow
-
-        git = self.settings.git
-        return Network(
-            self.engine,
-            lambda: self.broker,
-            rules=Allow(allow=git.allow, deny=git.deny, own_files=self.settings.embedded),
-            mirror=Mirror(git.mirror or self.settings.cache_dir),
-            name=self.settings.agent.network,
-            note=lambda line: click.echo(f"pyfi: {line}", err=True),
-        )
+        return self.client.network
 
     def close(self) -> None:
         """End every connection."""

@@ -37,9 +37,11 @@ class Client:
         database_uri: str | None = None,
         broker_uri: str | None = None,
         make_broker: Callable[[str], Broker] | None = None,
+        note: Callable[[str], None] = lambda _: None,
     ) -> None:
-        """`settings` are read from files and variables where not given; `make_broker` is for other kinds of broker."""
-        self._session = Session(settings or Settings.load(), database_uri, broker_uri, make_broker)
+        """`settings` are read from files and variables where not given; `make_broker` is for other kinds of broker;
+        `note` is given what a person should read beside a result."""
+        self._session = Session(settings or Settings.load(), database_uri, broker_uri, make_broker, note)
 
     def __enter__(self) -> Self:
         return self

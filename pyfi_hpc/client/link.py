@@ -12,7 +12,7 @@ import psycopg2
 from psycopg2.extensions import parse_dsn
 
 from pyfi_hpc.db.record import Cursor
-from pyfi_hpc.errors import DatabaseUnavailable, PyfiError
+from pyfi_hpc.errors import BadInput, DatabaseUnavailable, PyfiError
 
 T = TypeVar("T")
 
@@ -25,22 +25,25 @@ _LOST = (psycopg2.OperationalError, psycopg2.InterfaceError)
 class Link:
     """One session, used by one thread at a time; the others wait.
 
-    `patience` is how many seconds a lost database is tried for. `close` may be followed by use: it opens again.
+    `patience` is how many seconds a lost database is tried for.
     """
 
     def __init__(self, uri: str, name: str, patience: float) -> None:
         self._dsn = uri.replace("postgresql+psycopg2:", "postgresql:", 1)
         self._name, self._patience = name, patience
-        self._lock = threading.Lock()
+        # a plain lock would have a caller wait for itself for ever; psycopg2 refuses the second transaction instead
+        self._lock = threading.RLock()
         self._connection: Any = None
+        self._closed = False
 
     def run(self, work: Callable[[Cursor], T], *, patience: float | None = None) -> T:
         """What `work` returns, done in one transaction. It is done again where the connection was lost meanwhile, so
-        doing it twice must be as good as once.
+        doing it twice must be as good as once. `work` uses this session by its cursor alone.
 
         Raises:
             DatabaseUnavailable: E_DB_UNAVAILABLE, the database stayed away for `patience` seconds.
-            BadInput: E_SCHEMA there is no schema of ours, E_DENIED, or what a guard of the database refuses.
+            BadInput: E_USAGE it is closed, E_SCHEMA there is no schema of ours, E_DENIED, or what a guard of the database
+                refuses.
         """
         began, tries, delay = time.monotonic(), 0, _FIRST_DELAY
         limit = self._patience if patience is None else patience
@@ -57,6 +60,8 @@ class Link:
             delay = min(2 * delay, _LONGEST_DELAY)
 
     def _once(self, work: Callable[[Cursor], T]) -> T:
+        if self._closed:
+            raise closed()
         if self._connection is None:
             self._connection = psycopg2.connect(self._dsn, application_name=f"pyfi {self._name}", **_LINK)
         try:
@@ -84,9 +89,15 @@ class Link:
         return DatabaseUnavailable("E_DB_UNAVAILABLE", "the database does not answer", at=at, cure="pyfi doctor")
 
     def close(self) -> None:
-        """End the session."""
+        """End the session for good; waits for what is being done."""
         with self._lock:
+            self._closed = True
             self._discard()
+
+
+def closed() -> PyfiError:
+    """What is raised once the client is closed."""
+    return BadInput("E_USAGE", "this client is closed", cure="Client().future(id) asks again")
 
 
 def place(dsn: str) -> str:

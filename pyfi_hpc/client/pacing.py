@@ -57,7 +57,9 @@ class Pacer:
                 way.pace = seconds if way.pace is None else way.pace + _WEIGHT * (seconds - way.pace)
 
     def close(self) -> None:
-        """End the thread."""
+        """End the thread and its session."""
         self._samples.put(None)
         if self._thread is not None:
             self._thread.join(timeout=6.0)
+        if self._thread is None or not self._thread.is_alive():
+            self._link.close()

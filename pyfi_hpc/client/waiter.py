@@ -101,6 +101,8 @@ class Waiter:
             self._news.notify()
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join(timeout=6.0)
+        if self._thread is None or not self._thread.is_alive():
+            self._link.close()
         return left
 
     # the thread
@@ -108,10 +110,8 @@ class Waiter:
     def _run(self) -> None:
         while not self._closing:
             with self._news:
-                if not self._pending:
-                    self._news.wait()
-                else:
-                    self._news.wait(self._interval)
+                if not self._closing:
+                    self._news.wait(self._interval if self._pending else None)
                 ids = list(self._pending)
             if ids and not self._closing:
                 self._round(ids)
