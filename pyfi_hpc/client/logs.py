@@ -1,0 +1,17 @@
+"""What our own code logs inside somebody else's program."""
+
+from __future__ import annotations
+
+import sys
+
+import structlog
+
+
+def warnings_to_stderr() -> None:
+    """Warnings and errors go to stderr, the rest nowhere: stdout is the program's. One that has configured structlog
+    keeps its own way."""
+    if not structlog.is_configured():
+        structlog.configure(
+            wrapper_class=structlog.make_filtering_bound_logger(30),
+            logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        )
