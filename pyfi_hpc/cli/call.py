@@ -41,7 +41,7 @@ def _run(
     future = platform.client.submit(socket, *values, id=ident, **named)
     limit = platform.settings.client.timeout_seconds if timeout is None else timeout
     try:
-        value = value_of(future, limit, quiet=quiet)
+        value = value_of(future, limit, platform.client, quiet=quiet)
     except TaskError as error:
         if verbose and (text := remote_traceback(error)):
             click.echo(text, err=True)

@@ -39,7 +39,7 @@ def wait(platform: Platform, ids: tuple[str, ...], timeout: float | None, quiet:
     rows, first = [], None
     for future in futures:
         left = None if until is None else max(0.0, until - time.monotonic())
-        row, error = _waited(future, left, quiet)
+        row, error = _waited(platform, future, left, quiet)
         rows.append(row)
         first = first or error
         if out.form == "table" and error is None:
@@ -50,11 +50,13 @@ def wait(platform: Platform, ids: tuple[str, ...], timeout: float | None, quiet:
         raise first
 
 
-def _waited(future: Future, timeout: float | None, quiet: bool) -> tuple[dict[str, Any], PyfiError | None]:
+def _waited(
+    platform: Platform, future: Future, timeout: float | None, quiet: bool
+) -> tuple[dict[str, Any], PyfiError | None]:
     from pyfi_hpc.cli.waiting import value_of
 
     try:
-        value = value_of(future, timeout, quiet=quiet)
+        value = value_of(future, timeout, platform.client, quiet=quiet)
         return {"id": future.id, "status": "SUCCEEDED", "value": as_json(value), "error": None}, None
     except PyfiError as error:
         status = "QUEUED" if isinstance(error, WaitTimeout) else future.status

@@ -90,6 +90,7 @@ def _delete(kind: str) -> None:
         platform: Platform, target: str | None, name: str | None, ident: Any, yes: bool, cascade: bool, **given: Any
     ) -> None:
         which = named(target, name, ident)
+        platform.network.check_delete(kind, which, cascade=cascade, **given)
         confirm(f"delete {kind} {which}{' and all that hangs on it' if cascade else ''}", yes)
         platform.network.delete(kind, which, cascade=cascade, **given)
         click.echo(f"{kind} {which} deleted")

@@ -38,6 +38,7 @@ def peek(platform: Platform, name: str, count: int, out: Output) -> None:
 @pass_platform
 def purge(platform: Platform, name: str, yes: bool) -> None:
     """Take everything that waits off a queue; each call gets the outcome CANCELLED."""
+    platform.network.show("queue", name)
     confirm(f"purge queue {name}: every call that waits in it ends CANCELLED", yes)
     count = platform.client.operations.purge(name)
     click.echo(f"queue {name} purged: {count} calls cancelled")

@@ -5,45 +5,64 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from pyfi_hpc.client.futures import Future
-from pyfi_hpc.errors import RemoteError, TaskError, WaitTimeout
+from pyfi_hpc.errors import PyfiError, RemoteError, TaskError, WaitTimeout
 from pyfi_hpc.wire.ids import short
+
+if TYPE_CHECKING:
+    from pyfi_hpc.client.client import Client
 
 #: Silence for longer makes people wonder.
 QUIET_SECONDS = 1.0
 
 
-def value_of(future: Future, timeout: float | None, *, quiet: bool = False) -> Any:
+def value_of(future: Future, timeout: float | None, client: Client, *, quiet: bool = False) -> Any:
     """The value, waited for `timeout` seconds at most.
 
     Raises:
         TaskError: it ended without a value, with the task's own error in words. WaitTimeout: the work goes on.
     """
     with watching(future):
-        error = _error(future, timeout, quiet)
+        error = _error(future, timeout, None if quiet else client)
     if error is None:
         return future.result()
     raise told(error, future) from error
 
 
-def _error(future: Future, timeout: float | None, quiet: bool) -> BaseException | None:
+def _error(future: Future, timeout: float | None, client: Client | None) -> BaseException | None:
     until = None if timeout is None else time.monotonic() + timeout
     try:
         return future.exception(QUIET_SECONDS if timeout is None else min(timeout, QUIET_SECONDS))
     except WaitTimeout:
         if timeout is not None and timeout <= QUIET_SECONDS:
             raise
-    if not quiet:
-        click.echo(f"waiting for {short(future.identity)}, {future.status}", err=True)
+    if client is not None:
+        click.echo(waiting_for(future, client), err=True)
     try:
         return future.exception(None if until is None else max(0.0, until - time.monotonic()))
     except WaitTimeout as error:
         what = f"{short(future.identity)} has no outcome after {timeout:g} s; the work goes on"
         raise WaitTimeout("E_TIMEOUT", what, cure=error.cure, id=future.id) from None
+
+
+def waiting_for(future: Future, client: Client) -> str:
+    """What is waited for: the call, or the processor that does not take it."""
+    line = f"waiting for {short(future.identity)}, {future.status}"
+    try:
+        found = client.operations.behind(future.socket) if future.socket and future.status == "QUEUED" else None
+    except PyfiError:
+        found = None  # what is waited for is worth a line, and no failure
+    if found is None or found["ready"]:
+        return line
+    code = (found["reason"] or {}).get("code")
+    state = f"{found['status']}{f' ({code})' if code else ''}"
+    if found["requested"] != found["status"] and found["requested"] != "RUNNING":
+        state = f"asked to be {found['requested']}"
+    return f"{line}: processor {found['name']} is {state}, no worker is ready · pyfi show processor {found['name']}"
 
 
 def told(error: BaseException, future: Future) -> TaskError:

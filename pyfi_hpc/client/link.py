@@ -42,8 +42,7 @@ class Link:
 
         Raises:
             DatabaseUnavailable: E_DB_UNAVAILABLE, the database stayed away for `patience` seconds.
-            BadInput: E_USAGE it is closed, E_SCHEMA there is no schema of ours, E_DENIED, or what a guard of the database
-                refuses.
+            BadInput: E_USAGE it is closed, E_SCHEMA there is no schema of ours, E_DENIED, or what a guard refuses.
         """
         began, tries, delay = time.monotonic(), 0, _FIRST_DELAY
         limit = self._patience if patience is None else patience

@@ -30,6 +30,11 @@ _INVOCATION = """
 _WORKER = """
     SELECT w.id, n.name AS node, w.cores, w.commit, w.pid FROM pyfi.outcome o JOIN pyfi.worker w ON w.id = o.worker_id
     JOIN pyfi.node n ON n.id = w.node_id WHERE o.owner = %s AND o.id = %s::uuid"""
+_BEHIND = """
+    SELECT p.name, p.requested_status AS requested, p.status, p.reason,
+        (SELECT count(*) FROM pyfi.worker w WHERE w.processor_id = p.id AND w.status = 'READY') AS ready
+    FROM pyfi.socket s JOIN pyfi.network n ON n.id = s.network_id JOIN pyfi.processor p ON p.id = s.processor_id
+    WHERE n.name = %s AND s.name = %s"""
 _TEXTS = ("out", "err")
 
 
@@ -54,6 +59,11 @@ def invocation_row(cursor: Cursor, owner: str, identity: bytes) -> dict[str, Any
     """Outcome and hold row of one invocation; most values are None where neither is there."""
     (row,) = listed(cursor, _INVOCATION, (owner, identity.hex()))
     return row
+
+
+def behind(cursor: Cursor, network: str, socket: str) -> dict[str, Any] | None:
+    """The processor behind a socket, and how many of its workers are ready."""
+    return next(iter(listed(cursor, _BEHIND, (network, socket))), None)
 
 
 def _plain(row: dict[str, Any]) -> dict[str, Any]:

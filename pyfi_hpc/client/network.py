@@ -125,6 +125,13 @@ class Network:
         """Delete one object. Raises E_NOT_FOUND, E_IN_USE, E_STALE."""
         self._change(lambda tools: _MODULES[kind].delete(tools, which, generation=generation, cascade=cascade))
 
+    def check_delete(self, kind: str, which: Which, *, generation: int | None = None, cascade: bool = False) -> None:
+        """Raise what `delete` would raise; nothing is changed."""
+        with self._tools(with_broker=True) as tools:
+            _MODULES[kind].delete(tools, which, generation=generation, cascade=cascade)
+            tools.session.flush()
+            tools.session.rollback()
+
     def add_queue(self, **values: Any) -> Record:
         """`name`, `type`, `max_length`, `id`: see `objects.queues.add`."""
         return self._added(queues.add, values)

@@ -8,14 +8,16 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from psycopg2.extras import Json
 
 from pyfi_hpc.client import rows
-from pyfi_hpc.client.listing import DEAD, attempt_rows, invocation_row, listed, worker_row
+from pyfi_hpc.client.listing import DEAD, attempt_rows, behind, invocation_row, listed, worker_row
+from pyfi_hpc.client.objects import discarding
+from pyfi_hpc.control import retention
 from pyfi_hpc.db import record
 from pyfi_hpc.db.record import Cursor, Decided, Held, Key, NewOutcome
 from pyfi_hpc.errors import BadInput
 from pyfi_hpc.model.status import AttemptStatus, Cause, HoldState, OutcomeStatus
 from pyfi_hpc.wire import messages, values
 from pyfi_hpc.wire.ids import id_text
-from pyfi_hpc.wire.messages import ErrorRecord, Message
+from pyfi_hpc.wire.messages import ErrorRecord
 
 if TYPE_CHECKING:
     from pyfi_hpc.client.session import Session
@@ -84,11 +86,39 @@ class Operations:
             self._session.broker.hint(self._session.network_name, " ".join(["cancel", *(each.hex() for each in part)]))
         return won, left
 
+    def forget(self, ids: Iterable[str]) -> list[Record]:
+        """Clear the value of each for good: `{id, forgotten, status}`. That it was decided stays on record.
+
+        What has not flowed on along plugs by then does not flow any more after a crash: there is nothing to send.
+        """
+        wanted = self._ids(ids)
+
+        def work(cursor: Cursor, owner: str) -> tuple[set[Key], dict[Key, Decided]]:
+            keys = [(owner, identity) for identity in wanted]
+            gone = retention.forget(cursor, keys)
+            if gone:
+                told = sorted(id_text(identity) for _, identity in gone)
+                _event(cursor, "invocation", "", f"{len(gone)} forgotten", {"ids": told})
+            return gone, record.outcomes(cursor, keys)
+
+        gone, decided = self._run(work)
+        found = {identity: outcome for (_, identity), outcome in decided.items()}
+        forgotten = {identity for _, identity in gone}
+        return [
+            {"id": id_text(each), "forgotten": each in forgotten, "status": _status(found.get(each))} for each in wanted
+        ]
+
     # looking
 
     def status(self, identity: bytes) -> str:
         """SUCCEEDED, FAILED, CANCELLED, DEAD, RUNNING where an attempt is announced or leased, else QUEUED."""
         return str(self._run(lambda cursor, owner: _status_now(cursor, owner, identity)))
+
+    def behind(self, socket: str) -> Record | None:
+        """The processor that takes the calls of a socket: name, requested, status, reason, ready (how many workers)."""
+        network = self._session.network_name
+        found: Record | None = self._run(lambda cursor, _: behind(cursor, network, socket))
+        return found
 
     def invocation(self, id: str) -> Record:
         """All that is on record of one invocation, its attempts included."""
@@ -170,7 +200,8 @@ class Operations:
 
         def taken(body: bytes) -> None:
             nonlocal count
-            count += self._session.link.run(lambda cursor: _purged(cursor, queue, body))
+            network, why = self._session.network_name, f"purged from queue {queue}"
+            count += self._session.link.run(lambda cursor: discarding.cancel(cursor, network, body, why))
 
         for name in names:
             self._session.broker.purge(name, taken)
@@ -283,29 +314,6 @@ def _payload(cursor: Cursor, owner: str, identity: bytes) -> bytes:
     if (row := cursor.fetchone()) is None:
         raise _not_dead(identity)
     return messages.decode_message(bytes(row[0])).calls[0].args
-
-
-def _purged(cursor: Cursor, queue: str, body: bytes) -> int:
-    """Give the calls of a message that is about to go their outcomes; keep whole what cannot be read."""
-    try:
-        message = messages.decode_message(body)
-    except BadInput as error:
-        cursor.execute(
-            "INSERT INTO pyfi.quarantine (network, reason, detail, body) VALUES ('', 'decode', %s, %s)",
-            (f"purged from {queue}: {error.what}", body),
-        )
-        return 0
-    record.insert_outcomes(cursor, [_purged_outcome(message, index, queue) for index in range(len(message.calls))])
-    record.drop_holds(cursor, [(message.owner, call.id) for call in message.calls])
-    return len(message.calls)
-
-
-def _purged_outcome(message: Message, index: int, queue: str) -> NewOutcome:
-    call = message.calls[index]
-    error = ErrorRecord("pyfi_hpc.errors.Cancelled", f"purged from queue {queue}", "", "E_CANCELLED", Cause.RETURNED)
-    encoded = messages.encode(error)
-    status, serial = OutcomeStatus.CANCELLED, call.serial
-    return NewOutcome(message.owner, call.id, status, None, encoded, call.digest, message.socket, serial)
 
 
 def _peeked(body: bytes, redelivered: bool) -> list[Record]:

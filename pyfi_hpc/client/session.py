@@ -14,7 +14,7 @@ from pyfi_hpc.brokers.connect import connect
 from pyfi_hpc.client import remote, rows
 from pyfi_hpc.client.directory import Directory, Way
 from pyfi_hpc.client.futures import Future, called
-from pyfi_hpc.client.link import Link
+from pyfi_hpc.client.link import Link, closed
 from pyfi_hpc.client.logs import warnings_to_stderr
 from pyfi_hpc.client.pacing import Pacer
 from pyfi_hpc.client.packing import Packer
@@ -22,11 +22,13 @@ from pyfi_hpc.client.sender import Sender
 from pyfi_hpc.client.tickets import AcceptedLog
 from pyfi_hpc.client.waiter import Waiter
 from pyfi_hpc.config import Settings
-from pyfi_hpc.errors import BadInput, PyfiError
+from pyfi_hpc.errors import PyfiError
 from pyfi_hpc.wire.ids import id_text
 from pyfi_hpc.wire.messages import Answer, Kind
 
 if TYPE_CHECKING:
+    from sqlalchemy import Engine
+
     from pyfi_hpc.client.network import Network
     from pyfi_hpc.client.operations import Operations
 
@@ -45,11 +47,13 @@ class Session:
         database_uri: str | None = None,
         broker_uri: str | None = None,
         make_broker: Callable[[str], Broker] | None = None,
+        note: Callable[[str], None] = lambda _: None,
     ) -> None:
-        """`make_broker` is given the database's address; by default it connects to the broker of the settings."""
+        """`make_broker` is given the database's address; by default it connects to the broker of the settings.
+        `note` shows a line that a person should read."""
         warnings_to_stderr()
         self.settings = settings
-        self.network_name = settings.agent.network
+        self.network_name, self._note = settings.agent.network, note
         self._database_uri = database_uri or settings.database.uri
         self._broker_uri = broker_uri or settings.broker.uri or None
         self._make_broker = make_broker or (lambda uri: connect(self._broker_uri, database_uri=uri))
@@ -109,6 +113,13 @@ class Session:
         return self._opened("_sender", self._make_sender)
 
     @property
+    def engine(self) -> Engine:
+        """The sessions for operations on objects."""
+        from pyfi_hpc.db.engine import connect as engine
+
+        return self._opened("_engine", lambda: engine(self.database_uri, application="pyfi client objects"))
+
+    @property
     def network(self) -> Network:
         """The objects of the network."""
         return self._opened("_network", self._make_network)
@@ -127,13 +138,15 @@ class Session:
 
     def _opened(self, name: str, make: Callable[[], T]) -> T:
         found: T | None = self.__dict__.get(name)
-        if self._closed:
-            raise self._closed_fault()
-        if found is None:
-            with self._opening:
-                found = self.__dict__.get(name)
-                if found is None:
-                    found = self.__dict__[name] = make()
+        if found is not None and not self._closed:
+            return found
+        with self._opening:
+            # looked at in here: what is opened once `close` has begun would stay open
+            if self._closed:
+                raise closed()
+            found = self.__dict__.get(name)
+            if found is None:
+                found = self.__dict__[name] = make()
         return found
 
     @property
@@ -150,16 +163,14 @@ class Session:
 
     def _make_network(self) -> Network:
         from pyfi_hpc.client.network import Network
-        from pyfi_hpc.db.engine import connect as engine
         from pyfi_hpc.envs.mirror import Mirror
         from pyfi_hpc.envs.repository import Allow
 
         git = self.settings.git
         rules = Allow(git.allow, git.deny, own_files=self.settings.embedded and not self._database_uri)
         mirror = Mirror(git.mirror or self.settings.cache_dir)
-        return Network(
-            engine(self.database_uri), lambda: self.broker, rules=rules, mirror=mirror, name=self.network_name
-        )
+        name, note = self.network_name, self._note
+        return Network(self.engine, lambda: self.broker, rules=rules, mirror=mirror, name=name, note=note)
 
     # the end
 
@@ -178,14 +189,13 @@ class Session:
                 future.release()
         if "_link" in parts:
             parts["_link"].close()
+        if "_engine" in parts:
+            parts["_engine"].dispose()
         self._callbacks.put(None)
 
     def closed_error(self) -> PyfiError | None:
         """What to raise where no outcome can come any more."""
-        return self._closed_fault() if self._closed else None
-
-    def _closed_fault(self) -> PyfiError:
-        return BadInput("E_USAGE", "this client is closed", cure="Client().future(id) asks again")
+        return closed() if self._closed else None
 
     # what futures ask
 
@@ -193,8 +203,9 @@ class Session:
         """The value, from the reply or from its row."""
         answer = future.answer
         assert isinstance(answer, Answer)
-        data, owner = answer.value, self.owner
+        data = answer.value
         if data is None:
+            owner = self.owner
             data = self.link.run(lambda cursor: rows.value(cursor, owner, future.identity))
         return self.packer.unpack(data)
 
@@ -204,9 +215,10 @@ class Session:
         if not isinstance(answer, Answer):
             assert answer is not None
             return answer
-        record, owner = answer.error, self.owner
+        record = answer.error
         made_by: remote.Provenance | None = None
         try:
+            owner = self.owner
             if record is None:
                 found = self.link.run(lambda cursor: rows.final(cursor, owner, [future.identity]))
                 record = found[future.identity].answer.error if found else None
@@ -220,7 +232,8 @@ class Session:
         """Have the callback called on the callbacks' own thread."""
         self._callbacks.put(partial(called, callback, future))
         if self._callback_thread is None:
-            with self._opening:
+            # not `_opening`: who settles a future must not wait for who opens a connection
+            with self.lock:
                 if self._callback_thread is None:
                     self._callback_thread = threading.Thread(target=self._call_back, name="pyfi-callbacks", daemon=True)
                     self._callback_thread.start()

@@ -51,7 +51,6 @@ def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("update processor proc1 -rs RUNING", "E_CHOICE", ["did you mean RUNNING?"]),
         ("update processor proc1 --generation 0", "E_RANGE", ["--generation 0"]),
         ("delete queue", "E_MISSING", ["name is missing"]),
-        ("delete queue q1", "E_CONFIRM", ["delete queue q1", "add -y"]),
         ("show queue", "E_MISSING", ["name is missing"]),
         ("proc start", "E_MISSING", ["name is missing"]),
         ("proc remove proc1", "E_CONFIRM", ["remove processor proc1", "add -y"]),

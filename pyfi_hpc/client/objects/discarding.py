@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
-
-from sqlalchemy import Engine
+from typing import TYPE_CHECKING
 
 from pyfi_hpc.brokers.base import Broker, TaskQueue
 from pyfi_hpc.db import record
@@ -14,6 +13,9 @@ from pyfi_hpc.errors import BadInput
 from pyfi_hpc.model.status import Cause, OutcomeStatus
 from pyfi_hpc.wire import messages
 from pyfi_hpc.wire.messages import ErrorRecord, Message
+
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
 
 #: How long what is in an agent's hands is waited for, and how long for agents to leave a queue that goes.
 PATIENCE_SECONDS, LEAVING_SECONDS = 30.0, 10.0
