@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 #: How much work, by learned run time, a worker is handed at once.
 SLICE_SECONDS = 0.004
 _LEARNING = 0.3
+#: A call is short when so many of them make less than a slice: a whole message is run at once.
+_MANY = 64
 
 
 @dataclass(slots=True)
@@ -187,6 +189,10 @@ class Dispatcher:
         if known:
             known.units = [unit for unit in known.units if unit.indexes]
         return accepted
+
+    def short(self, task: str) -> bool:
+        """Whether calls of `task` are known to be short."""
+        return _MANY * self._seconds.get(task, 1.0) < SLICE_SECONDS
 
     def _learn(self, task: str, seconds: float) -> None:
         before = self._seconds.get(task)

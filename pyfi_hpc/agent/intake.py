@@ -22,8 +22,18 @@ from pyfi_hpc.wire.messages import Message
 SPLIT_AT_COUNT = 3
 #: Messages in hand for each worker: one that it works on, one that waits.
 _PREFETCH_PER_WORKER = 2
+#: The same where calls are short: enough to run while others are on their way in, or being committed.
+_PREFETCH_OF_SHORT = 8
 #: How long a message for a socket that nobody knows waits for fresh rows before it is set aside.
 _UNKNOWN_SECONDS = 5.0
+
+
+@dataclass(slots=True)
+class _Source:
+    """A queue that is consumed for `workers` workers of a processor, and the tasks whose calls come from it."""
+
+    workers: int
+    tasks: set[str] = field(default_factory=set)
 
 
 @dataclass(slots=True)
@@ -48,6 +58,7 @@ class Intake:
         self._broker, self._dispatcher, self._put, self._deliver = broker, dispatcher, put, deliver
         self._subscriptions: dict[tuple[bytes, str], Subscription] = {}
         self._prefetch: dict[tuple[bytes, str], int] = {}
+        self._sources: dict[tuple[bytes, str], _Source] = {}
         self._sockets: dict[bytes, Served] = {}
         self._unknown: list[_Unknown] = []
         self._next = 1
@@ -59,18 +70,30 @@ class Intake:
     def follow(self, view: View, ready: dict[bytes, int], *, open_for_work: bool) -> None:
         """Consume for every processor that runs and has `ready` workers here; stop consuming for the others."""
         self._sockets = view.sockets
-        wanted: dict[tuple[bytes, str], int] = {}
+        wanted: dict[tuple[bytes, str], _Source] = {}
         for socket in view.sockets.values():
             program = view.programs.get(socket.processor)
             workers = ready.get(socket.processor, 0)
             if open_for_work and workers and program and program.requested is Requested.RUNNING:
-                wanted[socket.processor, socket.queue] = workers * _PREFETCH_PER_WORKER
+                wanted.setdefault((socket.processor, socket.queue), _Source(workers)).tasks.add(socket.task)
         for key in self._subscriptions.keys() - wanted.keys():
             self._subscriptions.pop(key).cancel()
             self._prefetch.pop(key)
-        for key, prefetch in wanted.items():
-            self._subscribe(key, prefetch)
+        self._sources = wanted
+        for key, source in wanted.items():
+            self._subscribe(key, self._prefetch_of(source))
         self._retry_unknown()
+
+    def _prefetch_of(self, source: _Source) -> int:
+        short = all(map(self._dispatcher.short, source.tasks))
+        return source.workers * (_PREFETCH_OF_SHORT if short else _PREFETCH_PER_WORKER)
+
+    def _deepen(self, key: tuple[bytes, str]) -> None:
+        """Hold more once calls have turned out to be short; the next look at what is wanted may take it back."""
+        if key in self._subscriptions and (source := self._sources.get(key)):
+            prefetch = self._prefetch_of(source)
+            if prefetch > self._prefetch[key]:
+                self._subscribe(key, prefetch)
 
     def _subscribe(self, key: tuple[bytes, str], prefetch: int) -> None:
         if key not in self._subscriptions:
@@ -86,6 +109,7 @@ class Intake:
             subscription.cancel()
         self._subscriptions.clear()
         self._prefetch.clear()
+        self._sources.clear()
 
     def consumes(self, processor: bytes) -> bool:
         """True when deliveries for `processor` may come."""
@@ -137,6 +161,7 @@ class Intake:
             self._put(Look(lot))
         else:
             self._dispatcher.offer(lot.token, lot.processor, socket.task, range(len(message.calls)))
+            self._deepen((lot.processor, socket.queue))
 
     def looked(self, looked: Looked) -> None:
         """The look-up of a careful lot is back."""

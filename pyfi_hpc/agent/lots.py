@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import msgspec
+
 from pyfi_hpc.brokers.base import Delivery
 from pyfi_hpc.db.record import Key
 from pyfi_hpc.model.status import Cause
@@ -64,8 +66,7 @@ class Lot:
                 self.delivery.ack()
 
 
-@dataclass(frozen=True, slots=True)
-class Finished:
+class Finished(msgspec.Struct, frozen=True):
     """A member's attempt is over: the worker's item, or the cause of its loss (then `item.error` says more)."""
 
     lot: Lot

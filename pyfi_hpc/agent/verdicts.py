@@ -32,8 +32,7 @@ KIND_OF = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(msgspec.Struct, frozen=True):
     """What is left to do for a member once the transaction is in: forward, tell, let go of its hold row, settle.
 
     `answer` is None where nothing was decided (it will be tried again); `conflict` where the id is another call's.
@@ -52,21 +51,18 @@ class Verdict:
 
 def commit(cursor: Cursor, finished: Sequence[Finished], agent: bytes) -> list[Verdict]:
     """Write the outcomes, attempts and hold rows of these attempts; say what follows from them."""
-    once = {done.lot.key(done.index): done for done in reversed(finished)}
+    keyed = [(done.lot.key(done.index), done) for done in finished]
+    once = dict(reversed(keyed))
     fenced = _stale(cursor, once.values())
-    alive = [done for key, done in once.items() if key not in fenced]
-    retries, spent = _failures(cursor, [done for done in alive if _may_retry(done)])
-    proposals = {
-        done.lot.key(done.index): _proposal(done, spent.get(done.lot.key(done.index)))
-        for done in alive
-        if done.lot.key(done.index) not in retries
-    }
+    alive = {key: done for key, done in once.items() if key not in fenced} if fenced else once
+    retries, spent = _failures(cursor, [done for done in alive.values() if _may_retry(done)])
+    proposals = {key: _proposal(done, spent.get(key)) for key, done in alive.items() if key not in retries}
     won = record.insert_outcomes(cursor, proposals.values())
-    lost = record.outcomes(cursor, (proposals.keys() | once.keys()) - won)
-    record.insert_attempts(cursor, _attempts(alive, agent))
+    lost = record.outcomes(cursor, once.keys() - won)
+    record.insert_attempts(cursor, _attempts(alive.values(), agent))
     dead = [hold for key, hold in spent.items() if key in won]
     record.put_holds(cursor, [hold for key, hold in retries.items() if not _final(lost.get(key))] + dead)
-    verdicts = [_verdict(done, proposals, won, lost, retries) for done in finished]
+    verdicts = [_verdict(key, done, proposals, won, lost, retries) for key, done in keyed]
     record.drop_holds(cursor, [_key(verdict) for verdict in verdicts if verdict.drop_hold and not verdict.routes])
     return verdicts
 
@@ -183,16 +179,16 @@ def _attempts(finished: Iterable[Finished], agent: bytes) -> list[NewAttempt]:
 
 
 def _verdict(
+    key: Key,
     done: Finished,
     proposals: dict[Key, NewOutcome],
     won: set[Key],
     lost: dict[Key, Decided],
     retries: dict[Key, NewHold],
 ) -> Verdict:
-    key = done.lot.key(done.index)
+    decided: NewOutcome | Decided
     if key in won:
-        new = proposals[key]
-        decided = Decided(new.status, new.value, new.error, new.digest, new.serial, new.routes)
+        decided = proposals[key]
     elif _final(lost.get(key)):
         decided = lost[key]
     else:
@@ -201,7 +197,7 @@ def _verdict(
     return adopt(done.lot, done.index, decided)
 
 
-def adopt(lot: Lot, index: int, decided: Decided) -> Verdict:
+def adopt(lot: Lot, index: int, decided: NewOutcome | Decided) -> Verdict:
     """What follows for a member whose outcome stands in the database: always the committed value, never another's."""
     call = lot.call(index)
     if decided.digest is not None and decided.digest != call.digest:

@@ -6,7 +6,7 @@ import os
 import time
 
 #: Ids for which chance is fetched at once, after the first.
-_MANY = 64
+_MANY = 1024
 _CHANCE_BYTES = 10
 
 _forks = 0
