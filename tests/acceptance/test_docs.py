@@ -5,14 +5,17 @@ from __future__ import annotations
 import os
 import re
 import runpy
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import click
 import pytest
 
+from pyfi_hpc.cli.main import pyfi
 from pyfi_hpc.config import Settings
 from pyfi_hpc.db.embedded import EmbeddedPostgres
 
@@ -136,3 +139,27 @@ def test_every_link_and_every_test_named_is_there(page: Path) -> None:
 def test_the_reference_is_what_the_program_says() -> None:
     made = runpy.run_path(str(ROOT / "scripts" / "reference.py"))["page"]()
     assert (DOCS / "reference.md").read_text() == made, "run: python scripts/reference.py"
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", DOCS / "howto.md"], ids=lambda page: page.stem)
+def test_every_command_named_can_be_typed(page: Path) -> None:
+    consoles = [found["text"] for found in FENCE.finditer(page.read_text()) if found["kind"] == "console"]
+    lines = [line[7:] for text in consoles for line in text.splitlines() if line.startswith("$ pyfi ")]
+    assert len(lines) > 5
+    for line in lines:
+        words = shlex.split(line, comments=True)
+        parsed(words[: words.index("<")] if "<" in words else words)
+
+
+def parsed(words: list[str]) -> None:
+    """Read a command line as `pyfi` does, without running it; raises where it refuses."""
+    ctx: click.Context | None = None
+    command: click.Command = pyfi
+    while True:
+        ctx = command.make_context(command.name, list(words), parent=ctx)
+        if not isinstance(command, click.Group):
+            return
+        words = [*ctx._protected_args, *ctx.args]
+        _, found, words = command.resolve_command(ctx, words)
+        assert found is not None, words
+        command = found
