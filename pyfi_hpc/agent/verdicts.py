@@ -55,8 +55,9 @@ def commit(cursor: Cursor, finished: Sequence[Finished], agent: bytes) -> list[V
     once = dict(reversed(keyed))
     fenced = _stale(cursor, once.values())
     alive = {key: done for key, done in once.items() if key not in fenced} if fenced else once
-    retries, spent = _failures(cursor, [done for done in alive.values() if _may_retry(done)])
-    proposals = {key: _proposal(done, spent.get(key)) for key, done in alive.items() if key not in retries}
+    retries, spent, overtaken = _failures(cursor, [done for done in alive.values() if _may_retry(done)])
+    undecided = retries.keys() | overtaken
+    proposals = {key: _proposal(done, spent.get(key)) for key, done in alive.items() if key not in undecided}
     won = record.insert_outcomes(cursor, proposals.values())
     lost = record.outcomes(cursor, once.keys() - won)
     record.insert_attempts(cursor, _attempts(alive.values(), agent))
@@ -94,17 +95,24 @@ def _cause(done: Finished) -> Cause:
     return Cause(done.item.error.cause) if done.item.error.cause in set(Cause) else Cause.USER_ERROR
 
 
-def _failures(cursor: Cursor, failed: Sequence[Finished]) -> tuple[dict[Key, NewHold], dict[Key, NewHold]]:
-    """The hold rows of failed attempts: those to be tried again, and those whose budget is spent."""
+def _failures(cursor: Cursor, failed: Sequence[Finished]) -> tuple[dict[Key, NewHold], dict[Key, NewHold], set[Key]]:
+    """The hold rows of failed attempts: those to be tried again, and those whose budget is spent.
+
+    The third are attempts that a later one has overtaken: another agent had them too, and they were charged already.
+    """
     if not failed:
-        return {}, {}
+        return {}, {}, set()
     keys = [done.lot.key(done.index) for done in failed]
     held = record.holds(cursor, keys, lock=True)
     again: dict[Key, NewHold] = {}
     spent: dict[Key, NewHold] = {}
+    overtaken: set[Key] = set()
     for done in failed:
         key = done.lot.key(done.index)
         before = held.get(key)
+        if before and done.lot.call(done.index).serial < before.serial:
+            overtaken.add(key)
+            continue
         charged = _cause(done) in SPENDS_BUDGET
         used = (before.used if before else 0) + charged
         returns = (before.returns if before else 0) + (not charged)
@@ -119,7 +127,7 @@ def _failures(cursor: Cursor, failed: Sequence[Finished]) -> tuple[dict[Key, New
             returns=returns,
         )
         (spent if over else again)[key] = hold
-    return again, spent
+    return again, spent, overtaken
 
 
 def _delay(first: float, tries: int) -> float:

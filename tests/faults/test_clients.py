@@ -1,4 +1,4 @@
-"""A client dies around a publish: what it was told is accepted has its outcome, the rest at most one (fault matrix 28)."""
+"""A client dies around a publish: what it was told is accepted has its outcome, the rest at most one (matrix 28)."""
 
 from __future__ import annotations
 
