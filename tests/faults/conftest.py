@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from pyfi_hpc.box.postgres import Postgres
 from pyfi_hpc.box.rabbitmq import RabbitMQ
 from pyfi_hpc.db import schema
 from pyfi_hpc.db.embedded import ROLE, EmbeddedPostgres
@@ -32,6 +33,20 @@ def shared_postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Embedd
 def shared_rabbitmq() -> Iterator[RabbitMQ]:
     """One server; every site has queues of its own in it."""
     with RabbitMQ() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def own_rabbitmq() -> Iterator[RabbitMQ]:
+    """A server of the module's own: a test may hurt it, and leaves it running."""
+    with RabbitMQ() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def own_postgres() -> Iterator[Postgres]:
+    """A server of the module's own: a test may hurt it, and leaves it running."""
+    with Postgres() as server:
         yield server
 
 
