@@ -16,6 +16,8 @@ demo: venv
 test: packages venv-test lint
 	@echo "==> Running all tests; they start the services they need themselves" >&2
 	@$(BIN)/python -m pytest -q
+	@echo "==> One short round of the benchmarks; docs/benchmarks.md has the full table" >&2
+	@$(BIN)/python -m benchmarks --rounds 1 --seconds 1.5
 
 check: venv-test lint
 	@echo "==> Quick tests" >&2
@@ -38,4 +40,4 @@ venv-test: $(if $(filter test,$(MAKECMDGOALS)),packages)
 	@scripts/venv test
 
 clean:
-	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv benchmarks/out build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -25,7 +25,7 @@ def medians(rounds: Sequence[Round]) -> dict[str, dict[str, float]]:
 def table(rounds: Sequence[Round], whats: Mapping[str, str], peer: str) -> Table:
     """A row for each system; a figure's ratio to that of `peer` stands beside it, a fraction where less is better."""
     middle = medians(rounds)
-    shown = Table(title=f"medians of {len(rounds)} rounds", title_justify="left")
+    shown = Table(title=f"medians of {len(rounds)} rounds" if len(rounds) > 1 else "one round", title_justify="left")
     shown.add_column("system")
     names = [name for name in FIGURES if name in next(iter(middle.values()))]
     for name in names:
