@@ -107,6 +107,7 @@ def _meaning(error: BaseException) -> tuple[str, str]:
 
 
 def _innermost(error: BaseException) -> str:
-    while error.args and isinstance(error.args[0], BaseException):
-        error = error.args[0]
+    # pika keeps what it met on the way in an attribute of its own
+    while isinstance(inner := getattr(error, "exception", None) or next(iter(error.args), None), BaseException):
+        error = inner
     return str(error) or type(error).__name__

@@ -1,0 +1,228 @@
+"""Bugs that a careless change could bring, planted one at a time: the checker itself is under test (RELIABILITY 3, L5).
+
+    python -m tests.faults.planted ack-before-commit --host host1
+
+is the real agent with one place of the product replaced; several names are separated by commas. Circumstances are
+planted the same way. What lives in clients and brokers is planted into the test's own process by `plant`.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from typing import Any, TypeAlias
+
+import pika.channel
+
+from pyfi_hpc.agent import committer, keeper, verdicts
+from pyfi_hpc.agent.committer import Committer, SetAside
+from pyfi_hpc.agent.lots import Finished, Lot
+from pyfi_hpc.agent.main import main as agent
+from pyfi_hpc.agent.verdicts import Verdict
+from pyfi_hpc.brokers.base import Broker, Reason
+from pyfi_hpc.brokers.postgres import PostgresBroker
+from pyfi_hpc.brokers.rabbitmq.acks import Ack, AckLedger
+from pyfi_hpc.brokers.rabbitmq.deliveries import Incarnation, RabbitDelivery
+from pyfi_hpc.brokers.rabbitmq.subscription import Consumption
+from pyfi_hpc.db import record
+from pyfi_hpc.db.record import Cursor, Key, NewHold, NewOutcome
+from tests.support import eventually
+
+#: `setattr`, or the same of a fixture that takes it back.
+Patch: TypeAlias = Callable[[Any, str, Any], None]
+
+LEASE_SECONDS = 3.0
+CLOCK_BEHIND_SECONDS = 3600.0
+
+
+# the steps of an invocation, in another order
+
+
+def ack_before_commit(patch: Patch) -> None:
+    right = Committer._turn
+
+    def turn(self: Committer, jobs: Any) -> None:
+        _ack_for_sure(self._broker, [job.lot for job in jobs if isinstance(job, Finished)])
+        right(self, jobs)
+
+    patch(Committer, "_turn", turn)
+
+
+def ack_before_forward(patch: Patch) -> None:
+    right = Committer._after
+
+    def after(self: Committer, done: Any) -> None:
+        _ack_for_sure(self._broker, [verdict.lot for verdict in done.verdicts if verdict.routes])
+        right(self, done)
+
+    patch(Committer, "_after", after)
+
+
+def _ack_for_sure(broker: Broker, lots: Iterable[Lot]) -> None:
+    """Ack, and wait until the broker has taken it: the gap that the bug leaves is open whenever the test looks."""
+    for lot in lots:
+        lot.delivery.ack()
+        eventually(partial(_nothing_in_hands, broker, lot.delivery.queue))
+
+
+def _nothing_in_hands(broker: Broker, queue: str) -> bool:
+    return broker.depth(queue).unacked == 0
+
+
+def lease_dropped_before_forward(patch: Patch) -> None:
+    right = verdicts.commit
+
+    def commit(cursor: Cursor, finished: Sequence[Finished], me: bytes) -> list[Verdict]:
+        found = right(cursor, finished, me)
+        record.drop_holds(cursor, [verdict.lot.key(verdict.index) for verdict in found if verdict.drop_hold])
+        return found
+
+    patch(verdicts, "commit", commit)
+
+
+# whose word counts
+
+
+def losers_value_forwarded(patch: Patch) -> None:
+    right = verdicts.commit
+
+    def commit(cursor: Cursor, finished: Sequence[Finished], me: bytes) -> list[Verdict]:
+        own = {done.lot.key(done.index): done.item.value for done in finished}
+        found = right(cursor, finished, me)
+        return [Verdict(v.lot, v.index, own[v.lot.key(v.index)], v.routes, v.answer, v.drop_hold) for v in found]
+
+    patch(verdicts, "commit", commit)
+
+
+def global_id_key(patch: Patch) -> None:
+    right = record.insert_outcomes
+
+    def insert(cursor: Cursor, outcomes: Iterable[NewOutcome]) -> set[Key]:
+        new = list(outcomes)
+        ids = [outcome.id.hex() for outcome in new]
+        cursor.execute("SELECT uuid_send(id) FROM pyfi.outcome WHERE id = ANY (%s::uuid[])", (ids,))
+        taken = {bytes(row[0]) for row in cursor.fetchall()}
+        return right(cursor, [outcome for outcome in new if outcome.id not in taken])
+
+    patch(record, "insert_outcomes", insert)
+
+
+def wall_clock_lease(patch: Patch) -> None:
+    take = record.lease
+
+    def lease(cursor: Cursor, new: Any) -> dict[Key, int]:
+        holds: list[NewHold] = list(new)
+        taken = take(cursor, holds)
+        for holder in {hold.holder for hold in holds if hold.holder}:
+            renew(cursor, holder, committer.LEASE_SECONDS)
+        return taken
+
+    def renew(cursor: Cursor, me: bytes, seconds: float) -> None:
+        cursor.execute(
+            "UPDATE pyfi.hold SET due = to_timestamp(%s) WHERE state = 'LEASED' AND holder = %s::uuid",
+            (time.time() + seconds, me.hex()),
+        )
+
+    patch(record, "lease", lease)
+    patch(record, "renew_leases", renew)
+
+
+def drop_on_decode_error(patch: Patch) -> None:
+    right = Committer._set_aside
+
+    def set_aside(self: Committer, job: SetAside) -> None:
+        if job.reason is Reason.DECODE:
+            job.delivery.ack()
+        else:
+            right(self, job)
+
+    patch(Committer, "_set_aside", set_aside)
+
+
+# RabbitMQ
+
+
+def ack_multiple_across_a_gap(patch: Patch) -> None:
+    def due(self: AckLedger) -> list[Ack]:
+        settled, self._settled = self._settled, []
+        return [Ack(max(settled), True)] if settled else []
+
+    patch(AckLedger, "due", due)
+
+
+def ack_of_an_old_channels_tag(patch: Patch) -> None:
+    newest: dict[str, Incarnation] = {}
+    right = Consumption.begin
+
+    def begin(self: Consumption, channel: Any) -> None:
+        right(self, channel)
+        assert self._incarnation is not None
+        newest[self.name] = self._incarnation
+
+    def ack(self: RabbitDelivery) -> None:
+        newest[self.queue].settle(self._tag)
+
+    patch(Consumption, "begin", begin)
+    patch(RabbitDelivery, "ack", ack)
+
+
+def no_mandatory(patch: Patch) -> None:
+    right = pika.channel.Channel.basic_publish
+
+    def publish(self: Any, *given: Any, mandatory: bool = False, **named: Any) -> Any:
+        return right(self, *given, **named)
+
+    patch(pika.channel.Channel, "basic_publish", publish)
+
+
+# circumstances: nothing is wrong with these
+
+
+def early_acks(patch: Patch) -> None:
+    """The broker takes deliveries back after a second: long calls go on under a lease."""
+    patch(PostgresBroker, "ack_timeout_seconds", 1.0)
+
+
+def short_leases(patch: Patch) -> None:
+    """A lease lapses soon."""
+    patch(committer, "LEASE_SECONDS", LEASE_SECONDS)
+    patch(keeper, "LONG_CALL_LEASE_SECONDS", LEASE_SECONDS)
+
+
+def clock_behind(patch: Patch) -> None:
+    """The node's clock is an hour late."""
+    right = time.time
+    patch(time, "time", lambda: right() - CLOCK_BEHIND_SECONDS)
+
+
+PLANTS: Mapping[str, Callable[[Patch], None]] = {
+    made.__name__.replace("_", "-"): made
+    for made in (
+        ack_before_commit,
+        ack_before_forward,
+        lease_dropped_before_forward,
+        losers_value_forwarded,
+        global_id_key,
+        wall_clock_lease,
+        drop_on_decode_error,
+        ack_multiple_across_a_gap,
+        ack_of_an_old_channels_tag,
+        no_mandatory,
+        early_acks,
+        short_leases,
+        clock_behind,
+    )
+}
+
+
+def plant(names: str, patch: Patch = setattr) -> None:
+    """Put these into this process; an empty text is the product as it is."""
+    for name in filter(None, names.split(",")):
+        PLANTS[name](patch)
+
+
+if __name__ == "__main__":
+    plant(sys.argv[1])
+    sys.exit(agent(sys.argv[2:]))
