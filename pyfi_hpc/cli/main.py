@@ -26,6 +26,8 @@ COMMANDS = {
     "dead": ("pyfi_hpc.cli.dead:dead", "Look at dead invocations, requeue or drop them."),
     "delete": ("pyfi_hpc.cli.objects:delete", "Delete an object that nothing depends on."),
     "demo": ("pyfi_hpc.cli.demo:demo", "Run real work on this machine, kill a worker, and check that no call is lost."),
+    "forget": ("pyfi_hpc.cli.forget:forget", "Clear the values of invocations for good; their ids stay used."),
+    "doctor": ("pyfi_hpc.cli.doctor:doctor", "Check each thing in turn: what was seen, and what mends it."),
     "local": ("pyfi_hpc.cli.local:local", "The service of this machine: Postgres and an agent, in the background."),
     "logs": (
         "pyfi_hpc.cli.invocations:logs",
