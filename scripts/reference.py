@@ -136,7 +136,7 @@ def _commands() -> Iterator[str]:
     for path, command in _walk("pyfi", pyfi):
         ctx = click.Context(command, info_name=path)
         yield f"### `{path}`"
-        yield (command.help or "").strip().replace("\n", " ")
+        yield from (" ".join(part.split()) for part in inspect.cleandoc(command.help or "").split("\n\n"))
         yield f"    {' '.join([path, *command.collect_usage_pieces(ctx)])}"
         if options := [_option(each, ctx) for each in command.params if isinstance(each, click.Option)]:
             yield table(("option", "meaning"), options)
