@@ -8,14 +8,14 @@ import signal
 from tests.site import AgentProcess, Site, embedded_broker_only
 from tests.support import eventually
 
-#: The cores of two agents that share one machine: one worker each.
-ONE_CORE = {"PYFI_AGENT_CORES": "0"}
+#: The cores of each of two agents on one machine: room for one worker.
+ONE_CORE = "0"
 
 
-def two_agents(site: Site, **shape: object) -> tuple[AgentProcess, AgentProcess]:
+def two_agents(site: Site) -> tuple[AgentProcess, AgentProcess]:
     """Agents of two nodes with one worker of processor `p` each."""
-    site.processor("work", workers=2, **shape)
-    agents = site.agent(host="host1", **ONE_CORE), site.agent(host="host2", **ONE_CORE)
+    site.processor("work", workers=2)
+    agents = site.agent(host="host1", PYFI_AGENT_CORES=ONE_CORE), site.agent(host="host2", PYFI_AGENT_CORES=ONE_CORE)
     site.ready(2)
     assert site.rows("SELECT count(DISTINCT node_id) FROM pyfi.worker WHERE status = 'READY'") == [(2,)]
     return agents

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing
+from types import MappingProxyType
 from typing import Any
 
 import psycopg2
@@ -28,7 +29,10 @@ SOCKET, PROCESSOR = new_id(), new_id()
 class Handed:
     """A delivery that remembers nothing: these tests are about rows."""
 
-    queue, body, content_type, content_encoding, headers = "", b"", None, None, {}
+    queue, body = "", b""
+    content_type: str | None = None
+    content_encoding: str | None = None
+    headers: Mapping[str, object] = MappingProxyType({})
     redelivered, delivery_count, received = False, 0, 0.0
 
     def ack(self) -> None:
