@@ -55,6 +55,7 @@ CODES: Mapping[str, str] = {
     "E_EXISTS": "the name is taken",
     "E_FENCED": "the write names an attempt or lease that is no longer current",
     "E_FIELD": "a message has a field too many, too few or of the wrong type",
+    "E_FORGOTTEN": "the value is gone: it was forgotten or is past its retention",
     "E_ID": "not a usable invocation id",
     "E_ID_CONFLICT": "the id was already used for another call",
     "E_IMAGE_PIN": "a container image must be named by digest",

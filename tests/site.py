@@ -188,6 +188,7 @@ class Site:
         own = {
             "PYFI_HOME": str(self.home / "state"),
             "XDG_CACHE_HOME": str(self.home / "cache"),
+            "PYFI_PATHS_BLOBS": str(self.home / "blobs"),
             "PYFI_DATABASE_URI": self.database_uri,
             "PYFI_BROKER_URI": self.broker_uri,
             "PYFI_GIT_ALLOW": f"file://{self.home}",

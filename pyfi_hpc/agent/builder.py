@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TypeVar
 
 from pyfi_hpc.agent.keeper import Program
 from pyfi_hpc.envs import repository
 from pyfi_hpc.envs.build import Environment, EnvironmentCache, EnvironmentSpec
 from pyfi_hpc.errors import Fault, PyfiError
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +49,10 @@ class Builder:
         repository.check(program.repository, self._rules)
         spec = EnvironmentSpec(program.repository, program.commit, program.requirements, program.python)
         return self._cache.ensure(spec)
+
+    def spare(self, work: Callable[[], T]) -> Future[T]:
+        """Have something else done that takes its time."""
+        return self._pool.submit(work)
 
     def close(self) -> None:
         """Start nothing more."""

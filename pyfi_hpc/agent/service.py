@@ -22,6 +22,7 @@ from pyfi_hpc.agent.builder import Builder
 from pyfi_hpc.agent.committer import Announce, Committer, DeadLetter, Then, Within
 from pyfi_hpc.agent.crew import Crew
 from pyfi_hpc.agent.dispatch import Dispatcher
+from pyfi_hpc.agent.housekeeping import Housekeeping
 from pyfi_hpc.agent.intake import Intake
 from pyfi_hpc.agent.keeper import View
 from pyfi_hpc.agent.lots import Announced, Finished, Looked, Lot
@@ -29,6 +30,7 @@ from pyfi_hpc.agent.mending import Mender
 from pyfi_hpc.agent.process import WorkerProcess
 from pyfi_hpc.agent.spool import Spool, Spooled
 from pyfi_hpc.brokers.base import Broker, Delivery, Publication, dead_queue
+from pyfi_hpc.control.retention import Keep
 from pyfi_hpc.db import record
 from pyfi_hpc.db.record import Due, Key
 from pyfi_hpc.envs.build import EnvironmentCache
@@ -66,6 +68,7 @@ class Service:
         rules: Allow,
         poll_seconds: float = 2.0,
         max_value_bytes: int = 2**30,
+        keep: Keep | None = None,
         version: str = "",
     ) -> None:
         self._network, self._host, self._cores, self._shared = network, host, cores, shared_cores
@@ -92,6 +95,7 @@ class Service:
             self._dispatcher, builder, self._committer.put, self._intake.lots.get, self._watch, self._forget,
             self.look_soon, scratch, blobs, max_value_bytes,
         )  # fmt: skip
+        self._housekeeping = Housekeeping(keep or Keep(), blobs, connect, self._committer.put, self.post, builder.spare)
         self._view: View | None = None
         self._looking = False
         self._look_at = 0.0
@@ -141,6 +145,7 @@ class Service:
                 self._crew.stop_drained()
                 self._look_if_due(now)
                 self._follow_health()
+                self._housekeeping.turn(now)
             if now - sweep >= SWEEP_SECONDS:
                 sweep = now
                 self._intake.sweep(now)
@@ -342,6 +347,7 @@ class Service:
         if self._stopping is None:
             log.info("stopping: finishing what runs, giving back what waits")
             self._stopping = time.monotonic() + DRAIN_SECONDS
+            self._housekeeping.close()
             self._subscribe()
             self._intake.close()
             if self._letters is not None:
@@ -363,6 +369,7 @@ class Service:
         return not any(hand.process for hand in self._crew.hands.values())
 
     def _end(self) -> int:
+        self._housekeeping.close()
         self._builder.close()
         if self._failed is None:
             work = partial(keeper.deregister, agent=self.id)

@@ -17,11 +17,10 @@ def agent() -> None:
     """Serve a node: start workers, hand them calls."""
 
 
-def _serve(platform: Platform, host: str | None, cores: str | None, network: str | None, respawn: bool) -> None:
+def _serve(platform: Platform, network: str | None, **given: Any) -> None:
     from pyfi_hpc.agent.main import run as serve
 
-    settings = platform.settings
-    status = serve(settings, host=host, cores=cores, network=network or settings.agent.network, respawn=respawn)
+    status = serve(platform.settings, network=network or platform.settings.agent.network, **given)
     click.get_current_context().exit(status)
 
 
@@ -30,6 +29,7 @@ _options = together(
     click.option("--cores", help="Cores to use, such as 0-3,8; else all it may use."),
     click.option("--network", type=Name(), help="The network to serve."),
     click.option("--respawn", is_flag=True, help="Start the agent again when it dies."),
+    click.option("--unsafe", is_flag=True, help="Serve a database that may lose what it has committed."),
 )
 
 

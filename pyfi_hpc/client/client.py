@@ -163,6 +163,10 @@ class Client:
         """Commit that these are cancelled, where nothing is decided; running ones are asked to stop."""
         return self.operations.cancel(ids)
 
+    def forget(self, *ids: str) -> list[dict[str, Any]]:
+        """Clear the values of these for good; asking for one then raises E_FORGOTTEN. Their ids stay used."""
+        return self.operations.forget(ids)
+
     # other ways in
 
     @property

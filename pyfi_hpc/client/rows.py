@@ -66,12 +66,12 @@ def value(cursor: Cursor, owner: str, identity: bytes) -> bytes:
     """The encoded value of an invocation that succeeded.
 
     Raises:
-        BadInput: E_NOT_FOUND, it was forgotten.
+        BadInput: E_FORGOTTEN, it is not kept any more.
     """
     cursor.execute("SELECT value FROM pyfi.outcome WHERE owner = %s AND id = %s::uuid", (owner, identity.hex()))
     row = cursor.fetchone()
     if row is None or row[0] is None:
-        raise BadInput.of("E_NOT_FOUND", "id", id_text(identity), "the value is not kept any more")
+        raise BadInput.of("E_FORGOTTEN", "id", id_text(identity))
     return bytes(row[0])
 
 

@@ -6,6 +6,7 @@ Rows go in sorted by id, so that two agents that commit the same ids never deadl
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -166,7 +167,10 @@ def _bytes(value: Any) -> bytes | None:
 
 
 def insert_attempts(cursor: Cursor, attempts: Iterable[NewAttempt]) -> None:
-    """Record executions; the end of an attempt replaces its announcement, nothing else is ever replaced."""
+    """Record executions; the end of an attempt replaces its announcement, nothing else is ever replaced.
+
+    Each has a time, for retention to go by: where nobody knows when it ended, it is now.
+    """
     rows = [
         (
             new.owner,
@@ -179,7 +183,7 @@ def insert_attempts(cursor: Cursor, attempts: Iterable[NewAttempt]) -> None:
             new.worker.hex() if new.worker else None,
             new.agent.hex() if new.agent else None,
             new.started,
-            new.ended,
+            new.ended or (None if new.status is AttemptStatus.STARTED else time.time()),
             new.out or None,
             new.err or None,
         )

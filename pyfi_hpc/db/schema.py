@@ -137,6 +137,7 @@ def _grant(connection: Connection, role: str) -> None:
         f"GRANT USAGE ON SCHEMA pyfi TO {name}",
         f"GRANT {rights} ON ALL TABLES IN SCHEMA pyfi TO {name}",
         f"GRANT USAGE ON ALL SEQUENCES IN SCHEMA pyfi TO {name}",
+        f"GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA pyfi TO {name}",
         f"ALTER DEFAULT PRIVILEGES IN SCHEMA pyfi GRANT {rights} ON TABLES TO {name}",
         f"ALTER DEFAULT PRIVILEGES IN SCHEMA pyfi GRANT USAGE ON SEQUENCES TO {name}",
         f"REVOKE INSERT, UPDATE, DELETE ON pyfi.alembic_version FROM {name}",

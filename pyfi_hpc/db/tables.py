@@ -307,6 +307,13 @@ class Outcome(Base):
     committed: Mapped[datetime.datetime] = mapped_column(server_default=func.clock_timestamp())
     #: the routes chosen when it was committed (`wire.messages.Route` tuple); NULL for none
     routes: Mapped[bytes | None]
+    #: when its value went: by `forget` or by retention (a trigger writes it)
+    cleared: Mapped[datetime.datetime | None]
+    __table_args__ = (
+        Index("ix_outcome_valued", "committed", postgresql_where=text("value IS NOT NULL")),
+        Index("ix_outcome_bare", "committed", postgresql_where=text("value IS NULL")),
+        Index("ix_outcome_blob", text("substring(value, 4, 32)"), postgresql_where=text("octet_length(value) = 43")),
+    )
 
 
 class Attempt(Base):
@@ -327,6 +334,7 @@ class Attempt(Base):
     #: the last 64 KiB of what it printed
     out: Mapped[bytes | None]
     err: Mapped[bytes | None]
+    __table_args__ = (Index("ix_attempt_time", text("coalesce(ended, started)")),)
 
 
 class Hold(Base):
