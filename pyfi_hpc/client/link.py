@@ -101,6 +101,6 @@ def closed() -> PyfiError:
 
 def place(dsn: str) -> str:
     """Where the database is, without a password."""
-    parts = parse_dsn(dsn)
+    parts = parse_dsn(dsn.replace("postgresql+psycopg2:", "postgresql:", 1))
     host = parts.get("host", "localhost")
     return str(host if host.startswith("/") else f"{host}:{parts.get('port', 5432)}")

@@ -14,7 +14,7 @@ from pyfi_hpc.brokers.connect import connect
 from pyfi_hpc.client import remote, rows
 from pyfi_hpc.client.directory import Directory, Way
 from pyfi_hpc.client.futures import Future, called
-from pyfi_hpc.client.link import Link, closed
+from pyfi_hpc.client.link import Link, closed, place
 from pyfi_hpc.client.logs import warnings_to_stderr
 from pyfi_hpc.client.pacing import Pacer
 from pyfi_hpc.client.packing import Packer
@@ -22,6 +22,8 @@ from pyfi_hpc.client.sender import Sender
 from pyfi_hpc.client.tickets import AcceptedLog
 from pyfi_hpc.client.waiter import Waiter
 from pyfi_hpc.config import Settings
+from pyfi_hpc.db import versions
+from pyfi_hpc.db.record import Cursor
 from pyfi_hpc.errors import PyfiError
 from pyfi_hpc.wire.ids import id_text
 from pyfi_hpc.wire.messages import Answer, Kind
@@ -87,7 +89,13 @@ class Session:
     @property
     def owner(self) -> str:
         """The role that our calls belong to."""
-        return self._opened("_owner", lambda: self.link.run(rows.owner))
+        return self._opened("_owner", lambda: self.link.run(self._arrive))
+
+    def _arrive(self, cursor: Cursor) -> str:
+        """What is asked of a database first: is its schema ours, and who are we."""
+        cursor.execute("SELECT version_num FROM pyfi.alembic_version")
+        versions.check(str(cursor.fetchone()[0]), place(self.database_uri))
+        return rows.owner(cursor)
 
     @property
     def directory(self) -> Directory:
@@ -166,6 +174,7 @@ class Session:
         from pyfi_hpc.envs.mirror import Mirror
         from pyfi_hpc.envs.repository import Allow
 
+        self.owner  # noqa: B018  the database is ours to use
         git = self.settings.git
         rules = Allow(git.allow, git.deny, own_files=self.settings.embedded and not self._database_uri)
         mirror = Mirror(git.mirror or self.settings.cache_dir)

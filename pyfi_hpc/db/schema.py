@@ -7,23 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
 from sqlalchemy import Connection, Engine, text
 
+from pyfi_hpc.db import versions
 from pyfi_hpc.db.engine import connect, database_errors, place
-from pyfi_hpc.errors import BadInput
+from pyfi_hpc.db.versions import MIGRATIONS, revisions
 
 DEFAULT_NETWORK = "default"
-MIGRATIONS = Path(__file__).parent / "migrations"
 _LOCK = 0x70796669_0002
-
-
-def revisions() -> list[str]:
-    """Every version that this program knows, oldest first."""
-    return sorted(file.name.partition("_")[0] for file in (MIGRATIONS / "versions").glob("[0-9]*_*.py"))
 
 
 def init(uri: str, grant_to: str | None = None) -> str:
@@ -54,7 +48,7 @@ def migrate(uri: str) -> str:
     """
     with _alone(uri) as connection:
         if _version(connection) is None:
-            raise _missing(str(connection.engine.url.database))
+            raise versions.missing(str(connection.engine.url.database))
         _upgrade(connection)
     return revisions()[-1]
 
@@ -77,14 +71,7 @@ def check(engine: Engine) -> None:
     Raises:
         BadInput: E_SCHEMA, with what is to be done.
     """
-    version, known = version_of(engine), revisions()
-    if version is None:
-        raise _missing(place(engine))
-    if version not in known:
-        raise _newer(version)
-    if version != known[-1]:
-        what = f"the database's schema {version} is older than this program, which needs {known[-1]}"
-        raise BadInput("E_SCHEMA", what, at=place(engine), cure="pyfi db migrate", version=version, needed=known[-1])
+    versions.check(version_of(engine), place(engine))
 
 
 @contextmanager
@@ -102,7 +89,7 @@ def _alone(uri: str) -> Iterator[Connection]:
 def _upgrade(connection: Connection) -> None:
     version = _version(connection)
     if version is not None and version not in revisions():
-        raise _newer(version)
+        raise versions.newer(version)
     command.upgrade(_config(connection), "head")
 
 
@@ -118,15 +105,6 @@ def _version(connection: Connection) -> str | None:
         return None
     version = connection.scalar(text("SELECT version_num FROM pyfi.alembic_version"))
     return None if version is None else str(version)
-
-
-def _missing(where: str) -> BadInput:
-    return BadInput("E_SCHEMA", "the database has no schema of ours", at=where, cure="pyfi db init")
-
-
-def _newer(version: str) -> BadInput:
-    what = f"the database's schema {version} is newer than this program, which knows {revisions()[-1]}"
-    return BadInput("E_SCHEMA", what, cure="upgrade pyfi: pip install -U pyfi-hpc", version=version)
 
 
 def _grant(connection: Connection, role: str) -> None:

@@ -460,7 +460,7 @@ def test_a_socket_with_queued_calls_is_neither_deleted_nor_given_another_task(
         lambda: flow.remove("p1"),
     ):
         error = refused(call)
-        assert (error.code, error.facts["queued call"]) == ("E_IN_USE", 2)
+        assert (error.code, error.facts["queued message"]) == ("E_IN_USE", 2)
     assert sockets(engine, flow)["p1.a"] == socket
 
 
@@ -506,7 +506,7 @@ def test_on_rabbitmq_a_socket_goes_once_agents_have_left_its_queue(
     socket = sockets(engine, net)["s1"]
     call = send(rabbit, socket)
     eventually(lambda: rabbit.depth(queue_name(socket)).ready == 1)
-    assert refused(net.delete, "socket", "s1").facts["queued call"] == 1
+    assert refused(net.delete, "socket", "s1").facts["queued message"] == 1
     # an agent has taken it, has not started it, and leaves when it hears that the socket is gone
     inbox = Inbox()
     subscription = rabbit.consume(queue_name(socket), prefetch=1, deliver=inbox)

@@ -61,7 +61,7 @@ def remove(tools: Tools, which: Which, discarded: int = 0) -> Record:
     waiting = sum(declaring.queued(tools, socket.queue, socket.task_key) for socket in ends)
     if waiting:
         cure = f"let them be worked off, or pyfi proc remove {row.name} --discard"
-        raise in_use("processor", row.name, {"queued call": waiting}, cure)
+        raise in_use("processor", row.name, {"queued message": waiting}, cure)
     row.requested_status = request(row.requested_status, Requested.REMOVED, row.name)
     processors.delete_ends(tools, row)
     event(tools, "processor", row, "asked to be REMOVED", {"discarded": discarded})

@@ -89,7 +89,7 @@ def unbind(tools: Tools, socket: tables.Socket) -> None:
     waiting = queued(tools, socket.queue, socket.task_key)
     if waiting:
         cure = f"let it be worked off, or pyfi queue purge {socket.queue.name}"
-        raise in_use("socket", socket.name, {"queued call": waiting}, cure)
+        raise in_use("socket", socket.name, {"queued message": waiting}, cure)
     if not shared(tools, socket):
         drop(tools, socket.queue, socket.task_key)
 

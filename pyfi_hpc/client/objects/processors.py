@@ -156,7 +156,7 @@ def delete(tools: Tools, which: Which, *, generation: int | None = None, cascade
     claim(tools, row, generation)
     own, out = sockets(tools, row), _plugs(tools, row)
     counts = {
-        "queued call": sum(declaring.queued(tools, socket.queue, socket.task_key) for socket in own),
+        "queued message": sum(declaring.queued(tools, socket.queue, socket.task_key) for socket in own),
         "running worker": living(tools, row),
     }
     if not cascade:
