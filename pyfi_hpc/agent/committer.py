@@ -368,9 +368,12 @@ class Committer(threading.Thread):
 
     def _lease(self, cursor: Cursor, job: Lease, after: _After) -> None:
         lot = job.lot
-        new = [self._hold(lot, index, HoldState.LEASED, LEASE_SECONDS) for index in job.running]
+        where = lot.socket.exchange, lot.socket.key
+        running = [single(lot, index, lot.call(index).serial) for index in job.running]
+        waiting = [single(lot, index, lot.call(index).serial) for index in job.waiting]
+        new = [NewHold(each, *where, HoldState.LEASED, LEASE_SECONDS, holder=self._agent) for each in running]
         epochs = record.lease(cursor, new)
-        record.park_holds(cursor, [self._hold(lot, index, HoldState.DUE, 0.0) for index in job.waiting])
+        record.park_holds(cursor, [hold for each in waiting for hold in _held_back(each, *where)])
 
         def taken() -> None:
             for index in job.running:
@@ -381,11 +384,6 @@ class Committer(threading.Thread):
             reach("lease_after_ack")
 
         after.calls.append(taken)
-
-    def _hold(self, lot: Lot, index: int, state: HoldState, delay: float) -> NewHold:
-        holder = self._agent if state is HoldState.LEASED else None
-        message = single(lot, index, lot.call(index).serial)
-        return NewHold(message, lot.socket.exchange, lot.socket.key, state, delay, holder=holder)
 
     # after the transaction
 
@@ -530,10 +528,15 @@ def _parked(parcels: Iterable[Parcel]) -> list[NewHold]:
 
 
 def _held_back(message: Message, exchange: str, key: str) -> list[NewHold]:
-    """Hold rows for the calls of a message that the broker did not take."""
+    """Hold rows for the calls of a message that the broker does not hold, or soon will not.
+
+    Each becomes the next attempt: what came out of a hold row is known by that, and lets go of the row in the end.
+    """
     return [
         NewHold(
-            msgspec.structs.replace(message, batch=new_id(), calls=(call,)),
+            msgspec.structs.replace(
+                message, batch=new_id(), calls=(msgspec.structs.replace(call, serial=call.serial + 1),)
+            ),
             exchange,
             key,
             HoldState.DUE,

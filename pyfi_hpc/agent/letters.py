@@ -34,14 +34,15 @@ _CODES = {
 
 def judge(cursor: Cursor, network: str, delivery: Delivery) -> None:
     """Give a dead letter its verdict in this transaction; once that is in, the letter may be acked."""
-    reason = _reason(delivery)
+    reason, told = _reason(delivery), str(delivery.headers.get(DETAIL, ""))
     try:
         message = messages.decode_message(delivery.body, delivery.content_type, delivery.content_encoding)
     except BadInput as error:
-        _quarantine(cursor, network, delivery, reason, f"{error.code}: {error.what}")
+        # who set it aside may have known better: a letter has lost its encoding
+        _quarantine(cursor, network, delivery, reason, told or f"{error.code}: {error.what}")
         return
     if reason in _NO_OUTCOME:
-        _quarantine(cursor, network, delivery, reason, str(delivery.headers.get(DETAIL, "")))
+        _quarantine(cursor, network, delivery, reason, told)
     else:
         _outcomes(cursor, network, delivery, message, reason)
 
