@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 from pyfi_hpc.client.client import Client
 from pyfi_hpc.client.futures import Future
-from pyfi_hpc.errors import BadInput
 
 if TYPE_CHECKING:
     from pyfi_hpc.client.network import Network
@@ -52,29 +51,11 @@ class Object:
     """One object of the network, found by its name or made; its columns are attributes."""
 
     kind: ClassVar[str]
-    #: keyword here -> (column of the record, how to compare); what is not in it is only used to make the object
-    compared: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, name: str, **values: Any) -> None:
+        """Raises E_EXISTS where an object of that name differs from what is asked for."""
         wanted = {key: value for key, value in values.items() if value is not None}
-        self._record = _found(self.kind, name) or self._made(name, wanted)
-        for key in self.compared:
-            if key in wanted and self._record.get(key) != wanted[key]:
-                raise self._differs(key, wanted[key])
-
-    def _made(self, name: str, values: dict[str, Any]) -> dict[str, Any]:
-        try:
-            made: dict[str, Any] = getattr(network(), f"add_{self.kind}")(name=name, **values)
-        except BadInput as error:
-            # somebody else was faster
-            if error.code == "E_EXISTS" and (found := _found(self.kind, name)):
-                return found
-            raise
-        return made
-
-    def _differs(self, key: str, wanted: object) -> BadInput:
-        what = f"{self.kind} {self.name} is there with {key} {self._record.get(key)!r}"
-        return BadInput.of("E_EXISTS", key, wanted, what, cure=f"pyfi show {self.kind} {self.name}")
+        self._record: dict[str, Any] = getattr(network(), f"ensure_{self.kind}")(name=name, **wanted)
 
     @property
     def name(self) -> str:
@@ -96,20 +77,10 @@ class Object:
         return f"<{type(self).__name__} {self.name}>"
 
 
-def _found(kind: str, name: str) -> dict[str, Any] | None:
-    try:
-        return dict(network().show(kind, name))
-    except BadInput as error:
-        if error.code != "E_NOT_FOUND":
-            raise
-        return None
-
-
 class Queue(Object):
     """A durable queue: `type` is direct, topic or fanout."""
 
     kind = "queue"
-    compared = ("type", "max_length")
 
     def __init__(self, name: str, *, type: str | None = None, max_length: int | None = None) -> None:
         super().__init__(name, type=type, max_length=max_length)
@@ -126,7 +97,6 @@ class Node(Object):
     """A host."""
 
     kind = "node"
-    compared = ("host",)
 
     def __init__(self, name: str, *, host: str | None = None) -> None:
         super().__init__(name, host=host)
@@ -140,7 +110,6 @@ class Processor(Object):
     """
 
     kind = "processor"
-    compared = ("module", "branch", "commit")
 
     def __init__(
         self,
@@ -179,7 +148,6 @@ class Socket(Object):
     """One task of a processor behind a queue. Calling it calls the task and returns the value."""
 
     kind = "socket"
-    compared = ("task", "binding")
 
     def __init__(
         self,
@@ -192,9 +160,6 @@ class Socket(Object):
     ) -> None:
         through = Queue.of(queue).name if queue is not None else None
         super().__init__(name, processor=_name(processor), queue=through, task=task, **more)
-        for key, wanted in (("processor", _name(processor)), ("queue", through)):
-            if wanted is not None and self._record.get(key) != wanted:
-                raise self._differs(key, wanted)
 
     def __call__(self, *args: object, timeout: float | None = None, **kwargs: object) -> Any:
         """The value of one call, waited for `timeout` seconds at most."""
@@ -217,7 +182,6 @@ class Plug(Object):
     """Carries the results of a processor, or of one of its sockets, to the tasks bound to a queue, or to one socket."""
 
     kind = "plug"
-    compared = ("key",)
 
     def __init__(
         self,
@@ -232,9 +196,6 @@ class Plug(Object):
         through = Queue.of(queue).name if queue is not None else None
         ends = {"processor": _name(processor), "queue": through, "source": _name(source), "target": _name(target)}
         super().__init__(name, **ends, key=key)
-        for end, wanted in ends.items():
-            if wanted is not None and self._record.get(end) != wanted:
-                raise self._differs(end, wanted)
 
 
 def _name(given: Object | str | None) -> str | None:

@@ -180,6 +180,11 @@ class Network:
         changed: Record = self._change(lambda tools: update(tools, which, **values))
         return changed
 
+    def stop_agent(self, which: Which) -> Record:
+        """The node's agent drains and ends. Raises E_NOT_FOUND, E_NODE."""
+        row: Record = self._change(lambda tools: nodes.stop_agent(tools, which))
+        return row
+
     # processors
 
     def start(self, which: Which, *, generation: int | None = None) -> Record:
@@ -232,20 +237,41 @@ class Network:
 
     def ensure_socket(self, **values: Any) -> Record:
         """The socket of that name: made as `add_socket` says, or found. Raises E_EXISTS where it differs."""
-        for kind in ("queue", "processor"):
-            if isinstance(values.get(kind), uuid.UUID):
-                values[kind] = self.show(kind, values[kind])["name"]
         return self._ensured("socket", self.add_socket, values)
 
+    def ensure_plug(self, **values: Any) -> Record:
+        """The plug of that name: made as `add_plug` says, or found. Raises E_EXISTS where it differs."""
+        return self._ensured("plug", self.add_plug, values)
+
+    def ensure_node(self, **values: Any) -> Record:
+        """The node of that name: made as `add_node` says, or found. Raises E_EXISTS where it differs."""
+        return self._ensured("node", self.add_node, values)
+
     def _ensured(self, kind: str, add: Callable[..., Record], values: dict[str, Any]) -> Record:
+        found = self._found(kind, values["name"])
+        if found is None:
+            try:
+                return add(**values)
+            except BadInput as error:
+                # somebody else was faster
+                if error.code != "E_EXISTS" or (found := self._found(kind, values["name"])) is None:
+                    raise
+        ensuring.refuse_other(kind, found, self._named(values), self._rules)
+        return found
+
+    def _found(self, kind: str, name: str) -> Record | None:
         try:
-            return add(**values)
+            return self.show(kind, name)
         except BadInput as error:
-            if error.code != "E_EXISTS":
+            if error.code != "E_NOT_FOUND" or error.facts.get("field") != kind:
                 raise
-            found = self.show(kind, values["name"])
-            ensuring.refuse_other(kind, found, values)
-            return found
+            return None
+
+    def _named(self, values: dict[str, Any]) -> dict[str, Any]:
+        """What is asked for, with the names of objects that were given by their ids."""
+        kinds = {"queue": "queue", "processor": "processor", "source": "socket", "target": "socket"}
+        ids = {field: value for field, value in values.items() if field in kinds and isinstance(value, uuid.UUID)}
+        return values | {field: self.show(kinds[field], value)["name"] for field, value in ids.items()}
 
     # the broker's queues
 

@@ -27,7 +27,7 @@ from pyfi_hpc.wire import messages
 from pyfi_hpc.wire.ids import call_digest, new_id
 from pyfi_hpc.wire.messages import Call, Message, Route
 from tests.services.brokers_support import Inbox, eventually
-from tests.support_git import commit_files, make_repository
+from tests.support_git import commit_files, git, make_repository
 
 SAMPLE = "def do_something(x, *, y=1):\n    return x\n\n\ndef do_this(x):\n    return x\n"
 ONE = "def only(x):\n    return x\n"
@@ -751,6 +751,19 @@ def test_find_or_make_takes_what_is_the_same_and_refuses_what_is_not(net: Networ
         assert refused(call, **values).code == "E_EXISTS"
     net.stop("p1")
     assert net.ensure_processor(**processor)["requested_status"] == "STOPPED"
+
+
+def test_a_branch_is_no_difference_where_it_leads_to_the_same_commit(net: Network, tmp_path: Path) -> None:
+    url, commit = make_repository(tmp_path / "told", {"flow.py": "def one(x):\n    return x\n"})
+    git(tmp_path / "told", "branch", "same")
+    net.add_processor(name="plain", gitrepo=url, module="flow")
+    net.add_processor(name="told", gitrepo=url, module="flow", branch="main")
+    assert net.ensure_processor(name="plain", gitrepo=url, module="flow", branch="main")["commit"] == commit
+    assert net.ensure_processor(name="told", gitrepo=url, module="flow", branch="same")["branch"] == "main"
+    git(tmp_path / "told", "checkout", "-q", "same")
+    commit_files(tmp_path / "told", {"more.py": ""})
+    assert refused(net.ensure_processor, name="told", branch="same").code == "E_EXISTS"
+    assert net.ensure_processor(name="told", branch="main")["commit"] == commit
 
 
 def test_objects_of_another_network_are_not_seen(flow: Network, make: Make) -> None:
