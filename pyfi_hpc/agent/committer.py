@@ -41,6 +41,7 @@ log = structlog.get_logger("pyfi.agent")
 
 LEASE_SECONDS = 30.0
 _MOST_JOBS = 2000
+_AGAIN_SECONDS = 1.0
 _RECONNECT_SECONDS = (0.1, 0.2, 0.5, 1.0, 2.0)
 
 
@@ -146,6 +147,8 @@ class _After:
     verdicts: list[Verdict] = field(default_factory=list)
     calls: list[Callable[[], None]] = field(default_factory=list)
     parked: list[Parcel] = field(default_factory=list)
+    #: forwarded, and their hold rows are gone
+    dropped: list[Verdict] = field(default_factory=list)
 
 
 class Committer(threading.Thread):
@@ -208,12 +211,12 @@ class Committer(threading.Thread):
 
     @property
     def _idle(self) -> bool:
-        return self._jobs.empty() and not self._gathered and not self._forwarder.busy
+        return not (self._gathered or self._forwarder.busy or self._drop_later or self._parked) and self._jobs.empty()
 
     def _take(self) -> list[Job]:
         if self._gathered:
             return [self._gathered.popleft() for _ in range(min(_MOST_JOBS, len(self._gathered)))]
-        wait = self._forwarder.again_seconds or (0.05 if self._stopping.is_set() else 1.0)
+        wait = self._forwarder.again_seconds or (0.05 if self._stopping.is_set() or self._drop_later else 1.0)
         try:
             jobs = [self._jobs.get(timeout=wait)]
         except queue.Empty:
@@ -260,6 +263,7 @@ class Committer(threading.Thread):
                     record.drop_holds(cursor, [verdict.lot.key(verdict.index) for verdict in dropping])
                     record.park_holds(cursor, _parked(parking))
                 after.parked.extend(parking)
+                after.dropped.extend(dropping)
             except (psycopg2.OperationalError, psycopg2.InterfaceError) as error:
                 self._lost(error, finished, tries)
                 tries += 1
@@ -315,8 +319,12 @@ class Committer(threading.Thread):
 
     def _write_spool(self, finished: Sequence[Finished]) -> None:
         if finished:
-            self.counters["spooled"] += self._spool.write(finished)
             self._spooling = True
+            try:
+                self.counters["spooled"] += self._spool.write(finished)
+            except OSError as error:
+                # a full disk, perhaps the database's own: the values are in memory, and their deliveries unacked
+                log.warning("finished values cannot be spooled", error=str(error))
 
     def _recovered(self) -> None:
         if not self.healthy:
@@ -355,7 +363,10 @@ class Committer(threading.Thread):
             case SetAside():
                 after.calls.append(lambda: self._set_aside(job))
             case GiveBack():
-                after.calls.append(lambda: self._give_back(job))
+                leased = {index for index in job.indexes if index in job.lot.leased}
+                record.give_leases_back(cursor, {job.lot.key(index): job.lot.leased[index] for index in leased})
+                if left := tuple(index for index in job.indexes if index not in leased):
+                    after.calls.append(lambda: self._give_back(GiveBack(job.lot, left)))
             case Split():
                 after.calls.append(lambda: self._split(job))
 
@@ -379,7 +390,11 @@ class Committer(threading.Thread):
             for index in job.running:
                 if lot.key(index) in epochs:
                     lot.leased[index] = epochs[lot.key(index)]
-            for index in (*job.running, *job.waiting):
+                    lot.settle(index)
+                else:
+                    # it is decided, or somebody else's: nothing but this delivery would see to its forwards
+                    lot.leased.pop(index, None)
+            for index in job.waiting:
                 lot.settle(index)
             reach("lease_after_ack")
 
@@ -393,6 +408,7 @@ class Committer(threading.Thread):
             self._tell(after.verdicts)
             self._forwarder.send([verdict for verdict in after.verdicts if verdict.routes])
             self._settle([verdict for verdict in after.verdicts if not verdict.routes])
+        self._settle(after.dropped)
         for parcel in after.parked:
             self._forwarded(self._forwarder.release(parcel))
         for call in after.calls:
@@ -412,12 +428,19 @@ class Committer(threading.Thread):
         """The id was used for another call: this one is set aside, with that reason, and only then settled."""
         lot, index = verdict.lot, verdict.index
         message = single(lot, index, lot.call(index).serial)
+
+        def told(confirm: Confirm) -> None:
+            if _is_confirmed(confirm):
+                self.put(Then(lambda: lot.settle(index)))
+            else:
+                self._put_later(Then(lambda: self._conflict(verdict)))
+
         self._broker.set_aside(
             self._network,
             _publication(message, lot),
             Reason.ID_CONFLICT,
             "the id was used for another call",
-        ).add_done_callback(lambda confirm: self.put(Then(lambda: _settle_if(confirm, lot, (index,)))))
+        ).add_done_callback(told)
 
     def _resolve(self, parcel: Parcel, error: BaseException | None) -> None:
         free, parked = self._forwarder.resolve(parcel, error)
@@ -427,8 +450,9 @@ class Committer(threading.Thread):
         self._forwarded(free)
 
     def _forwarded(self, free: Sequence[Verdict]) -> None:
+        # a row that is gone before the ack does no harm; an ack before that could leave the row for ever
         self._drop_later += [verdict for verdict in free if verdict.drop_hold]
-        self._settle(free)
+        self._settle([verdict for verdict in free if not verdict.drop_hold])
 
     def _tell(self, decided: Sequence[Verdict]) -> None:
         waits = [verdict.retry_seconds for verdict in decided if verdict.retry_seconds is not None]
@@ -448,7 +472,13 @@ class Committer(threading.Thread):
             delivery.queue, "", delivery.body, new_id().hex(), delivery.content_type or "", _text_headers(delivery)
         )
         confirm = self._broker.set_aside(self._network, publication, job.reason, job.detail)
-        confirm.add_done_callback(lambda done: None if done.exception() else delivery.ack())
+        confirm.add_done_callback(lambda done: delivery.ack() if _is_confirmed(done) else self._put_later(job))
+
+    def _put_later(self, job: Job) -> None:
+        """Have it done again in a while; its delivery stays unacked meanwhile."""
+        timer = threading.Timer(_AGAIN_SECONDS, self.put, [job])
+        timer.daemon = True
+        timer.start()
 
     def _give_back(self, job: GiveBack) -> None:
         lot, calls = job.lot, tuple(job.lot.call(index) for index in job.indexes)
@@ -470,10 +500,7 @@ class Committer(threading.Thread):
 
     def _republish(self, lot: Lot, message: Message, indexes: tuple[int, ...]) -> None:
         def told(confirm: Confirm) -> None:
-            if confirm.cancelled() or confirm.exception() is not None:
-                self.put(Park(lot, message, indexes))
-            else:
-                self.put(Then(lambda: _settle(lot, indexes)))
+            self.put(Then(lambda: _settle(lot, indexes)) if _is_confirmed(confirm) else Park(lot, message, indexes))
 
         self._publish(_publication(message, lot)).add_done_callback(told)
 
@@ -508,10 +535,8 @@ def _adopt(job: Adopt) -> None:
         job.delivery.ack()
 
 
-def _settle_if(confirm: Confirm, lot: Lot, indexes: Sequence[int]) -> None:
-    # not confirmed: the delivery stays unacked and comes back by itself
-    if not confirm.cancelled() and confirm.exception() is None:
-        _settle(lot, indexes)
+def _is_confirmed(confirm: Confirm) -> bool:
+    return not confirm.cancelled() and confirm.exception() is None
 
 
 def _settle(lot: Lot, indexes: Sequence[int]) -> None:

@@ -45,6 +45,8 @@ class Hand:
     process: WorkerProcess | None = None
     environment: str = ""
     calls: int = 0
+    #: of them, how many the database knows of
+    counted: int = 0
     draining: bool = False
     stopping: bool = False
     deadline: float = field(default_factory=lambda: time.monotonic() + HELLO_SECONDS)
@@ -160,6 +162,13 @@ class Crew:
             if hand.process is not None and hand.process.hello is not None and not hand.draining:
                 counts[hand.processor] = counts.get(hand.processor, 0) + 1
         return counts
+
+    def counted(self) -> dict[bytes, int]:
+        """Worker row -> calls run, for those that ran some since this was last asked."""
+        news = {hand.row: hand.calls for hand in self.hands.values() if hand.calls != hand.counted}
+        for row, count in news.items():
+            self.hands[row].counted = count
+        return news
 
     def replacing(self) -> set[bytes]:
         """Processors with a worker on its way."""

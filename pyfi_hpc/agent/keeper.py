@@ -5,7 +5,7 @@ Every function is one short transaction's work on the committer's cursor.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from pyfi_hpc.agent.lots import Served
@@ -126,8 +126,11 @@ def deregister(cursor: Cursor, agent: bytes) -> None:
     reconcile.close_workers(cursor, [agent.hex()], WorkerStatus.EXITED, "its agent was stopped")
 
 
-def look(cursor: Cursor, network: str, agent: bytes) -> View:
-    """Renew the leases, run a reconcile pass, and read what this agent is to do."""
+def look(cursor: Cursor, network: str, agent: bytes, calls: Mapping[bytes, int]) -> View:
+    """Renew the leases, run a reconcile pass, and read what this agent is to do.
+
+    `calls`: worker row -> how many calls it has run, where that changed since the last look.
+    """
     cursor.execute(
         "UPDATE pyfi.agent SET lease_until = now() + %s * interval '1 second'"
         " WHERE id = %s::uuid AND ended IS NULL RETURNING stop_requested",
@@ -137,6 +140,8 @@ def look(cursor: Cursor, network: str, agent: bytes) -> View:
     if row is None:
         return View(True, True, (), {}, {}, ())
     record.renew_leases(cursor, agent, LONG_CALL_LEASE_SECONDS)
+    for worker, count in calls.items():
+        cursor.execute("UPDATE pyfi.worker SET calls = %s WHERE id = %s::uuid", (count, worker.hex()))
     reconcile.reconcile(cursor, network)
     due = tuple(record.take_due(cursor, _MOST_DUE))
     return View(

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import msgspec
 
+from pyfi_hpc.agent import verdicts
 from pyfi_hpc.brokers.base import Delivery, Reason
 from pyfi_hpc.brokers.letters import DETAIL, EXCHANGE, KEY, REASON
 from pyfi_hpc.db import record, topology
@@ -71,7 +72,12 @@ def _quarantine(cursor: Cursor, network: str, delivery: Delivery, reason: Reason
 def _outcomes(cursor: Cursor, network: str, delivery: Delivery, message: Message, reason: Reason) -> None:
     keys: dict[Key, Call] = {(message.owner, call.id): call for call in message.calls}
     decided = record.outcomes(cursor, keys)
-    undecided = {key: call for key, call in keys.items() if not _final(decided.get(key))}
+    held = record.holds(cursor, keys, lock=True)
+    undecided = {
+        key: call
+        for key, call in keys.items()
+        if not _final(decided.get(key)) and not verdicts.stands_back(held.get(key), call.serial)
+    }
     started = record.announced_elsewhere(cursor, {key: call.serial for key, call in undecided.items()}, b"\0" * 16)
     where = _where(cursor, network, delivery, message)
     again = [call for key, call in undecided.items() if reason is Reason.DELIVERY_LIMIT and key not in started]
@@ -100,7 +106,7 @@ def _final(outcome: Decided | None) -> bool:
 def _kill(cursor: Cursor, message: Message, calls: list[Call], reason: Reason, where: tuple[str, str]) -> None:
     what = "it was set aside: " + ("no such socket" if reason is Reason.UNKNOWN_SOCKET else "it came back too often")
     error = messages.encode(ErrorRecord("pyfi_hpc.errors.Dead", what, "", _CODES[reason], Cause.ENVIRONMENT))
-    record.insert_outcomes(
+    won = record.insert_outcomes(
         cursor,
         [
             NewOutcome(
@@ -109,7 +115,8 @@ def _kill(cursor: Cursor, message: Message, calls: list[Call], reason: Reason, w
             for call in calls
         ],
     )
-    record.put_holds(cursor, [NewHold(_alone(message, call, 1), *where, HoldState.DEAD) for call in calls])
+    kept = [call for call in calls if (message.owner, call.id) in won]
+    record.put_holds(cursor, [NewHold(_alone(message, call, 1), *where, HoldState.DEAD) for call in kept])
 
 
 def _alone(message: Message, call: Call, more: int) -> Message:

@@ -85,6 +85,8 @@ def _serve(settings: Settings, host: str, network: str, unsafe: bool) -> int:
 
 def node_folder(state_dir: Path, host: str) -> Path:
     """Lock, spool and scratch of one node: a state directory may be shared by several."""
+    # parents that mkdir makes on the way would be open to others
+    state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     folder = state_dir / "nodes" / re.sub(r"[^\w.-]", "_", host)
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     return folder

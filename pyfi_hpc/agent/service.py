@@ -246,7 +246,7 @@ class Service:
         if not self._looking and now >= self._look_at and self._letters is not None:
             self._looking = True
             self._look_at = now + self._poll_seconds
-            work = partial(keeper.look, network=self._network, agent=self.id)
+            work = partial(keeper.look, network=self._network, agent=self.id, calls=self._crew.counted())
             self._committer.put(Within(work, lambda view: self.post(partial(self._follow, view))))
 
     def _follow(self, view: View) -> None:

@@ -110,7 +110,7 @@ def _failures(cursor: Cursor, failed: Sequence[Finished]) -> tuple[dict[Key, New
     for done in failed:
         key = done.lot.key(done.index)
         before = held.get(key)
-        if before and done.lot.call(done.index).serial < before.serial:
+        if before and (done.lot.call(done.index).serial < before.serial or _leased_elsewhere(done, before)):
             overtaken.add(key)
             continue
         charged = _cause(done) in SPENDS_BUDGET
@@ -128,6 +128,10 @@ def _failures(cursor: Cursor, failed: Sequence[Finished]) -> tuple[dict[Key, New
         )
         (spent if over else again)[key] = hold
     return again, spent, overtaken
+
+
+def _leased_elsewhere(done: Finished, before: Held) -> bool:
+    return before.live_lease and done.index not in done.lot.leased
 
 
 def _delay(first: float, tries: int) -> float:
@@ -243,7 +247,7 @@ def look_up(cursor: Cursor, lot: Lot, agent: bytes) -> Found:
         outcome = decided.get(key)
         if outcome and _final(outcome):
             found.verdicts.append(adopt(lot, index, outcome))
-        elif (outcome and serial < outcome.serial) or _stands_back(held.get(key), serial):
+        elif (outcome and serial < outcome.serial) or stands_back(held.get(key), serial):
             found.verdicts.append(Verdict(lot, index))
         elif key in announced:
             found.abandoned.append(_abandoned(lot, index))
@@ -252,7 +256,7 @@ def look_up(cursor: Cursor, lot: Lot, agent: bytes) -> Found:
     return found
 
 
-def _stands_back(hold: Held | None, serial: int) -> bool:
+def stands_back(hold: Held | None, serial: int) -> bool:
     """An attempt that must not run: somebody leases the call, a later attempt is planned, or it is dead."""
     return hold is not None and (hold.live_lease or serial < hold.serial or hold.state == HoldState.DEAD)
 

@@ -9,7 +9,7 @@ import click
 from pyfi_hpc.cli.command import Command, Group
 from pyfi_hpc.cli.context import Platform, pass_platform
 from pyfi_hpc.cli.params import Name
-from pyfi_hpc.cli.shared import together
+from pyfi_hpc.cli.shared import named, object_options, together
 
 
 @click.group(cls=Group)
@@ -42,6 +42,18 @@ _options = together(
 def run(platform: Platform, **given: Any) -> None:
     """Serve this node in the foreground, until stopped."""
     _serve(platform, **given)
+
+
+@agent.command(
+    cls=Command,
+    examples=("pyfi agent stop node1", "pyfi agent stop -n node1", "pyfi agent stop node1 && pyfi ls agents"),
+)
+@object_options
+@pass_platform
+def stop(platform: Platform, target: str | None, name: str | None, ident: Any) -> None:
+    """Ask a node's agent to end: what runs is finished, what waits is given back."""
+    row = platform.network.stop_agent(named(target, name, ident))
+    click.echo(f"node {row['name']}: its agent drains and ends")
 
 
 @agent.command(

@@ -19,6 +19,7 @@ from pyfi_hpc.client.objects.common import (
     refuse_taken,
 )
 from pyfi_hpc.db import tables
+from pyfi_hpc.errors import BadInput
 from pyfi_hpc.model.names import checked_name
 
 
@@ -58,6 +59,17 @@ def delete(tools: Tools, which: Which, *, generation: int | None = None, cascade
     tools.session.execute(sa.delete(tables.Agent).where(tables.Agent.node_id == row.id))
     event(tools, "node", row, "deleted")
     tools.session.delete(row)
+
+
+def stop_agent(tools: Tools, which: Which) -> Record:
+    """Ask the node's agent to drain and end. Raises E_NODE when it has none."""
+    row = find(tools, tables.Node, which)
+    live = sa.and_(tables.Agent.node_id == row.id, tables.Agent.ended.is_(None))
+    asked = tools.session.execute(sa.update(tables.Agent).where(live).values(stop_requested=True))
+    if not asked.rowcount:  # type: ignore[attr-defined]
+        raise BadInput.of("E_NODE", "node", row.name, f"no agent serves node {row.name}", cure="pyfi ls agents")
+    event(tools, "node", row, "its agent is asked to stop")
+    return record(tools, row)
 
 
 def record(tools: Tools, row: tables.Node) -> Record:
