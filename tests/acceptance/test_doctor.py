@@ -1,0 +1,178 @@
+"""`pyfi doctor` names what is wrong, by itself and beside what is right, and what mends it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import psycopg2
+import pytest
+
+from pyfi_hpc.box.rabbitmq import RabbitMQ
+from pyfi_hpc.cli.main import run
+from pyfi_hpc.db import schema
+from pyfi_hpc.db.embedded import ROLE, EmbeddedPostgres
+from pyfi_hpc.doctor.machine import kind_of_disk, nearest
+from tests.services.databases import Database, new_database
+
+Examine = Callable[..., tuple[int, list[dict[str, Any]]]]
+
+
+@pytest.fixture(scope="module")
+def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Database]:
+    """A database with our schema."""
+    server = EmbeddedPostgres.start(tmp_path_factory.mktemp("doctor"))
+    try:
+        with new_database(server) as made:
+            schema.init(made.admin_uri, grant_to=ROLE)
+            yield made
+    finally:
+        server.remove()
+
+
+@pytest.fixture
+def examine(database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any) -> Examine:
+    """Runs `pyfi doctor -o json …` with settings of the test's own; exit code and findings."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    monkeypatch.setenv("PYFI_HOME", str(tmp_path / "state"))
+    monkeypatch.setenv("PYFI_DATABASE_URI", database.uri)
+
+    def examined(*words: str, **variables: str) -> tuple[int, list[dict[str, Any]]]:
+        with pytest.MonkeyPatch.context() as patch:
+            for name, value in variables.items():
+                patch.setenv(name, value)
+            capfd.readouterr()
+            code = run(["doctor", "-o", "json", *words])
+        return code, json.loads(capfd.readouterr().out)["items"]
+
+    return examined
+
+
+def seen(findings: list[dict[str, Any]], check: str) -> dict[str, Any]:
+    """The one finding of that name."""
+    (found,) = [finding for finding in findings if finding["check"] == check]
+    return found
+
+
+def execute(database: Database, statement: str) -> None:
+    """Do it as the administrator."""
+    with closing(psycopg2.connect(database.admin_uri)) as connection, connection, connection.cursor() as cursor:
+        cursor.execute(statement)
+
+
+def test_where_all_is_well_nothing_is_in_the_way(examine: Examine) -> None:
+    code, findings = examine()
+    assert code == 0
+    assert {finding["mark"] for finding in findings} <= {"✓", "!", "-"}
+    good = {finding["check"] for finding in findings if finding["mark"] == "✓"}
+    assert good >= {"settings", "database", "schema", "durability", "role", "clock", "broker", "queues", "git", "uv"}
+    # nobody serves yet: worth a word, but not wrong
+    assert seen(findings, "agents")["mark"] == "!"
+    assert seen(findings, "agents")["try"] == "pyfi agent run --respawn"
+
+
+def test_a_stopped_service_is_named_and_the_others_still_looked_at(examine: Examine) -> None:
+    code, findings = examine(
+        PYFI_DATABASE_URI="postgresql://ana:hunter2@127.0.0.1:1/pyfi", PYFI_BROKER_URI="amqp://ana:hunter2@127.0.0.1:2/v"
+    )
+    assert code == 3
+    assert [finding["check"] for finding in findings if finding["mark"] == "✗"] == ["database", "broker"]
+    assert "E_DB_UNAVAILABLE" in seen(findings, "database")["seen"]
+    assert "Connection refused" in seen(findings, "broker")["seen"]
+    assert all(seen(findings, check)["try"] for check in ("database", "broker"))
+    assert seen(findings, "git")["mark"] == "✓"
+    assert "hunter2" not in json.dumps(findings)
+
+
+def test_an_area_limits_it(examine: Examine) -> None:
+    _, findings = examine("db")
+    assert [finding["check"] for finding in findings] == ["database", "durability", "role", "clock", "schema"]
+    _, findings = examine("broker")
+    assert [finding["check"] for finding in findings] == ["broker", "queues"]
+
+
+def test_a_service_must_not_be_superuser(examine: Examine, database: Database) -> None:
+    code, findings = examine("db", PYFI_DATABASE_URI=database.admin_uri)
+    assert code == 3
+    assert seen(findings, "role")["mark"] == "✗"
+    assert "superuser" in seen(findings, "role")["seen"]
+
+
+def test_a_password_that_others_can_read_is_named(examine: Examine, tmp_path: Path) -> None:
+    file = tmp_path / "pyfi.ini"
+    file.write_text("[broker]\nuri = amqp://ana:hunter2@host/v\n")
+    file.chmod(0o644)
+    code, findings = examine()
+    assert code == 3
+    assert [(finding["check"], finding["try"]) for finding in findings] == [("settings", f"chmod 600 {file}")]
+    assert "E_CONFIG_MODE" in findings[0]["seen"]
+
+
+def test_agents_that_went_silent_and_failed_processors_are_named(examine: Examine, database: Database) -> None:
+    execute(
+        database,
+        """WITH n AS (INSERT INTO pyfi.node (network_id, name, host)
+               SELECT id, 'silent', 'silent.example' FROM pyfi.network RETURNING id)
+           INSERT INTO pyfi.agent (node_id, pid, cores, version, lease_until)
+               SELECT id, 1, '{0}', '1', now() - interval '60 seconds' FROM n""",
+    )
+    execute(
+        database,
+        """INSERT INTO pyfi.processor (network_id, name, repository, commit, module)
+               SELECT id, 'broken', 'file:///gone', repeat('0', 40), 'm' FROM pyfi.network;
+           UPDATE pyfi.processor SET status = 'STARTING';
+           UPDATE pyfi.processor SET status = 'FAILED', reason = '{"code": "E_BUILD", "what": "no compiler"}'""",
+    )
+    code, findings = examine("network")
+    execute(database, "TRUNCATE pyfi.node, pyfi.processor CASCADE")
+    assert code == 3
+    assert "has not renewed its lease for 60 s" in seen(findings, "agent")["seen"]
+    assert seen(findings, "agent")["try"] == "on silent.example: pyfi agent run --respawn"
+    assert seen(findings, "processor")["seen"] == "broken FAILED: no compiler"
+
+
+def test_a_folder_that_cannot_be_written_is_named(examine: Examine, tmp_path: Path) -> None:
+    code, findings = examine("machine", PYFI_PATHS_BLOBS="/proc/pyfi/blobs")
+    assert code == 3
+    assert seen(findings, "blobs")["mark"] == "✗"
+    assert nearest(tmp_path / "not" / "there") == tmp_path
+
+
+def test_the_kind_of_a_disk_is_that_of_the_nearest_mount() -> None:
+    mounts = "/dev/a / ext4 rw 0 0\nserver:/x /shared\\040disk nfs4 rw 0 0\n"
+    assert kind_of_disk(Path("/shared disk/blobs"), mounts) == "nfs4"
+    assert kind_of_disk(Path("/shared"), mounts) == "ext4"
+
+
+@pytest.mark.slow
+def test_queues_of_rabbitmq_are_held_against_what_is_declared(examine: Examine, database: Database) -> None:
+    execute(
+        database,
+        """WITH q AS (INSERT INTO pyfi.queue (network_id, name) SELECT id, 'doctors' FROM pyfi.network RETURNING id)
+           INSERT INTO pyfi.task_queue (queue_id, task_key, generation, declared)
+               SELECT id, key, 1, now() FROM q, unnest(ARRAY['gone', 'unlike']) AS key""",
+    )
+    with RabbitMQ() as server:
+        unlike = "q.default.doctors.unlike.g1"
+        _declare_plainly(server.uri, unlike)
+        code, findings = examine("broker", PYFI_BROKER_URI=server.uri, PYFI_BROKER_ACK_TIMEOUT_SECONDS="60")
+        _, again = examine("broker", PYFI_BROKER_URI=server.uri)
+    execute(database, "TRUNCATE pyfi.queue CASCADE")
+    assert code == 3
+    assert seen(findings, "broker")["seen"].startswith("RabbitMQ 3.")
+    assert seen(findings, "ack timeout")["mark"] == "!" and seen(again, "ack timeout")["mark"] == "✓"
+    queues = {finding["mark"]: finding["seen"] for finding in findings if finding["check"] == "queue"}
+    assert "was gone" in queues["!"] and "E_QUEUE_MISMATCH" in queues["✗"]
+    # the one that was gone stands again
+    assert seen(again, "queues")["seen"] == "1 of 2 stand as declared"
+
+
+def _declare_plainly(uri: str, queue: str) -> None:
+    import pika
+
+    with closing(pika.BlockingConnection(pika.URLParameters(uri))) as connection:
+        connection.channel().queue_declare(queue, durable=True)
