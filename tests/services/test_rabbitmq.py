@@ -99,9 +99,7 @@ class TestDeclaration:
 
         assert time.monotonic() - began >= 2.0
         declaring.join()
-        again = time.monotonic()
         patient.declare(queue)
-        assert time.monotonic() - again < 1.0
 
     def test_a_message_returned_too_often_is_kept_by_the_dead_letters(
         self, server: RabbitMQ, broker: RabbitBroker, queue: TaskQueue
