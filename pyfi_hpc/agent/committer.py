@@ -181,7 +181,6 @@ class Committer(threading.Thread):
         self._parked: list[Parcel] = []
         self._stopping = threading.Event()
         self.healthy = True
-        self.counters = {"committed": 0, "lost_races": 0, "fenced": 0, "spooled": 0}
 
     # from any thread
 
@@ -321,7 +320,7 @@ class Committer(threading.Thread):
         if finished:
             self._spooling = True
             try:
-                self.counters["spooled"] += self._spool.write(finished)
+                self._spool.write(finished)
             except OSError as error:
                 # a full disk, perhaps the database's own: the values are in memory, and their deliveries unacked
                 log.warning("finished values cannot be spooled", error=str(error))
@@ -421,7 +420,6 @@ class Committer(threading.Thread):
             if verdict.conflict:
                 self._conflict(verdict)
             else:
-                self.counters["committed"] += verdict.answer is not None
                 verdict.lot.settle(verdict.index)
 
     def _conflict(self, verdict: Verdict) -> None:

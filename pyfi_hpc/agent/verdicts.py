@@ -61,6 +61,7 @@ def commit(cursor: Cursor, finished: Sequence[Finished], agent: bytes) -> list[V
     won = record.insert_outcomes(cursor, proposals.values())
     lost = record.outcomes(cursor, once.keys() - won)
     record.insert_attempts(cursor, _attempts(alive.values(), agent))
+    record.note_dropped(cursor, fenced | {key for key in proposals if _final(lost.get(key))})
     dead = [hold for key, hold in spent.items() if key in won]
     record.put_holds(cursor, [hold for key, hold in retries.items() if not _final(lost.get(key))] + dead)
     verdicts = [_verdict(key, done, proposals, won, lost, retries) for key, done in keyed]

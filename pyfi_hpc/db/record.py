@@ -221,6 +221,20 @@ def announced_elsewhere(cursor: Cursor, serials: Mapping[Key, int], agent: bytes
     return {(owner, identity) for owner, identity, serial in found if serials[owner, identity] == serial}
 
 
+def note_dropped(cursor: Cursor, keys: Iterable[Key]) -> None:
+    """Put on record that these invocations were run again for nothing: an earlier result stands, or the lease is gone.
+
+    Said also where this agent's own commit is repeated because its answer was lost.
+    """
+    owners, ids = _keys(keys)
+    if owners:
+        cursor.execute(
+            "INSERT INTO pyfi.event (kind, object_id, what) SELECT 'invocation', k.id, 'second result dropped'"
+            " FROM unnest(%s::text[], %s::uuid[]) AS k (owner, id)",
+            (owners, ids),
+        )
+
+
 def holds(cursor: Cursor, keys: Iterable[Key], *, lock: bool = False) -> dict[Key, Held]:
     """The hold rows of `keys`, locked until the transaction ends when `lock`."""
     owners, ids = _keys(keys)
@@ -294,7 +308,8 @@ def put_holds(cursor: Cursor, new: Sequence[NewHold]) -> None:
 def park_holds(cursor: Cursor, new: Sequence[NewHold]) -> None:
     """Write hold rows for messages that the broker does not hold, or soon will not.
 
-    One that waits already, is leased or dead is as good; one whose message is out is that message: it waits again.
+    One that waits already, is leased or dead is as good; one whose message is out is that message: it waits again. So
+    does one of an earlier attempt that nobody has marked out yet: whoever published it must not do so any more.
     """
     rows = _rows(new)
     if rows:
@@ -303,7 +318,8 @@ def park_holds(cursor: Cursor, new: Sequence[NewHold]) -> None:
             _HOLD_INSERT
             + """DO UPDATE SET state = excluded.state, due = excluded.due, serial = excluded.serial,
                 payload = excluded.payload, holder = NULL, epoch = h.epoch + 1
-               WHERE h.state = 'OUT' AND h.serial <= excluded.serial""",
+               WHERE h.state = 'OUT' AND h.serial <= excluded.serial
+                  OR h.state = 'DUE' AND h.serial < excluded.serial""",
             rows,
             template=_HOLD_ROW,
             page_size=len(rows),
@@ -388,7 +404,9 @@ def mark_out(cursor: Cursor, published: Iterable[Message]) -> None:
 def lease(cursor: Cursor, new: Sequence[NewHold]) -> dict[Key, int]:
     """Lease rows for members that run for long, where neither outcome nor a newer hold row exists.
 
-    Returns the epoch of each lease that was taken; a member without one is somebody else's by now.
+    Returns the epoch of each lease that is held; a member without one is decided, or somebody else's by now. A row of
+    this attempt or an earlier one becomes the lease, whether its publisher has marked it out or not; so does a lease of
+    the same holder, which an earlier try of this transaction has left.
     """
     rows = _rows(new)
     if not rows:
@@ -402,8 +420,9 @@ def lease(cursor: Cursor, new: Sequence[NewHold]) -> dict[Key, int]:
            WHERE NOT EXISTS (SELECT FROM pyfi.outcome o WHERE o.owner = v.owner AND o.id = v.id
                              AND o.status <> 'REOPENED')
            ON CONFLICT (owner, id) DO UPDATE SET state = excluded.state, due = excluded.due,
-               holder = excluded.holder, epoch = h.epoch + 1
-           WHERE h.state = 'OUT' AND h.serial = excluded.serial
+               holder = excluded.holder, serial = excluded.serial, payload = excluded.payload, epoch = h.epoch + 1
+           WHERE h.state IN ('OUT', 'DUE') AND h.serial <= excluded.serial
+              OR h.state = 'LEASED' AND h.serial = excluded.serial AND h.holder = excluded.holder
            RETURNING h.owner, uuid_send(h.id), h.epoch""",
         rows,
         template=_HOLD_ROW,
@@ -419,6 +438,20 @@ def renew_leases(cursor: Cursor, agent: bytes, seconds: float) -> None:
         "UPDATE pyfi.hold SET due = now() + %s * interval '1 second' WHERE state = 'LEASED' AND holder = %s::uuid",
         (seconds, agent.hex()),
     )
+
+
+def give_leases_back(cursor: Cursor, epochs: Mapping[Key, int]) -> None:
+    """These leased members were not started after all: the next attempt of each is due at once."""
+    keys = [(owner, identity.hex()) for owner, identity in current_leases(cursor, epochs)]
+    if keys:
+        execute_values(
+            cursor,
+            """UPDATE pyfi.hold h SET state = 'DUE', due = now(), holder = NULL, serial = h.serial + 1,
+                   epoch = h.epoch + 1 FROM (VALUES %s) AS k (owner, id)
+               WHERE h.owner = k.owner AND h.id = k.id::uuid""",
+            keys,
+            page_size=len(keys),
+        )
 
 
 def current_leases(cursor: Cursor, epochs: Mapping[Key, int]) -> set[Key]:
