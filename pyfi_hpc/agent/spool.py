@@ -53,7 +53,7 @@ class Spool:
         self._own.unlink(missing_ok=True)
 
     def left_over(self) -> list[tuple[Path, list[Spooled]]]:
-        """What earlier incarnations left, file by file; a torn last entry is dropped."""
+        """What earlier incarnations left, file by file; what stands after a torn entry is dropped."""
         files = sorted(path for path in self._folder.glob("*.spool") if path != self._own)
         return [(path, list(_entries(path.read_bytes()))) for path in files]
 
@@ -65,5 +65,10 @@ def _entries(data: bytes) -> Iterable[Spooled]:
         body = data[at + 4 : at + 4 + length]
         if len(body) < length:
             return
-        yield _decoder.decode(body)
+        try:
+            entry = _decoder.decode(body)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            # a write that failed half-way, and another after it: what follows cannot be told apart
+            return
+        yield entry
         at += 4 + length

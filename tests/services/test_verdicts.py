@@ -386,6 +386,76 @@ def test_nobody_leases_what_is_decided_or_planned(cursor: Any) -> None:
     assert (lease(cursor, decided), lease(cursor, planned)) == (None, None)
 
 
+def test_a_split_attempt_leases_the_row_of_the_one_before_it(cursor: Any) -> None:
+    (lot,) = due_now(cursor, 1)
+    (taken,) = record.take_due(cursor, 10)
+    record.mark_out(cursor, [taken.message])
+    # it came back too often: published alone, as the next attempt, which no row knows
+    later = lot_of(call(serial=3, identity=lot.call(0).id), careful=True)
+
+    epoch = lease(cursor, later)
+
+    assert epoch is not None
+    assert held(cursor, later) == ("LEASED", 3, 1, 0)
+    later.leased[0] = epoch
+    (verdict,) = commit(cursor, worked(later))
+    assert (verdict.value, held(cursor, later)) == (values.encode(2), None)
+
+
+def test_an_attempt_is_leased_before_its_publisher_marked_it_out(cursor: Any) -> None:
+    (lot,) = due_now(cursor, 1)
+    (taken,) = record.take_due(cursor, 10)
+
+    assert lease(cursor, lot)
+
+    record.mark_out(cursor, [taken.message])
+    assert held(cursor, lot) == ("LEASED", 2, 1, 0)
+
+
+def test_a_lease_whose_commit_was_uncertain_is_taken_again_by_its_holder_alone(cursor: Any) -> None:
+    lot = lot_of(call())
+    first = lease(cursor, lot)
+    assert lease(cursor, lot, agent=OTHER) is None
+    again = lease(cursor, lot)
+    assert first is not None
+    assert again is not None
+    assert again > first
+
+
+def test_a_lease_given_back_is_due_and_no_other_is(cursor: Any) -> None:
+    mine, theirs = lot_of(call(1)), lot_of(call(2))
+    epoch, other = lease(cursor, mine), lease(cursor, theirs, agent=OTHER)
+    assert epoch is not None
+    assert other is not None
+
+    record.give_leases_back(cursor, {mine.key(0): epoch, theirs.key(0): other + 1})
+
+    assert (held(cursor, mine), held(cursor, theirs)) == (("DUE", 2, 0, 0), ("LEASED", 1, 0, 0))
+    (due,) = record.take_due(cursor, 10)
+    assert due.message.calls[0] == call(1, serial=2, identity=mine.call(0).id)
+
+
+def test_a_failure_takes_nobodys_lease_away(cursor: Any) -> None:
+    running = lot_of(call())
+    assert lease(cursor, running, agent=OTHER)
+
+    (verdict,) = commit(cursor, failed(lot_of(running.call(0))))
+
+    assert verdict.retry_seconds is None
+    assert held(cursor, running) == ("LEASED", 1, 0, 0)
+
+
+def test_what_is_parked_before_its_publisher_marked_it_out_is_not_marked_out(cursor: Any) -> None:
+    (lot,) = due_now(cursor, 1)
+    (taken,) = record.take_due(cursor, 10)
+    parked = record.with_serial(lot.message, 3)
+
+    record.park_holds(cursor, [NewHold(parked, "q.d.w", "k", HoldState.DUE)])
+    record.mark_out(cursor, [taken.message])
+
+    assert held(cursor, lot) == ("DUE", 3, 1, 0)
+
+
 def test_leases_are_renewed_for_their_holder_alone(cursor: Any) -> None:
     mine, theirs = lot_of(call(1)), lot_of(call(2))
     assert lease(cursor, mine, -1.0)

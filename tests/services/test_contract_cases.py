@@ -1,0 +1,240 @@
+"""The order of an invocation's steps, case by case: a committer on a real Postgres, with a broker in this process."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import Future
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import psycopg2
+import pytest
+
+from pyfi_hpc.agent.committer import Committer, GiveBack, Lease
+from pyfi_hpc.agent.letters import judge
+from pyfi_hpc.agent.lots import Announced, Looked, Lot
+from pyfi_hpc.agent.mending import Mender
+from pyfi_hpc.agent.spool import Spool
+from pyfi_hpc.brokers.base import Confirm, Publication, Reason, TaskQueue
+from pyfi_hpc.brokers.letters import DETAIL, REASON
+from pyfi_hpc.brokers.memory import Hub, MemoryBroker
+from pyfi_hpc.db import record
+from pyfi_hpc.db.record import NewAttempt, NewHold
+from pyfi_hpc.errors import BrokerUnavailable
+from pyfi_hpc.model.status import AttemptStatus, HoldState
+from pyfi_hpc.wire import messages, values
+from pyfi_hpc.wire.messages import Route
+from tests.services.test_verdicts import (
+    AGENT,
+    OTHER,
+    OWNER,
+    call,
+    commit,
+    cursor,
+    held,
+    lease,
+    lot_of,
+    outcome,
+    served,
+    worked,
+)
+from tests.support import eventually
+
+__all__ = ["cursor"]
+
+NETWORK = "d"
+NEXT = TaskQueue(NETWORK, "next", "n")
+OWN = TaskQueue(NETWORK, "w", "k")
+
+
+class Handed:
+    """A delivery that tells what was true when it was acked."""
+
+    queue, content_type, content_encoding = "q.d.w.k.g1", messages.CONTENT_TYPE, None
+    redelivered, delivery_count, received = False, 0, 0.0
+
+    def __init__(self, body: bytes = b"", headers: dict[str, object] | None = None, look: Any = None) -> None:
+        self.body, self.headers, self._look = body, headers or {}, look
+        self.acked: list[object] = []
+
+    def ack(self) -> None:
+        """The message is settled."""
+        self.acked.append(self._look() if self._look else True)
+
+
+class Moody(MemoryBroker):
+    """A broker that refuses its next letter."""
+
+    def __init__(self, hub: Hub) -> None:
+        super().__init__(hub)
+        self.refusals = 0
+
+    def set_aside(self, network: str, publication: Publication, reason: Reason, detail: str) -> Confirm:
+        """Refuse as many letters as it is told to."""
+        if self.refusals:
+            self.refusals -= 1
+            refused: Confirm = Future()
+            refused.set_exception(BrokerUnavailable("E_BROKER", "not now"))
+            return refused
+        return super().set_aside(network, publication, reason, detail)
+
+
+@pytest.fixture
+def broker() -> Iterator[Moody]:
+    made = Moody(Hub())
+    made.declare(NEXT)
+    made.declare(OWN)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def committer(database_uri: str, broker: Moody, tmp_path: Path) -> Iterator[Committer]:
+    def post(news: Looked | Announced) -> None:
+        """Nobody waits for it."""
+
+    made = Committer(
+        lambda: psycopg2.connect(database_uri), broker, Mender(broker), NETWORK, AGENT, Spool(tmp_path, AGENT), post,
+        lambda seconds: None,
+    )  # fmt: skip
+    made.start()
+    yield made
+    made.stop(10.0)
+    assert not made.is_alive()
+
+
+def forwarded() -> Route:
+    """To the next task's queue."""
+    return Route(bytes(15) + b"\1", bytes(15) + b"\2", bytes(15) + b"\3", 1, NEXT.exchange, NEXT.key)
+
+
+def test_a_hold_row_goes_before_its_delivery_is_acked(
+    cursor: Any, committer: Committer, broker: Moody, database_uri: str
+) -> None:
+    lot = lot_of(call(serial=2), socket=served(routes=(forwarded(),)), careful=True)
+    record.put_holds(cursor, [NewHold(lot.message, OWN.exchange, OWN.key, HoldState.OUT)])
+
+    def row() -> object:
+        with closing(psycopg2.connect(database_uri)) as connection, connection.cursor() as other:
+            return held(other, lot)
+
+    lot.delivery = handed = Handed(look=row)
+
+    committer.put(worked(lot))
+
+    eventually(lambda: handed.acked)
+    # were it acked first, a crash in between would leave the row for ever: nothing comes back for it
+    assert handed.acked == [None]
+    assert broker.depth(NEXT.name).ready == 1
+
+
+def test_a_delivery_whose_call_is_decided_elsewhere_stays_until_its_forwards_are_out(
+    cursor: Any, committer: Committer, broker: Moody
+) -> None:
+    lot = lot_of(call(), socket=served(routes=(forwarded(),)))
+    lot.delivery = handed = Handed()
+    # another agent commits it, and dies before it forwards
+    commit(cursor, worked(lot_of(lot.call(0), socket=served(routes=(forwarded(),))), "theirs"), agent=OTHER)
+
+    lot.leased[0] = 0
+    committer.put(Lease(lot, (0,), ()))
+    eventually(lambda: not lot.leased)
+    assert (handed.acked, broker.depth(NEXT.name).ready) == ([], 0)
+    committer.put(worked(lot, "mine"))
+
+    eventually(lambda: handed.acked)
+    (sent,) = broker.peek(NEXT.name, 9)
+    assert messages.decode_message(sent.body).calls[0].args == values.arguments_of(values.encode("theirs"))
+
+
+def test_a_leased_call_that_is_given_back_is_due_and_published_by_its_row_alone(
+    cursor: Any, committer: Committer, broker: Moody
+) -> None:
+    lot = lot_of(call(1), call(2))
+    lot.delivery = handed = Handed()
+    lot.leased[0] = 0
+    committer.put(Lease(lot, (0,), ()))
+    eventually(lambda: lot.leased[0])
+
+    committer.put(GiveBack(lot, (0, 1)))
+
+    eventually(lambda: handed.acked)
+    assert held(cursor, lot) == ("DUE", 2, 0, 0)
+    (sent,) = broker.peek(OWN.name, 9)
+    assert messages.decode_message(sent.body).calls == (lot.call(1),)
+
+
+def test_a_call_whose_letter_was_refused_is_set_aside_later(cursor: Any, committer: Committer, broker: Moody) -> None:
+    first = call(1)
+    commit(cursor, worked(lot_of(first)))
+    lot = lot_of(call(2, identity=first.id))
+    lot.delivery = handed = Handed()
+    broker.refusals = 1
+
+    committer.put(worked(lot))
+
+    eventually(lambda: handed.acked)
+    assert broker.depth(f"dead.{NETWORK}").ready == 1
+
+
+def test_a_full_disk_ends_no_committer(cursor: Any, database_uri: str, broker: Moody, tmp_path: Path) -> None:
+    class Full(Spool):
+        def write(self, finished: Any) -> int:
+            raise OSError(28, "No space left on device")
+
+    tries: list[int] = []
+
+    def connect() -> Any:
+        tries.append(1)
+        if len(tries) < 3:
+            raise psycopg2.OperationalError("could not extend file: No space left on device")
+        return psycopg2.connect(database_uri)
+
+    committer = Committer(
+        connect, broker, Mender(broker), NETWORK, AGENT, Full(tmp_path, AGENT), lambda news: None, lambda seconds: None
+    )
+    lot = lot_of(call())
+    lot.delivery = handed = Handed()
+    committer.start()
+    committer.put(worked(lot))
+
+    eventually(lambda: handed.acked)
+    assert outcome(cursor, lot) is not None
+    committer.stop(10.0)
+
+
+def dead_letter(lot: Lot) -> Handed:
+    """What came back too often."""
+    return Handed(messages.encode(lot.message), {REASON: Reason.DELIVERY_LIMIT.value, DETAIL: "too often"})
+
+
+def test_a_letter_of_an_overtaken_attempt_changes_nothing(cursor: Any) -> None:
+    old = lot_of(call())
+    record.insert_attempts(
+        cursor, [NewAttempt(OWNER, old.call(0).id, 1, AttemptStatus.STARTED, agent=OTHER, started=1.0)]
+    )
+    later = lot_of(call(serial=2, identity=old.call(0).id), careful=True)
+    record.put_holds(cursor, [NewHold(later.message, OWN.exchange, OWN.key, HoldState.OUT)])
+
+    judge(cursor, NETWORK, dead_letter(old))
+
+    assert (outcome(cursor, old), held(cursor, old)) == (None, ("OUT", 2, 0, 0))
+
+
+def test_a_letter_of_a_leased_call_changes_nothing(cursor: Any) -> None:
+    lot = lot_of(call())
+    assert lease(cursor, lot, agent=OTHER)
+    judge(cursor, NETWORK, dead_letter(lot))
+    assert (outcome(cursor, lot), held(cursor, lot)) == (None, ("LEASED", 1, 0, 0))
+
+
+def test_a_torn_spool_keeps_what_stands_before_the_tear(tmp_path: Path) -> None:
+    whole = lot_of(call())
+    Spool(tmp_path, OTHER).write([worked(whole)])
+    (path,) = tmp_path.glob("*.spool")
+    path.write_bytes(path.read_bytes() + (5).to_bytes(4, "big") + b"\xc1torn" + b"more")
+
+    ((_, entries),) = Spool(tmp_path, AGENT).left_over()
+
+    assert [entry.message.calls for entry in entries] == [whole.message.calls]
