@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,6 +26,10 @@ GIT_IDENTITY = {
 }
 
 
+# a run that is told to end takes its servers with it, as one that is interrupted does
+signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def own_surroundings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A state and a cache directory of this test run's own, in the environment; the folder of both."""
@@ -40,3 +45,21 @@ def own_surroundings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]
         yield home
     # as root the data of an embedded server may lie outside of its state directory
     remove_below(tmp_path_factory.getbasetemp())
+
+
+_LEFT_OUT = pytest.StashKey[int]()
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Tests marked `root` are for the superuser."""
+    barred = [item for item in items if item.get_closest_marker("root")] if os.geteuid() else []
+    if barred:
+        items[:] = [item for item in items if item not in barred]
+        config.hook.pytest_deselected(items=barred)
+    config.stash[_LEFT_OUT] = len(barred)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Say how many were left out for that."""
+    if count := config.stash.get(_LEFT_OUT, 0):
+        terminalreporter.write_line(f"left out, since they need root (network namespaces): {count} tests")

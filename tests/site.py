@@ -241,7 +241,9 @@ class Site:
         """Start an agent, with `PYFI_FAILPOINT` set to `failpoint`; with `respawn` under the parent that keeps it."""
         log = self.home / f"agent-{len(self.agents)}.log"
         environment = {**self.environment, "PYFI_FAILPOINT": failpoint, **variables}
-        command = [sys.executable, "-P", "-m", "pyfi_hpc.agent.main", "--host", host]
+        # tied to this process: a test run that is killed leaves no agent behind
+        tied = ["--parent", str(os.getpid())]
+        command = [sys.executable, "-P", "-m", "pyfi_hpc.agent.main", "--host", host, *tied]
         command += ["--respawn"] if respawn else []
         with log.open("wb") as file:
             process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=file, stderr=file, env=environment)
