@@ -77,7 +77,8 @@ def test_where_all_is_well_nothing_is_in_the_way(examine: Examine) -> None:
 
 def test_a_stopped_service_is_named_and_the_others_still_looked_at(examine: Examine) -> None:
     code, findings = examine(
-        PYFI_DATABASE_URI="postgresql://ana:hunter2@127.0.0.1:1/pyfi", PYFI_BROKER_URI="amqp://ana:hunter2@127.0.0.1:2/v"
+        PYFI_DATABASE_URI="postgresql://ana:hunter2@127.0.0.1:1/pyfi",
+        PYFI_BROKER_URI="amqp://ana:hunter2@127.0.0.1:2/v",
     )
     assert code == 3
     assert [finding["check"] for finding in findings if finding["mark"] == "✗"] == ["database", "broker"]
