@@ -65,7 +65,15 @@ class Waiter:
         with self._news:
             for future in futures:
                 if self._pending.get(future.identity) is future:
-                    self._take(future.identity)
+                    others = self._take(future.identity)[1:]
+                    self._keep(future.identity, others)
+
+    def _keep(self, identity: bytes, futures: list[Future]) -> None:
+        """Go on waiting for these: the same call, handed over once more, may well be accepted."""
+        if futures:
+            self._pending[identity] = futures[0]
+        if futures[1:]:
+            self._twins[identity] = futures[1:]
 
     def __len__(self) -> int:
         return len(self._pending)
