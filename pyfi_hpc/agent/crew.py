@@ -48,6 +48,8 @@ class Hand:
     #: of them, how many the database knows of
     counted: int = 0
     draining: bool = False
+    #: its row was taken back before it was taken up
+    unwanted: bool = False
     stopping: bool = False
     deadline: float = field(default_factory=lambda: time.monotonic() + HELLO_SECONDS)
 
@@ -95,6 +97,8 @@ class Crew:
             hand = self.hands[identity]
             if hand.process is not None:
                 self.drain(hand)
+            elif hand.unwanted:
+                del self.hands[identity]
 
     def _take_up(self, worker: OwnWorker) -> None:
         program = self._programs.get(worker.processor)
@@ -107,7 +111,8 @@ class Crew:
             if wanted:
                 self._builder.build(worker.id, program)
             else:
-                self.hands.pop(worker.id, None)
+                # on the committer's thread: the main one buries it
+                hand.draining = hand.unwanted = True
 
         self._put(Within(partial(keeper.worker_launching, worker=worker.id), launching))
 

@@ -120,6 +120,10 @@ class Dispatcher:
             taken.setdefault(unit.token, []).extend(unit.indexes)
         return taken
 
+    def processors(self) -> list[bytes]:
+        """The processors that something waits for."""
+        return list(self._waiting)
+
     def _sweep(self) -> None:
         for processor in list(self._waiting):
             self._waiting[processor] = deque(unit for unit in self._waiting[processor] if unit.indexes)

@@ -69,7 +69,7 @@ class Intake:
 
     def follow(self, view: View, ready: dict[bytes, int], *, open_for_work: bool) -> None:
         """Consume for every processor that runs and has `ready` workers here; stop consuming for the others."""
-        self._sockets = view.sockets
+        fresh, self._sockets = view.sockets is not self._sockets, view.sockets
         wanted: dict[tuple[bytes, str], _Source] = {}
         for socket in view.sockets.values():
             program = view.programs.get(socket.processor)
@@ -82,7 +82,9 @@ class Intake:
         self._sources = wanted
         for key, source in wanted.items():
             self._subscribe(key, self._prefetch_of(source))
-        self._retry_unknown()
+        if fresh:
+            # an old view may be older than a socket: while the database is away nothing is unknown for good
+            self._retry_unknown()
 
     def _prefetch_of(self, source: _Source) -> int:
         short = all(map(self._dispatcher.short, source.tasks))

@@ -210,9 +210,13 @@ def _served(cursor: Cursor, network: str) -> dict[bytes, Served]:
 
 
 def worker_launching(cursor: Cursor, worker: bytes) -> bool:
-    """Take a planned worker up; False when it is not wanted any more."""
+    """Take a planned worker up; False when it is not wanted any more.
+
+    One that is LAUNCHING was taken up by an earlier try of the same transaction, whose commit was uncertain.
+    """
     cursor.execute(
-        "UPDATE pyfi.worker SET status = 'LAUNCHING' WHERE id = %s::uuid AND status = 'PLANNED'", (worker.hex(),)
+        "UPDATE pyfi.worker SET status = 'LAUNCHING' WHERE id = %s::uuid AND status IN ('PLANNED', 'LAUNCHING')",
+        (worker.hex(),),
     )
     return bool(cursor.rowcount)
 

@@ -276,9 +276,8 @@ class Service:
             if self._intake.consumes(processor):
                 ready.setdefault(processor, 1)
         self._intake.follow(self._view, ready, open_for_work=self._committer.healthy and self._stopping is None)
-        idle = [program.id for program in self._view.programs.values() if not self._intake.consumes(program.id)]
         if self._committer.healthy:
-            self._intake.give_back(idle)
+            self._intake.give_back(each for each in self._dispatcher.processors() if not self._intake.consumes(each))
 
     def _follow_health(self) -> None:
         """Take nothing new while the database is away; go on when it is back."""
@@ -352,8 +351,7 @@ class Service:
             self._intake.close()
             if self._letters is not None:
                 self._letters.cancel()
-            if self._view is not None:
-                self._intake.give_back(self._view.programs)
+            self._intake.give_back(self._dispatcher.processors())
             self._crew.drain_all()
 
     def _finished(self) -> bool:

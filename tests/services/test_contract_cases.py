@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import closing
 from pathlib import Path
@@ -51,11 +51,14 @@ OWN = TaskQueue(NETWORK, "w", "k")
 class Handed:
     """A delivery that tells what was true when it was acked."""
 
-    queue, content_type, content_encoding = "q.d.w.k.g1", messages.CONTENT_TYPE, None
+    queue = "q.d.w.k.g1"
+    content_type: str | None = messages.CONTENT_TYPE
+    content_encoding: str | None = None
     redelivered, delivery_count, received = False, 0, 0.0
 
-    def __init__(self, body: bytes = b"", headers: dict[str, object] | None = None, look: Any = None) -> None:
-        self.body, self.headers, self._look = body, headers or {}, look
+    def __init__(self, body: bytes = b"", headers: Mapping[str, object] | None = None, look: Any = None) -> None:
+        self.body, self._look = body, look
+        self.headers: Mapping[str, object] = headers or {}
         self.acked: list[object] = []
 
     def ack(self) -> None:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import queue
 from functools import partial
 
+import pytest
+
+from pyfi_hpc.agent import intake as module
+from pyfi_hpc.agent.committer import GiveBack, Job, SetAside
 from pyfi_hpc.agent.dispatch import Dispatcher
 from pyfi_hpc.agent.intake import Intake
 from pyfi_hpc.agent.keeper import Program, View
@@ -75,3 +80,47 @@ def test_two_messages_wait_for_each_worker_where_calls_take_their_time() -> None
 
 def test_more_messages_are_in_hand_where_calls_are_short() -> None:
     assert held(seconds=1e-5) == 8
+
+
+def test_a_socket_is_unknown_only_by_a_view_that_is_newer_than_its_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_UNKNOWN_SECONDS", 0.0)
+    jobs: list[Job] = []
+    came: queue.SimpleQueue[tuple[bytes, Delivery]] = queue.SimpleQueue()
+    broker = MemoryBroker(Hub())
+    try:
+        broker.declare(QUEUE)
+        intake = Intake(broker, Dispatcher(), jobs.append, lambda processor, it: came.put((processor, it)))
+        intake.follow(VIEW, {P: 1}, open_for_work=True)
+        message = Message(WIRE_VERSION, new_id(), "me", b"new" + bytes(13), 1, (Call(new_id(), b"", b"d" * 16),))
+        broker.publish(Publication(QUEUE.exchange, QUEUE.key, messages.encode(message), "id")).result(5)
+        intake.take(*came.get(timeout=5))
+
+        # the database went away and came back: the same view, looked at again
+        intake.follow(VIEW, {P: 1}, open_for_work=False)
+        assert jobs == []
+
+        intake.follow(dataclasses.replace(VIEW, sockets=dict(VIEW.sockets)), {P: 1}, open_for_work=True)
+        assert [type(job) for job in jobs] == [SetAside]
+    finally:
+        broker.close()
+
+
+def test_what_waits_for_a_processor_that_is_gone_is_given_back() -> None:
+    jobs: list[Job] = []
+    came: queue.SimpleQueue[tuple[bytes, Delivery]] = queue.SimpleQueue()
+    broker, dispatcher = MemoryBroker(Hub()), Dispatcher()
+    try:
+        broker.declare(QUEUE)
+        intake = Intake(broker, dispatcher, jobs.append, lambda processor, it: came.put((processor, it)))
+        intake.follow(VIEW, {P: 1}, open_for_work=True)
+        publish(broker, 1)
+        intake.take(*came.get(timeout=5))
+
+        intake.follow(dataclasses.replace(VIEW, programs={}, sockets={}), {}, open_for_work=True)
+        intake.give_back(each for each in dispatcher.processors() if not intake.consumes(each))
+
+        (lot,) = intake.lots.values()
+        assert jobs == [GiveBack(lot, (0,))]
+        assert dispatcher.processors() == []
+    finally:
+        broker.close()
