@@ -82,7 +82,7 @@ class Place:
             found = {}
             for table in tables:
                 cursor.execute(f"SELECT count(*) FROM pyfi.{table} WHERE true {_QUIET.get(table, '')}")
-                found[table] = cursor.fetchone()[0]
+                ((found[table],),) = cursor.fetchall()
         connection.close()
         return found
 
@@ -252,7 +252,8 @@ def test_a_schema_that_does_not_fit(place: Place, say: Say, version: str, cure: 
     def set_to(value: str) -> str:
         with psycopg2.connect(admin) as connection, connection.cursor() as cursor:
             cursor.execute(change, (value,))
-            return str(cursor.fetchone()[0])
+            ((before,),) = cursor.fetchall()
+            return str(before)
 
     before = set_to(version)
     try:

@@ -42,9 +42,9 @@ def again_seconds(site: Site) -> float:
     return float(site.rows(query)[0][0])
 
 
-def elsewhere(site: Site) -> dict[str, str]:
-    """The variables of an agent that has fetched nothing yet."""
-    return {"XDG_CACHE_HOME": str(site.home / "other cache")}
+def agent_elsewhere(site: Site) -> None:
+    """Start an agent that has fetched nothing yet."""
+    site.agent(XDG_CACHE_HOME=str(site.home / "other cache"))
 
 
 def test_a_build_that_fails_shows_its_log_and_an_update_mends_it(site: Site) -> None:
@@ -85,7 +85,7 @@ def test_a_commit_that_is_gone_is_named_and_an_update_mends_it(site: Site) -> No
     git(repository, "reflog", "expire", "--expire=now", "--all")
     git(repository, "gc", "-q", "--prune=now")
     futures = site.submit("p.work", [(number, str(site.runs)) for number in range(5)])
-    site.agent(**elsewhere(site))
+    agent_elsewhere(site)
 
     reason = failed(site, "E_COMMIT_UNAVAILABLE")
     assert site.client.network.show("processor", "p")["commit"] in f"{reason['what']} {reason['at']}"
@@ -107,7 +107,7 @@ def test_a_host_that_is_down_is_tried_until_it_is_back(own_postgres: Postgres, h
         with daemon(base, port):
             site.client.network.add_processor(name="p", gitrepo=f"{address}/tasks", module="tasks", workers=1)
             site.client.network.add_socket(name="p.work", queue=site.queue, processor="p", task="work")
-        site.agent(**elsewhere(site))
+        agent_elsewhere(site)
         futures = site.submit("p.work", [(number, str(site.runs)) for number in range(5)])
 
         reason = failed(site, "E_COMMIT_UNAVAILABLE")

@@ -140,7 +140,11 @@ def test_clients_are_opened_used_and_closed_by_many_threads_at_once(
                 if not isinstance(error, TimeoutError) and "closed" not in str(error):
                     wrong.append(error)
 
-    lives = [threading.Thread(target=lambda n=n: [one_life(100 * n + i) for i in range(5)]) for n in range(4)]
+    def lives_of(number: int) -> None:
+        for turn in range(5):
+            one_life(100 * number + turn)
+
+    lives = [threading.Thread(target=lives_of, args=[number]) for number in range(4)]
     for life in lives:
         life.start()
     finished(lives)

@@ -12,7 +12,7 @@ from alembic.migration import MigrationContext
 from sqlalchemy import Connection, Engine, text
 
 from pyfi_hpc.box.postgres import Postgres
-from pyfi_hpc.db import broker_tables, guards, schema, tables
+from pyfi_hpc.db import broker_tables, guards, schema, tables, versions
 from pyfi_hpc.db.embedded import EmbeddedPostgres
 from pyfi_hpc.db.engine import check_safe, connect, database_errors, place, session_user
 from pyfi_hpc.errors import BadInput, DatabaseUnavailable, PyfiError
@@ -65,7 +65,7 @@ def differences(engine: Engine) -> list[object]:
 def test_the_migrations_make_the_models_and_take_everything_back(embedded_postgres: EmbeddedPostgres) -> None:
     with new_database(embedded_postgres) as database, database.engine("admin") as engine:
         for _ in range(2):
-            assert schema.init(database.admin_uri) == schema.revisions()[-1] == schema.version_of(engine)
+            assert schema.init(database.admin_uri) == versions.revisions()[-1] == schema.version_of(engine)
             assert differences(engine) == []
             schema.downgrade(database.admin_uri, "base")
             with engine.connect() as connection:
