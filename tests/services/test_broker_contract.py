@@ -342,31 +342,32 @@ class TestRedelivery:
         inbox.wait(3)[2].ack()
         eventually(lambda: is_empty(broker, queue))
 
-    def test_a_message_that_comes_back_too_often_goes_to_the_dead_letters(
-        self, broker: Broker, queue: TaskQueue, monkeypatch: pytest.MonkeyPatch, service: Service
-    ) -> None:
-        if service.kind not in ("memory", "postgres"):
-            pytest.skip("the broker itself counts, up to 100")
-        monkeypatch.setattr(f"pyfi_hpc.brokers.{LIMIT_HOME[service.kind]}.DELIVERY_LIMIT", 2)
-        send(broker, queue, b"poison")
-
-        inbox = Inbox()
-        for seen in range(1, 4):
-            subscription = broker.consume(queue.name, prefetch=1, deliver=inbox)
-            assert inbox.wait(seen)[-1].delivery_count == seen - 1
-            subscription.drop()
-        broker.consume(queue.name, prefetch=1, deliver=inbox)
-
-        dead = Inbox(ack=True)
-        broker.consume(dead_queue(queue.network), prefetch=1, deliver=dead)
-        (letter,) = dead.wait(1)
-        assert letter.body == b"poison"
-        assert letter.headers["x-pyfi-reason"] == Reason.DELIVERY_LIMIT
-        assert (letter.headers["x-pyfi-exchange"], letter.headers["x-pyfi-key"]) == (queue.exchange, queue.key)
-        assert len(inbox.deliveries) == 3
-
 
 LIMIT_HOME = {"memory": "memory", "postgres": "postgres.consumer"}
+
+
+# RabbitMQ counts by itself, up to 100: test_rabbitmq.py lets it
+@pytest.mark.parametrize("service", LIMIT_HOME, indirect=True)
+def test_a_message_that_comes_back_too_often_goes_to_the_dead_letters(
+    broker: Broker, queue: TaskQueue, monkeypatch: pytest.MonkeyPatch, service: Service
+) -> None:
+    monkeypatch.setattr(f"pyfi_hpc.brokers.{LIMIT_HOME[service.kind]}.DELIVERY_LIMIT", 2)
+    send(broker, queue, b"poison")
+
+    inbox = Inbox()
+    for seen in range(1, 4):
+        subscription = broker.consume(queue.name, prefetch=1, deliver=inbox)
+        assert inbox.wait(seen)[-1].delivery_count == seen - 1
+        subscription.drop()
+    broker.consume(queue.name, prefetch=1, deliver=inbox)
+
+    dead = Inbox(ack=True)
+    broker.consume(dead_queue(queue.network), prefetch=1, deliver=dead)
+    (letter,) = dead.wait(1)
+    assert letter.body == b"poison"
+    assert letter.headers["x-pyfi-reason"] == Reason.DELIVERY_LIMIT
+    assert (letter.headers["x-pyfi-exchange"], letter.headers["x-pyfi-key"]) == (queue.exchange, queue.key)
+    assert len(inbox.deliveries) == 3
 
 
 @every_kind
