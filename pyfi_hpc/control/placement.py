@@ -122,7 +122,8 @@ def plan(
     placing = _Placing(processors, nodes, workers)
     placing.drain_unwanted()
     placing.start_missing()
-    return [*placing.actions, *_statuses(processors, workers)]
+    # a processor that is given a worker starts in the same pass: its worker may have failed before the next one
+    return [*placing.actions, *_statuses(processors, [*workers, *placing.planned])]
 
 
 class _Placing:
@@ -135,6 +136,7 @@ class _Placing:
         self.nodes = [node for node in nodes if not node.draining]
         self.workers = list(workers)
         self.actions: list[Action] = []
+        self.planned: list[ExistingWorker] = []
         self.load = _Load()
         for worker in workers:
             self.load.add(worker.agent, worker.cores)
@@ -183,6 +185,7 @@ class _Placing:
                 self.actions.append(Start(processor.id, node.agent, node.id, cores))
                 planned = ExistingWorker(b"", processor.id, node.agent, cores, WorkerStatus.PLANNED, processor.version)
                 self.kept[processor.id].append(planned)
+                self.planned.append(planned)
                 return True
         return False
 

@@ -137,12 +137,15 @@ def _become(cursor: Cursor, action: Become) -> None:
 
 
 def processor_failed(cursor: Cursor, processor: bytes, reason: str, *, first_delay_seconds: float = 5.0) -> None:
-    """`processor` cannot run: FAILED with the reason (JSON text), tried again with back-off or when it is changed."""
+    """`processor` cannot run: FAILED with the reason (JSON text), tried again with back-off or when it is changed.
+
+    Workers that fail together count once: the first of them has put the next try off.
+    """
     cursor.execute(
         """UPDATE pyfi.processor SET status = 'FAILED', reason = %s::jsonb, failures = failures + 1,
                observed_generation = generation,
                retry_at = now() + least(300, %s * 2 ^ least(failures, 10)) * interval '1 second'
-           WHERE id = %s::uuid AND status NOT IN ('FAILED', 'REMOVED') RETURNING name""",
+           WHERE id = %s::uuid AND status <> 'REMOVED' AND (status <> 'FAILED' OR retry_at <= now()) RETURNING name""",
         (reason, first_delay_seconds, processor.hex()),
     )
     if row := cursor.fetchone():

@@ -211,4 +211,5 @@ def test_a_state_directory_that_cannot_be_made_is_named(make: Make, tmp_path: Pa
     with pytest.raises(BadInput, match="the state directory cannot be made: not a directory") as refused:
         local.ensure(make("file/state"))
     assert refused.value.code == "E_CONFIG"
-    assert str(tmp_path / "file" / "state") in str(refused.value)
+    # a long value is cut at 80 characters
+    assert str(tmp_path / "file" / "state")[:70] in str(refused.value)

@@ -115,6 +115,11 @@ def test_a_failed_start_waits_for_its_time() -> None:
     assert len(starts(plan([wanted(status=S.FAILED)], [node()], []))) == 2
 
 
+def test_a_failed_processor_starts_in_the_pass_that_gives_it_a_worker() -> None:
+    # its worker may fail again before the next pass: that must count as another failure
+    assert Become(b"p", S.FAILED, S.STARTING) in plan([wanted(status=S.FAILED)], [node()], [])
+
+
 def test_a_draining_node_gives_its_workers_back() -> None:
     actions = plan([wanted(workers=1)], [node("n1", draining=True), node("n2")], [worker("w", on="n1")])
 
