@@ -18,6 +18,7 @@ SQLSTATE = "PF001"
 
 #: table.column -> where each value may go.
 TRANSITIONS: Mapping[str, Mapping[Any, frozenset[Any]]] = {
+    "job.status": status.JOB_NEXT,
     "outcome.status": status.OUTCOME_NEXT,
     "processor.requested_status": status.REQUESTED_NEXT,
     "processor.status": status.PROCESSOR_NEXT,

@@ -40,6 +40,7 @@ from pyfi_hpc.model.status import (
     AttemptStatus,
     Cause,
     HoldState,
+    JobStatus,
     NodeStatus,
     OutcomeStatus,
     ProcessorStatus,
@@ -66,6 +67,7 @@ def _enum(kind: type, name: str) -> Enum:
 PROCESSOR_STATUS = _enum(ProcessorStatus, "processor_status")
 REQUESTED = _enum(Requested, "requested_status")
 WORKER_STATUS = _enum(WorkerStatus, "worker_status")
+JOB_STATUS = _enum(JobStatus, "job_status")
 NODE_STATUS = _enum(NodeStatus, "node_status")
 OUTCOME_STATUS = _enum(OutcomeStatus, "outcome_status")
 HOLD_STATE = _enum(HoldState, "hold_state")
@@ -86,6 +88,8 @@ class Base(DeclarativeBase):
         dict[str, Any]: JSONB(none_as_null=True),
         float: Double,
         list[int]: ARRAY(Integer),
+        list[str]: ARRAY(Text),
+        list[Any]: JSONB(none_as_null=True),
     }
 
 
@@ -171,6 +175,8 @@ class Processor(Owned, Base):
     restarts: Mapped[int] = mapped_column(server_default=text("0"))
     retry_at: Mapped[datetime.datetime | None]
     failures: Mapped[int] = mapped_column(server_default=text("0"))
+    #: what to ask Slurm for when slots are missing (`model.request.ResourceRequest`); NULL: never send a pilot
+    shape: Mapped[dict[str, Any] | None]
     network: Mapped[Network] = relationship(lazy="joined")
     __table_args__ = (
         UniqueConstraint("network_id", "name"),
@@ -228,6 +234,79 @@ class Plug(Owned, Base):
     __table_args__ = (UniqueConstraint("network_id", "name"), Index(None, "processor_id"), Index(None, "queue_id"))
 
 
+class Scheduler(Owned, Base):
+    """Reconciles one cluster. Several processes may serve it, the one whose lease is current leads."""
+
+    __tablename__ = "scheduler"
+    network_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("network.id", ondelete="RESTRICT"))
+    name: Mapped[str]
+    #: Slurm's ClusterName, once somebody has asked
+    cluster: Mapped[str] = mapped_column(server_default=text("''"))
+    #: who leads: one word for the process (host:pid:nonce)
+    holder: Mapped[str | None]
+    #: bumped by each taking of the lease; every write of a leader names it
+    epoch: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))
+    lease_until: Mapped[datetime.datetime | None]
+    #: when Slurm last answered, and why it does not now
+    polled: Mapped[datetime.datetime | None]
+    problem: Mapped[str | None]
+    #: how often Slurm was asked anything
+    queries: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))
+    __table_args__ = (UniqueConstraint("network_id", "name"),)
+
+
+class Job(Owned, Base):
+    """One request to Slurm, on record before Slurm is asked, and the job that came of it."""
+
+    __tablename__ = "job"
+    network_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("network.id", ondelete="RESTRICT"))
+    scheduler_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("scheduler.id", ondelete="RESTRICT"))
+    #: whose workers its slots are for
+    processor_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("processor.id", ondelete="RESTRICT"))
+    #: 32 hex digits in the job's comment: by it a job is adopted after an uncertain sbatch
+    token: Mapped[str]
+    #: `model.request.ResourceRequest`
+    request: Mapped[dict[str, Any]]
+    #: slots that it brings
+    workers: Mapped[int]
+    #: the finished job script, and the sbatch line that hands it over
+    script: Mapped[str] = mapped_column(server_default=text("''"))
+    command: Mapped[list[str]] = mapped_column(server_default=text("'{}'"))
+    status: Mapped[JobStatus] = mapped_column(JOB_STATUS, server_default="WANTED")
+    #: Slurm's job id; NULL until it is known
+    slurm_id: Mapped[str | None]
+    #: Slurm's count of restarts: with the job id it names the incarnation
+    restarts: Mapped[int] = mapped_column(server_default=text("0"))
+    #: Slurm's own words
+    slurm_state: Mapped[str | None]
+    slurm_reason: Mapped[str | None]
+    node_list: Mapped[str | None]
+    exit_code: Mapped[str | None]
+    #: why it ended, or is not submitted, in ours
+    reason: Mapped[str | None]
+    output: Mapped[str | None]
+    cancel_requested: Mapped[bool] = mapped_column(server_default=text("false"))
+    #: submissions that failed, and when to try again
+    failures: Mapped[int] = mapped_column(server_default=text("0"))
+    retry_at: Mapped[datetime.datetime | None]
+    #: a token that was looked for and not found, first at
+    missed: Mapped[datetime.datetime | None]
+    submitted: Mapped[datetime.datetime | None]
+    started: Mapped[datetime.datetime | None]
+    ends_at: Mapped[datetime.datetime | None]
+    ended: Mapped[datetime.datetime | None]
+    observed: Mapped[datetime.datetime | None]
+    scheduler: Mapped[Scheduler] = relationship(lazy="joined")
+    __table_args__ = (
+        UniqueConstraint("token"),
+        CheckConstraint("workers >= 1", name="workers"),
+        CheckConstraint("token ~ '^[0-9a-f]{32}$'", name="token"),
+        Index(None, "scheduler_id"),
+        Index(None, "processor_id"),
+        Index("ix_job_live", "scheduler_id", postgresql_where=text("status <> 'ENDED'")),
+    )
+
+
 class Node(Owned, Base):
     """A host, known by cluster and host name. `name` is what people call it."""
 
@@ -240,6 +319,8 @@ class Node(Owned, Base):
     mem_mib: Mapped[int | None]
     status: Mapped[NodeStatus] = mapped_column(NODE_STATUS, server_default="DOWN")
     drain_requested: Mapped[bool] = mapped_column(server_default=text("false"))
+    #: who may send pilots to it; NULL: nobody, its agent was started by hand
+    scheduler_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("scheduler.id", ondelete="RESTRICT"))
     #: workers may share cores here when there are more processors than cores (a laptop)
     shared_cores: Mapped[bool] = mapped_column(server_default=text("false"))
     __table_args__ = (
@@ -262,8 +343,35 @@ class Agent(Owned, Base):
     started: Mapped[datetime.datetime] = mapped_column(server_default=func.now())
     ended: Mapped[datetime.datetime | None]
     stop_requested: Mapped[bool] = mapped_column(server_default=text("false"))
+    #: the job that it runs in, which incarnation of it, and when Slurm ends it; NULL: started by hand
+    job_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("job.id", ondelete="RESTRICT"))
+    incarnation: Mapped[int] = mapped_column(server_default=text("0"))
+    ends_at: Mapped[datetime.datetime | None]
+    #: what the job was granted here, `[{"cores": [0], "devices": ["GPU-…"]}]`; NULL: workers share the node's cores
+    slots: Mapped[list[Any] | None]
     node: Mapped[Node] = relationship(lazy="joined")
-    __table_args__ = (Index(None, "node_id"),)
+    __table_args__ = (Index(None, "node_id"), Index(None, "job_id"))
+
+
+class Device(Owned, Base):
+    """One GPU, or MIG instance, of a node. Its UUID is its identity: an index changes with what a job was granted."""
+
+    __tablename__ = "device"
+    node_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("node.id", ondelete="RESTRICT"))
+    uuid: Mapped[str]
+    #: of a MIG instance: the GPU's UUID
+    parent: Mapped[str | None]
+    model: Mapped[str]
+    mem_mib: Mapped[int]
+    #: the cores of its NUMA node; NULL where the driver does not tell
+    cores: Mapped[list[int] | None]
+    #: the newest sample; NULL where the driver does not tell
+    utilization: Mapped[float | None]
+    mem_used_mib: Mapped[int | None]
+    temperature_celsius: Mapped[int | None]
+    power_watts: Mapped[float | None]
+    sampled: Mapped[datetime.datetime | None]
+    __table_args__ = (UniqueConstraint("node_id", "uuid"),)
 
 
 class Worker(Owned, Base):
@@ -274,6 +382,10 @@ class Worker(Owned, Base):
     node_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("node.id", ondelete="RESTRICT"))
     agent_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("agent.id", ondelete="RESTRICT"))
     cores: Mapped[list[int]]
+    #: which of its agent's slots it has; NULL where the agent has none
+    slot: Mapped[int | None]
+    #: UUIDs of its GPUs
+    devices: Mapped[list[str]] = mapped_column(server_default=text("'{}'"))
     pid: Mapped[int | None]
     commit: Mapped[str]
     #: of the processor when it was planned; a worker of another version is replaced

@@ -45,6 +45,18 @@ class WorkerStatus(StrEnum):
     LOST = "LOST"
 
 
+class JobStatus(StrEnum):
+    """A request to Slurm and the job that came of it, from intent to end. Slurm's own word is its *state*."""
+
+    WANTED = "WANTED"  # on record, Slurm has not been asked
+    SUBMITTING = "SUBMITTING"  # Slurm is being asked; left by a crash, it is settled by the job's token
+    PENDING = "PENDING"
+    RUNNING = "RUNNING"
+    ENDING = "ENDING"
+    ENDED = "ENDED"
+    UNKNOWN = "UNKNOWN"  # the controller does not answer, or gives a state that we have never seen
+
+
 class NodeStatus(StrEnum):
     """A host, as its agent's lease tells."""
 
@@ -114,7 +126,7 @@ SPENDS_BUDGET = frozenset(
 #: Causes that another try cannot mend: the outcome is FAILED at once.
 NEVER_RETRIED = frozenset({Cause.REFUSED})
 
-_P, _W, _O = ProcessorStatus, WorkerStatus, OutcomeStatus
+_P, _W, _O, _J = ProcessorStatus, WorkerStatus, OutcomeStatus, JobStatus
 
 PROCESSOR_NEXT: Mapping[ProcessorStatus, frozenset[ProcessorStatus]] = {
     _P.STOPPED: frozenset({_P.STARTING, _P.REMOVED, _P.FAILED}),
@@ -136,6 +148,18 @@ WORKER_NEXT: Mapping[WorkerStatus, frozenset[WorkerStatus]] = {
     # never back to READY: a process that returns registers as a new worker
     _W.LOST: frozenset({_W.EXITED}),
     _W.EXITED: frozenset(),
+}
+
+JOB_NEXT: Mapping[JobStatus, frozenset[JobStatus]] = {
+    _J.WANTED: frozenset({_J.SUBMITTING, _J.ENDED}),
+    # back to WANTED: its token was not found twice, so Slurm never heard of it
+    _J.SUBMITTING: frozenset({_J.WANTED, _J.PENDING, _J.RUNNING, _J.ENDING, _J.ENDED, _J.UNKNOWN}),
+    _J.PENDING: frozenset({_J.RUNNING, _J.ENDING, _J.ENDED, _J.UNKNOWN}),
+    # back to PENDING: requeued, with another incarnation
+    _J.RUNNING: frozenset({_J.PENDING, _J.ENDING, _J.ENDED, _J.UNKNOWN}),
+    _J.ENDING: frozenset({_J.PENDING, _J.RUNNING, _J.ENDED, _J.UNKNOWN}),
+    _J.UNKNOWN: frozenset({_J.PENDING, _J.RUNNING, _J.ENDING, _J.ENDED}),
+    _J.ENDED: frozenset(),
 }
 
 OUTCOME_NEXT: Mapping[OutcomeStatus, frozenset[OutcomeStatus]] = {
