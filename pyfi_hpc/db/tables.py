@@ -177,6 +177,8 @@ class Processor(Owned, Base):
     failures: Mapped[int] = mapped_column(server_default=text("0"))
     #: what to ask Slurm for when slots are missing (`model.request.ResourceRequest`); NULL: never send a pilot
     shape: Mapped[dict[str, Any] | None]
+    #: when a person last asked it to run: without `workers` one pilot is sent for each such asking
+    wanted_since: Mapped[datetime.datetime] = mapped_column(server_default=func.now())
     network: Mapped[Network] = relationship(lazy="joined")
     __table_args__ = (
         UniqueConstraint("network_id", "name"),

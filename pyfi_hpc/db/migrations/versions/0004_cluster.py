@@ -102,7 +102,8 @@ CREATE TABLE pyfi.device (
     CONSTRAINT fk_device_node_id FOREIGN KEY (node_id) REFERENCES pyfi.node (id) ON DELETE RESTRICT
 );
 
-ALTER TABLE pyfi.processor ADD COLUMN shape jsonb;
+ALTER TABLE pyfi.processor ADD COLUMN shape jsonb,
+    ADD COLUMN wanted_since timestamptz NOT NULL DEFAULT now();
 ALTER TABLE pyfi.node ADD COLUMN scheduler_id uuid,
     ADD CONSTRAINT fk_node_scheduler_id FOREIGN KEY (scheduler_id) REFERENCES pyfi.scheduler (id) ON DELETE RESTRICT;
 ALTER TABLE pyfi.agent ADD COLUMN job_id uuid, ADD COLUMN incarnation integer NOT NULL DEFAULT 0,
@@ -252,7 +253,7 @@ def downgrade() -> None:
         ALTER TABLE pyfi.worker DROP COLUMN devices, DROP COLUMN slot;
         ALTER TABLE pyfi.agent DROP COLUMN slots, DROP COLUMN ends_at, DROP COLUMN incarnation, DROP COLUMN job_id;
         ALTER TABLE pyfi.node DROP COLUMN scheduler_id;
-        ALTER TABLE pyfi.processor DROP COLUMN shape;
+        ALTER TABLE pyfi.processor DROP COLUMN wanted_since, DROP COLUMN shape;
         DROP TABLE pyfi.device, pyfi.job, pyfi.scheduler;
         DROP TYPE pyfi.job_status;
         """
