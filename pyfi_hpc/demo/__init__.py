@@ -4,6 +4,15 @@ The input is the source of the running Python's standard library. A network of i
 own, is set up, used, checked by `pyfi_hpc.verify` and removed again.
 """
 
-from pyfi_hpc.demo.show import run
+from __future__ import annotations
 
-__all__ = ["run"]
+from typing import TextIO
+
+from pyfi_hpc.config import Settings
+from pyfi_hpc.demo import show
+from pyfi_hpc.demo.stage import LocalStage
+
+
+def run(settings: Settings | None = None, out: TextIO | None = None) -> int:
+    """Show the demo of one machine on `out` (stdout); 0 only if the invariant checker found every promise kept."""
+    return show.run(LocalStage(settings or Settings.load()), out)
