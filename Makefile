@@ -4,6 +4,8 @@
 PYTHON ?= python3
 export PYTHON
 BIN := .venv/bin
+# files of tests that run at the same time: most of their time they wait, for leases, time limits, services that restart
+AT_ONCE ?= 4
 
 .PHONY: help demo test check lint venv venv-test packages clean
 
@@ -15,7 +17,7 @@ demo: venv
 
 test: packages venv-test lint
 	@echo "==> Running all tests; they start the services they need themselves" >&2
-	@$(BIN)/python -m pytest -q
+	@$(BIN)/python -m pytest -q --numprocesses $(AT_ONCE) --dist loadfile
 	@echo "==> One short round of the benchmarks; docs/benchmarks.md has the full table" >&2
 	@$(BIN)/python -m benchmarks --rounds 1 --seconds 1.5
 
