@@ -72,8 +72,8 @@ def _queue_row(
         restarts=int(restarts) if restarts.isdecimal() else 0,
         nodes=_something(nodes),
         exit_code=exit_code(code) if ended else None,
-        # of a job that waits, squeue tells when it may start
-        started=moment(start) if running or ended else None,
+        # of a job that waits, squeue tells when it may start; of one cancelled before, when that was
+        started=moment(start) if running or (ended and _something(nodes)) else None,
         ends_at=moment(end) if running else None,
         ended=moment(end) if ended else None,
     )
@@ -81,7 +81,7 @@ def _queue_row(
 
 
 def accounting_rows(text: str, separator: str) -> list[Row]:
-    """The answer of `sacct --duplicates` with `ACCOUNTING_FIELDS`: of a requeued job its last run, which counts them."""
+    """The answer of `sacct --duplicates` with `ACCOUNTING_FIELDS`: of a requeued job the last run, with the count."""
     last: dict[str, Row] = {}
     for fields in records(text, separator, len(ACCOUNTING_FIELDS)):
         row = _accounting_row(*fields)
@@ -104,7 +104,7 @@ def _accounting_row(
         token=token_of(note),
         nodes=_something(nodes),
         exit_code=exit_code(code) if ended else None,
-        started=moment(start),
+        started=moment(start) if _something(nodes) else None,
         ended=moment(end) if ended else None,
     )
     return Row(raw, seen)
@@ -248,11 +248,11 @@ def submitted(text: str) -> JobId | None:
 
 #: What says that no answer came, or none that holds for good. Source: slurm_errno of Slurm 22.05, errno(3).
 _NO_ANSWER = re.compile(
-    r"unable to contact|timed out|time-?out|zero bytes|socket|communication|connection|connect failure|broken pipe"
+    r"unable to (?:contact|connect|resolve)|timed out|zero bytes|communication|connection|connect failure|broken pipe"
     r"|unreachable|no route to host|standby|temporarily|try again|internal error|I/O error|authenticat|credential|munge"
     r"|incompatible version|unexpected message|header lengths|message length|unspecified error|configuration source"
     r"|configuration file|check slurm\.conf|cannot allocate memory|too many open files|interrupted system call"
-    r"|resolve|not responding",
+    r"|not responding",
     re.IGNORECASE,
 )
 

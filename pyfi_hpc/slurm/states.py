@@ -234,19 +234,29 @@ _THINGS = (
 )
 
 
+#: Reasons that tell of an end; any other, on a job that has ended, is why it had waited before.
+_OF_ENDS = frozenset(
+    {
+        "NonZeroExitCode", "TimeLimit", "OutOfMemory", "NodeDown", "FrontEndDown", "JobLaunchFailure", "SystemFailure",
+        "InactiveLimit", "DeadLine", "BurstBufferOperation", "BadConstraints", "DependencyNeverSatisfied",
+    }
+)  # fmt: skip
+
+
 def words(reason: str | None, state: str = "") -> Words | None:
-    """Slurm's `reason`, else its `state`, in plain words; None where both say nothing.
+    """Why a job in Slurm's `state` waits or ended, by its `reason`, else by its state; None where both say nothing.
 
     A reason may bring details after it, such as `ReqNodeNotAvail, UnavailableNodes:n1`, which are kept. One that we
     do not know is given back as it is.
     """
-    if reason and reason not in ("None", "N/A"):
-        return _explained(reason)
+    status = status_of(state)
+    told = reason if reason not in ("None", "N/A", "") else None
+    if told and (status is not JobStatus.ENDED or told.partition(",")[0] in _OF_ENDS):
+        return _explained(told)
     found = [name for name in (COMPACT.get(word, word) for word in _words_of(state)) if name in REASONS]
     if found:
         return REASONS[found[0]]
-    waits = status_of(state) is JobStatus.PENDING and reason == "None"
-    return REASONS["None"] if waits else None
+    return REASONS["None"] if status is JobStatus.PENDING else None
 
 
 def _explained(reason: str) -> Words:

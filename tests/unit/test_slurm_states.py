@@ -120,5 +120,19 @@ def test_a_job_that_nobody_has_looked_at_waits_for_that() -> None:
     assert words("None", "PENDING") == REASONS["None"]
 
 
+@pytest.mark.parametrize(
+    ("reason", "state", "said"),
+    [
+        ("Priority", "CANCELLED", "CANCELLED"),
+        ("None", "TIMEOUT", "TIMEOUT"),
+        ("NonZeroExitCode", "FAILED", "NonZeroExitCode"),
+        ("BadConstraints", "FAILED", "BadConstraints"),
+        ("Priority", "PENDING", "Priority"),
+    ],
+)
+def test_a_job_that_ended_no_longer_waits(reason: str, state: str, said: str) -> None:
+    assert words(reason, state) == REASONS[said]
+
+
 def test_without_a_reason_the_state_is_told() -> None:
     assert str(words("None", "CANCELLED by 1000")) == "it was cancelled"
