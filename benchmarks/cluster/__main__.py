@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 import tempfile
 from contextlib import ExitStack
 from pathlib import Path
 
 import click
+import structlog
 from rich.console import Console
 
 from benchmarks.cluster.passes import open_passes
+from benchmarks.cluster.queries import open_queries
 from benchmarks.cluster.report import Benchmark, Round, Surroundings, load, table
+from pyfi_hpc.agent.logs import log_to_stderr
 from pyfi_hpc.db.embedded import remove_below
 
 BENCHMARKS = {
     each.name: each
     for each in (
         Benchmark("pass", "a reconcile pass over 1,000 nodes and 10,000 workers that are rows alone", open_passes),
+        Benchmark("queries", "how often slurmctld is asked: per minute, with 1, 10 and 50 pilots", open_queries),
     )
 }
 
@@ -41,6 +46,8 @@ def main(listing: bool, only: tuple[str, ...], rounds: int, seconds: float, file
         for each in BENCHMARKS.values():
             click.echo(f"{each.name:14} {each.what}")
         return
+    log_to_stderr()
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
     console, done = Console(width=None if sys.stdout.isatty() else 140), {}
     for name in only or BENCHMARKS:
         done[name] = _measured(BENCHMARKS[name], rounds, seconds)

@@ -17,7 +17,7 @@ from pyfi_hpc.db import schema
 from pyfi_hpc.db.record import Cursor
 from pyfi_hpc.model.request import ResourceRequest
 
-_COMMIT = "0" * 40
+COMMIT = "0" * 40
 
 
 @contextmanager
@@ -58,7 +58,7 @@ def _processors(cursor: Cursor, network: str, world: World) -> None:
         cursor,
         "processor (network_id, id, name, repository, commit, module, workers, gpus, status, shape)",
         [
-            (network, p.id.hex(), p.name, "file:///none", _COMMIT, "tasks", p.workers, p.gpus, "RUNNING",
+            (network, p.id.hex(), p.name, "file:///none", COMMIT, "tasks", p.workers, p.gpus, "RUNNING",
              shape if p.shape else None)
             for p in world.processors
         ],
@@ -110,7 +110,7 @@ def insert_workers(cursor: Cursor, nodes: Sequence[ServingNode], workers: Sequen
         "worker (id, processor_id, node_id, agent_id, cores, slot, devices, commit, status)",
         [
             (w.id.hex(), w.processor.hex(), node_of[w.agent], w.agent.hex(), list(w.cores), w.slot, list(w.devices),
-             _COMMIT, "READY")
+             COMMIT, "READY")
             for w in workers
         ],
         "(%s::uuid, %s::uuid, %s::uuid, %s::uuid, %s, %s, %s::text[], %s, %s)",
