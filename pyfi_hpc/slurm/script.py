@@ -42,10 +42,13 @@ def make_submission(
     before the agent's command; the shell expands them. `state_dir` must have a folder `jobs` where the output goes.
 
     Raises:
-        BadInput: E_LIMIT, a set-up that is too long; E_DIRECTIVE, one that no shell runs.
+        BadInput: E_LIMIT, a set-up that is too long; E_DIRECTIVE, one that no shell runs; E_USAGE, a value of more than
+            one line.
     """
-    asked = with_defaults(request, token, processor_name, state_dir)
-    options = arguments(asked)
+    options = arguments(with_defaults(request, token, processor_name, state_dir))
+    for option in options:
+        if not option.isprintable():
+            raise BadInput.of("E_USAGE", "request", option, "an option of sbatch is one line of printable characters")
     agent = [python, "-P", "-m", "pyfi_hpc.agent.main", "--respawn", "--network", network, "--job", token]
     grant = f"export SLURM_CPUS_PER_TASK={request.cpus_per_task}" if request.cpus_per_task else "# one core a task"
     setup = checked_setup(request.setup)
