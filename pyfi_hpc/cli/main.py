@@ -41,6 +41,10 @@ COMMANDS = {
     ),
     "queue": ("pyfi_hpc.cli.queue:queue", "Look into a queue, or empty it."),
     "show": ("pyfi_hpc.cli.objects:show", "Show all of one object."),
+    "submit": (
+        "pyfi_hpc.cli.submit:submit",
+        "Put a pilot into Slurm: a job whose agents bring workers for a processor.",
+    ),
     "task": ("pyfi_hpc.cli.call:task", "Run tasks, by the original's name."),
     "update": ("pyfi_hpc.cli.update:update", "Change an object of the network."),
     "verify": (
