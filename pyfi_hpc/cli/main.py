@@ -45,6 +45,10 @@ COMMANDS = {
         "Manage schedulers: they place workers and send pilots into Slurm.",
     ),
     "show": ("pyfi_hpc.cli.objects:show", "Show all of one object."),
+    "submit": (
+        "pyfi_hpc.cli.submit:submit",
+        "Put a pilot into Slurm: a job whose agents bring workers for a processor.",
+    ),
     "task": ("pyfi_hpc.cli.call:task", "Run tasks, by the original's name."),
     "update": ("pyfi_hpc.cli.update:update", "Change an object of the network."),
     "verify": (
