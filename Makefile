@@ -1,4 +1,5 @@
 # make demo    set everything up, then run the main job on this machine
+# make demo-cluster   the same on a cluster in a box: real Slurm, RabbitMQ and Postgres on this machine
 # make test    install what the tests need, then run everything, as CI does
 # make check   format, lint, types and quick tests
 PYTHON ?= python3
@@ -7,13 +8,16 @@ BIN := .venv/bin
 # files of tests that run at the same time: most of their time they wait, for leases, time limits, services that restart
 AT_ONCE ?= 4
 
-.PHONY: help demo test check lint venv venv-test packages clean
+.PHONY: help demo demo-cluster test check lint venv venv-test packages clean
 
 help:
 	@sed -n 's/^# make /  make /p' Makefile
 
 demo: venv
 	@$(BIN)/pyfi demo
+
+demo-cluster: packages venv
+	@$(BIN)/pyfi demo --cluster
 
 test: packages venv-test lint
 	@echo "==> Running all tests; they start the services they need themselves" >&2

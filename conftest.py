@@ -17,7 +17,7 @@ settings.register_profile("pyfi", deadline=None, print_blob=True)
 settings.load_profile("pyfi")
 
 #: Fixtures for tests of every folder.
-pytest_plugins = ("tests.clusters",)
+pytest_plugins = ("tests.clusters", "tests.gpus")
 
 GIT_IDENTITY = {
     "GIT_CONFIG_GLOBAL": os.devnull,

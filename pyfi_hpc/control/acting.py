@@ -13,7 +13,6 @@ import structlog
 
 from pyfi_hpc.control import pilots
 from pyfi_hpc.control.leading import Leader
-from pyfi_hpc.control.outputs import output_of
 from pyfi_hpc.control.pilots import Action, PilotJob
 from pyfi_hpc.db import jobs as rows
 from pyfi_hpc.db.jobs import Wanted
@@ -60,7 +59,7 @@ def note(cursor: Cursor, scheduler: str, action: Action, jobs: Mapping[bytes, Pi
 
 
 def _observe(cursor: Cursor, job: PilotJob, seen: Observation) -> None:
-    rows.update(cursor, job.id, seen, output_of(cursor, job.id, seen.job))
+    rows.update(cursor, job.id, seen)
     if seen.status is not job.status:
         reason = rows.ended_because(seen) if seen.status is JobStatus.ENDED else seen.reason
         _tell(cursor, job, seen.status, reason, seen.job)
@@ -150,7 +149,7 @@ class Hands:
 
 
 def _submitted(cursor: Cursor, job: PilotJob, slurm_id: str) -> None:
-    rows.submitted(cursor, job.id, slurm_id, output_of(cursor, job.id, slurm_id))
+    rows.submitted(cursor, job.id, slurm_id)
     _tell(cursor, job, JobStatus.PENDING, None, slurm_id)
 
 

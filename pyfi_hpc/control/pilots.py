@@ -18,6 +18,7 @@ from typing import TypeAlias
 from pyfi_hpc.model.request import ResourceRequest
 from pyfi_hpc.model.status import JobStatus, Requested
 from pyfi_hpc.slurm.launcher import JobId, Observation
+from pyfi_hpc.slurm.states import status_of
 
 #: At most so many jobs are submitted, and so many stopped, in one pass.
 MAX_STARTS, MAX_STOPS = 16, 16
@@ -401,8 +402,13 @@ def backoff_seconds(count: int, seed: str, longest: float = 300.0) -> float:
 
 
 def is_known(observation: Observation) -> bool:
-    """False where Slurm does not know the job (any more); a state of Slurm's that we do not know is a state."""
-    return observation.status is not JobStatus.UNKNOWN or bool(observation.state)
+    """False where Slurm's controller does not know the job (any more); a state of it that we do not know is a state.
+
+    UNKNOWN beside a state that we do know is what accounting has of a job that the controller has lost.
+    """
+    if observation.status is not JobStatus.UNKNOWN:
+        return True
+    return bool(observation.state) and status_of(observation.state) is JobStatus.UNKNOWN
 
 
 def differs(known: Observation, observation: Observation) -> bool:

@@ -269,13 +269,12 @@ def keep_script(cursor: Cursor, job: bytes, script: str, command: Sequence[str],
     )
 
 
-def submitted(cursor: Cursor, job: bytes, slurm_id: str, output: str | None) -> None:
+def submitted(cursor: Cursor, job: bytes, slurm_id: str) -> None:
     """SUBMITTING → PENDING, with its id."""
     cursor.execute(
-        """UPDATE pyfi.job SET status = 'PENDING', slurm_id = %s, output = coalesce(%s, output), failures = 0,
-               retry_at = NULL, missed = NULL, reason = NULL
-           WHERE id = %s::uuid AND status = 'SUBMITTING'""",
-        (slurm_id, output, job.hex()),
+        """UPDATE pyfi.job SET status = 'PENDING', slurm_id = %s, failures = 0, retry_at = NULL, missed = NULL,
+               reason = NULL WHERE id = %s::uuid AND status = 'SUBMITTING'""",
+        (slurm_id, job.hex()),
     )
 
 
@@ -309,7 +308,7 @@ def forget(cursor: Cursor, job: bytes) -> None:
     cursor.execute("UPDATE pyfi.job SET status = 'WANTED' WHERE id = %s::uuid AND status = 'SUBMITTING'", (job.hex(),))
 
 
-def update(cursor: Cursor, job: bytes, seen: Observation, output: str | None = None) -> None:
+def update(cursor: Cursor, job: bytes, seen: Observation) -> None:
     """Note what was seen; a job that is adopted gets its id. One that has ended stays as it ended."""
     # the table of transitions knows no way from WANTED to a job in Slurm but through SUBMITTING
     cursor.execute("UPDATE pyfi.job SET status = 'SUBMITTING' WHERE id = %s::uuid AND status = 'WANTED'", (job.hex(),))
@@ -320,13 +319,13 @@ def update(cursor: Cursor, job: bytes, seen: Observation, output: str | None = N
                node_list = coalesce(%s, CASE WHEN %s THEN node_list END), exit_code = %s,
                started = coalesce(%s, CASE WHEN %s THEN started END), ends_at = %s,
                ended = CASE WHEN %s THEN coalesce(%s, clock_timestamp()) END,
-               reason = CASE WHEN %s THEN %s END, output = coalesce(%s, output),
+               reason = CASE WHEN %s THEN %s END,
                missed = NULL, failures = 0, observed = clock_timestamp(),
                retry_at = CASE WHEN slurm_id IS NULL THEN NULL ELSE retry_at END
            WHERE id = %s::uuid AND status <> 'ENDED'""",
         (
             seen.status.value, seen.job, seen.state, seen.reason, seen.restarts, seen.nodes, ended, seen.exit_code,
-            seen.started, ended, seen.ends_at, ended, seen.ended, ended, ended_because(seen), output, job.hex(),
+            seen.started, ended, seen.ends_at, ended, seen.ended, ended, ended_because(seen), job.hex(),
         ),
     )  # fmt: skip
 
@@ -411,23 +410,26 @@ def event(cursor: Cursor, kind: str, identity: bytes, name: str, what: str, deta
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """How a submission stands."""
+    """How a job stands, and whether anybody leads its scheduler."""
 
     status: JobStatus
     slurm_id: str | None
     reason: str | None
+    scheduler: str
     led: bool
 
 
 def standing(cursor: Cursor, token: str) -> Standing:
-    """How the job of that token stands, and whether anybody leads its scheduler."""
+    """How the job of that token stands. Raises E_NOT_FOUND."""
     cursor.execute(
-        """SELECT j.status, j.slurm_id, j.reason, coalesce(s.lease_until >= clock_timestamp(), false)
+        """SELECT j.status, j.slurm_id, j.reason, s.name, coalesce(s.lease_until >= clock_timestamp(), false)
            FROM pyfi.job j JOIN pyfi.scheduler s ON s.id = j.scheduler_id WHERE j.token = %s""",
         (token,),
     )
     row = cursor.fetchone()
-    return Standing(JobStatus(row[0]), row[1], row[2], row[3])
+    if row is None:
+        raise BadInput.of("E_NOT_FOUND", "job", token, "the job's row is gone", cure="pyfi ls jobs")
+    return Standing(JobStatus(row[0]), *row[1:])
 
 
 def ask_processor(cursor: Cursor, network: str, name: str, shape: ResourceRequest) -> bytes:

@@ -38,11 +38,16 @@ class Stage(Protocol):
 
     #: what is being started, for a person
     opening: str
-    settings: Settings
-    #: the file of the ids that the broker has confirmed
-    accepted: Path
     #: whose processes the checker looks for; None: it cannot look there
     host: str | None
+
+    @property
+    def settings(self) -> Settings:
+        """Of everything on it, once it is open."""
+
+    @property
+    def accepted(self) -> Path:
+        """The file of the ids that the broker has confirmed."""
 
     def open(self) -> AbstractContextManager[Client]:
         """A client of the running stage."""

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import structlog
 
-from pyfi_hpc.config.kinds import holds_password
 from pyfi_hpc.errors import BadInput, Unavailable
 from pyfi_hpc.model.status import JobStatus
 from pyfi_hpc.slurm import parsing
+from pyfi_hpc.slurm.environment import job_environment
 from pyfi_hpc.slurm.launcher import JobId, Observation, Partition, Submission
 from pyfi_hpc.slurm.states import known
 
@@ -24,9 +24,6 @@ log = structlog.get_logger()
 
 #: Where Slurm looks for its configuration without SLURM_CONF. Source: slurm.conf(5).
 DEFAULT_CONF = Path("/etc/slurm/slurm.conf")
-#: Variables of Slurm that say which cluster is meant, and who asks; all others would change what is asked.
-_KEPT = ("SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_JWT")
-_STRIPPED = ("SLURM_", "SLURMD_", "SBATCH_", "SQUEUE_", "SACCT_", "SCANCEL_", "SINFO_", "SCONTROL_", "SACCTMGR_")
 #: Settings of AccountingStorageEnforce under which an unknown account is refused. Source: slurm.conf(5).
 _ENFORCING = {"associations", "limits", "qos", "safe", "wckeys", "all"}
 #: How far back a token is looked for among jobs that the controller has forgotten. Source: sacct(1), time formats.
@@ -255,19 +252,6 @@ class SlurmCommands:
         except OSError:
             named = ""
         return f"slurmctld at {named}" if named else "slurmctld"
-
-
-def job_environment(environment: Mapping[str, str]) -> dict[str, str]:
-    """The variables for a command, and by sbatch for the job: none that Slurm's commands obey, no password of ours.
-
-    Options of a submission are settled before it comes here: SBATCH_* and SLURM_* must not change them again.
-    """
-    return {
-        name: value
-        for name, value in environment.items()
-        if (name in _KEPT or not name.startswith(_STRIPPED))
-        and not (name.startswith("PYFI_") and holds_password(value))
-    }
 
 
 def _keeps_accounts(config: Mapping[str, str]) -> bool:

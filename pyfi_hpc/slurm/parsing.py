@@ -168,11 +168,11 @@ def exit_code(text: str) -> str | None:
 
 def moment(text: str) -> datetime.datetime | None:
     """A time that Slurm printed as seconds since 1970, or in its own form for this time zone; None for none."""
-    if text.isdecimal():
-        return datetime.datetime.fromtimestamp(int(text), datetime.UTC)
     try:
+        if text.isdecimal():
+            return datetime.datetime.fromtimestamp(int(text), datetime.UTC)
         return datetime.datetime.fromisoformat(text).astimezone(datetime.UTC)
-    except ValueError:
+    except (ValueError, OverflowError, OSError):
         return None
 
 
