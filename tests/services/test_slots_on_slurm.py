@@ -1,0 +1,173 @@
+"""What one agent a node finds that its job was granted, in steps of a real Slurm."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pyfi_hpc.agent.grant import TASKS_PER_NODE
+from pyfi_hpc.box import nvml
+from pyfi_hpc.box.nvml import FakeGpu, FakeNode
+from pyfi_hpc.box.slurm import SlurmCluster
+from pyfi_hpc.model.request import Per, ResourceRequest
+from tests.support import eventually
+
+#: One task a node, as for agents; what the job script exports stands before it.
+SCRIPT = f"""#!/bin/bash
+export {TASKS_PER_NODE}="$SLURM_TASKS_PER_NODE"
+srun -N "$SLURM_JOB_NUM_NODES" -n "$SLURM_JOB_NUM_NODES" --ntasks-per-node=1 --no-kill --kill-on-bad-exit=0 \\
+    --cpu-bind=none --gpu-bind=none --quiet "$@"
+"""
+PROGRAM = """
+import dataclasses, json, os, sys
+from pyfi_hpc.agent.slots import share_here
+from pyfi_hpc.model.request import ResourceRequest
+share = share_here(ResourceRequest.from_json(json.loads(sys.argv[1])))
+told = {"share": dataclasses.asdict(share), "environment": dict(os.environ), "mask": sorted(os.sched_getaffinity(0))}
+path = f"{sys.argv[2]}/{os.environ['SLURMD_NODENAME']}"
+with open(path, "w") as file:
+    json.dump(told, file, default=str)
+os.rename(path, f"{path}.json")
+"""
+
+
+@dataclass(frozen=True)
+class Found:
+    """What the agent of one node told."""
+
+    share: dict[str, Any]
+    environment: Mapping[str, str]
+    mask: list[int]
+
+    @property
+    def devices(self) -> list[list[str]]:
+        return [slot["devices"] for slot in self.share["layout"]["slots"]]
+
+    @property
+    def widths(self) -> list[int]:
+        return [len(slot["cores"]) for slot in self.share["layout"]["slots"]]
+
+
+@dataclass
+class Nodes:
+    """A cluster whose nodes have GPUs that NVML sees as well, the same four files on each."""
+
+    cluster: SlurmCluster
+    variables: dict[str, str]
+    folder: Path
+
+    def found(self, request: ResourceRequest, *options: str) -> dict[str, Found]:
+        """Node → what its agent found in a job submitted with `options`."""
+        script, place = self.folder / "pilot", self.folder / f"found{len(list(self.folder.iterdir()))}"
+        script.write_text(SCRIPT)
+        place.mkdir(mode=0o777)
+        words = [sys.executable, "-c", PROGRAM, json.dumps(request.to_json()), str(place)]
+        command = ["sbatch", "-t10", f"--output={place}/out", *options, str(script), *words]
+        self.cluster.run(*command, env=self.variables)
+        files = eventually(lambda: _complete(place, request.nodes), timeout=30)
+        return {file.stem: Found(**json.loads(file.read_text())) for file in files}
+
+    def occupy(self, node: str) -> None:
+        """Another job has the node's first GPU."""
+        job = self.cluster.ask(
+            "sbatch", "--parsable", f"-w{node}", "--gpus-per-node=1", "--mem=100", "--wrap=sleep 300"
+        )
+        eventually(lambda: self.cluster.ask("squeue", "-h", "-o%T", f"-j{job}") == "RUNNING")
+
+
+def _complete(place: Path, count: int) -> list[Path]:
+    """The files of all nodes; the job's own words while some are missing."""
+    files = sorted(place.glob("*.json"))
+    output = place / "out"
+    assert len(files) == count, output.read_text() if output.exists() else "not started"
+    return files
+
+
+def gpus_of(cluster: SlurmCluster, node: str) -> list[FakeGpu]:
+    """Slurm's files as the driver's; an ordinary user cannot open the consoles that stand in for them."""
+    files = [Path(line.partition("File=")[2]) for line in gres_lines(cluster) if "File=" in line]
+    seen = [file if cluster.plan.user == "root" else None for file in files]
+    return [FakeGpu(uuid=f"GPU-{node}-{place}", file=file) for place, file in enumerate(seen)]
+
+
+def gres_lines(cluster: SlurmCluster) -> list[str]:
+    return (cluster.plan.etc / "gres.conf").read_text().splitlines()
+
+
+def with_gpus(cluster: SlurmCluster, variables: dict[str, str], folder: Path) -> Nodes:
+    nodes = {node: FakeNode(gpus_of(cluster, node)) for node in cluster.nodes}
+    nvml.write_state(Path(variables[nvml.STATE]), nodes)
+    return Nodes(cluster, variables, folder)
+
+
+@pytest.fixture
+def nodes(slurm: SlurmCluster, built_nvml: dict[str, str], tmp_path: Path) -> Iterator[Nodes]:
+    """Three nodes where nothing hides one job's GPUs from another."""
+    yield with_gpus(slurm, built_nvml, tmp_path)
+    slurm.clear()
+
+
+def test_eight_tasks_on_two_nodes_are_eight_slots_however_slurm_spreads_them(nodes: Nodes) -> None:
+    found = nodes.found(ResourceRequest(nodes=2, ntasks=8), "-N2", "-n8")
+    slots = [len(one.widths) for one in found.values()]
+    assert (sum(slots), {width for one in found.values() for width in one.widths}) == (8, {1})
+    # what makes the job's own word necessary: Slurm counts the agents
+    assert {one.environment["SLURM_TASKS_PER_NODE"] for one in found.values()} == {"1(x2)"}
+    assert sorted(slots) == sorted(int(one.environment["SLURM_CPUS_ON_NODE"]) for one in found.values())
+
+
+def test_more_cpus_than_there_are_cores_is_shown(nodes: Nodes) -> None:
+    (one,) = nodes.found(ResourceRequest(ntasks=4, cpus_per_task=2), "-n4", "-c2").values()
+    slots = one.share["layout"]["slots"]
+    assert len(slots) == 4
+    assert all(set(slot["cores"]) <= set(one.mask) for slot in slots)
+    assert one.share["layout"]["shared"] == (len(one.mask) < 8)
+
+
+def test_two_gpus_a_node_are_a_slot_each_with_the_cores_between_them(nodes: Nodes) -> None:
+    request = ResourceRequest(nodes=2, ntasks=8, cpus_per_task=2, gpus_per_node="2")
+    found = nodes.found(request, "-N2", "-n8", "-c2", "--gpus-per-node=2")
+    assert {node: one.devices for node, one in found.items()} == {
+        node: [[f"GPU-{node}-0"], [f"GPU-{node}-1"]] for node in found
+    }
+    assert [one.share["grant"]["cpus"] for one in found.values()] == [8, 8]
+
+
+def test_gpus_are_this_nodes_own_where_another_job_has_the_first(nodes: Nodes) -> None:
+    nodes.occupy("n2")
+    request = ResourceRequest(nodes=2, gpus_per_node="2")
+    found = nodes.found(request, "-N2", "-wn1,n2", "--gpus-per-node=2", "--mem=100")
+    assert found["n1"].devices == [["GPU-n1-0"], ["GPU-n1-1"]]
+    assert found["n2"].devices == [["GPU-n2-1"], ["GPU-n2-2"]]
+    # why SLURM_JOB_GPUS is not asked: it is handed down from the first node
+    assert found["n2"].environment["SLURM_JOB_GPUS"] == "0,1"
+
+
+def test_gpus_may_be_spread_unevenly(nodes: Nodes) -> None:
+    found = nodes.found(ResourceRequest(nodes=2, gpus="5"), "-N2", "--gpus=5")
+    assert sorted(len(one.devices) for one in found.values()) == [1, 4]
+
+
+def test_memory_and_end_are_those_of_the_grant(nodes: Nodes) -> None:
+    (one,) = nodes.found(ResourceRequest(ntasks=2, mem="1G"), "-n2", "--mem=1G").values()
+    assert [slot["mem_mib"] for slot in one.share["layout"]["slots"]] == [512, 512]
+    # in 22.05 no variable tells the end
+    assert "SLURM_JOB_END_TIME" not in one.environment
+    said = nodes.cluster.ask("scontrol", "show", "job", "-o", one.environment["SLURM_JOB_ID"], env={"TZ": "UTC"})
+    (started,) = re.findall(r" StartTime=(\S+) ", said)
+    end = datetime.datetime.fromisoformat(f"{started}+00:00") + datetime.timedelta(minutes=10)
+    assert datetime.datetime.fromisoformat(one.share["grant"]["ends_at"]) == end
+
+
+def test_a_job_without_gpus_has_none_of_those_that_open(nodes: Nodes) -> None:
+    (one,) = nodes.found(ResourceRequest(), "-n1").values()
+    assert one.devices == [[]]
+    assert (len(one.share["inventory"]["devices"]), Per.TASK) == (4, ResourceRequest().slot)
