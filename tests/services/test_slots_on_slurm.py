@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import datetime
 import json
+import os
 import re
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +18,13 @@ import pytest
 from pyfi_hpc.agent.grant import TASKS_PER_NODE
 from pyfi_hpc.box import nvml
 from pyfi_hpc.box.nvml import FakeGpu, FakeNode
+from pyfi_hpc.box.places import Places
 from pyfi_hpc.box.slurm import SlurmCluster
+from pyfi_hpc.box.slurm_files import Plan
 from pyfi_hpc.model.request import Per, ResourceRequest
 from tests.support import eventually
 
+CGROUPS = Path("/sys/fs/cgroup")
 #: One task a node, as for agents; what the job script exports stands before it.
 SCRIPT = f"""#!/bin/bash
 export {TASKS_PER_NODE}="$SLURM_TASKS_PER_NODE"
@@ -102,6 +107,30 @@ def gres_lines(cluster: SlurmCluster) -> list[str]:
     return (cluster.plan.etc / "gres.conf").read_text().splitlines()
 
 
+class Confined(SlurmCluster):
+    """Jobs on it can open no device but those they were granted."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        # cgroups are named by node, and there may be other clusters on this machine
+        self.nodes = [f"p{os.getpid()}n{number}" for number in range(1, count + 1)]
+
+    def _planned(self, home: Path, places: Places) -> Plan:
+        return replace(super()._planned(home, places), cgroups=True)
+
+    def remove(self) -> None:
+        super().remove()
+        eventually(self._cgroups_gone)
+
+    def _cgroups_gone(self) -> bool:
+        """Slurm leaves those of its nodes behind; they go by rmdir alone, from the bottom up, once they are empty."""
+        for root in (path for node in self.nodes for path in CGROUPS.glob(f"*/slurm_{node}")):
+            for folder, _, _ in os.walk(root, topdown=False):
+                with suppress(OSError):
+                    os.rmdir(folder)
+        return not [path for node in self.nodes for path in CGROUPS.glob(f"*/slurm_{node}")]
+
+
 def with_gpus(cluster: SlurmCluster, variables: dict[str, str], folder: Path) -> Nodes:
     nodes = {node: FakeNode(gpus_of(cluster, node)) for node in cluster.nodes}
     nvml.write_state(Path(variables[nvml.STATE]), nodes)
@@ -113,6 +142,13 @@ def nodes(slurm: SlurmCluster, built_nvml: dict[str, str], tmp_path: Path) -> It
     """Three nodes where nothing hides one job's GPUs from another."""
     yield with_gpus(slurm, built_nvml, tmp_path)
     slurm.clear()
+
+
+@pytest.fixture(scope="module")
+def confined(built_nvml: dict[str, str]) -> Iterator[SlurmCluster]:
+    """Two nodes with device cgroups."""
+    with Confined(2) as cluster:
+        yield cluster
 
 
 def test_eight_tasks_on_two_nodes_are_eight_slots_however_slurm_spreads_them(nodes: Nodes) -> None:
@@ -149,6 +185,23 @@ def test_gpus_are_this_nodes_own_where_another_job_has_the_first(nodes: Nodes) -
     assert found["n2"].devices == [["GPU-n2-1"], ["GPU-n2-2"]]
     # why SLURM_JOB_GPUS is not asked: it is handed down from the first node
     assert found["n2"].environment["SLURM_JOB_GPUS"] == "0,1"
+
+
+@pytest.mark.cgroup
+def test_in_a_device_cgroup_the_gpus_that_open_are_ours_under_new_numbers(
+    confined: SlurmCluster, built_nvml: dict[str, str], tmp_path: Path
+) -> None:
+    first, second = confined.nodes
+    nodes = with_gpus(confined, built_nvml, tmp_path)
+    nodes.occupy(second)
+    found = nodes.found(ResourceRequest(nodes=2, gpus_per_node="2"), "-N2", "--gpus-per-node=2", "--mem=500")
+    assert found[first].devices == [[f"GPU-{first}-0"], [f"GPU-{first}-1"]]
+    assert found[second].devices == [[f"GPU-{second}-1"], [f"GPU-{second}-2"]]
+    seen = found[second].share["inventory"]["devices"]
+    assert [(one["index"], one["minor"]) for one in seen] == [(0, 1), (1, 2)]
+    # Slurm counts as the job sees them, and tells the places on the node beside that
+    told = found[second].environment
+    assert (told["CUDA_VISIBLE_DEVICES"], told["SLURM_STEP_GPUS"]) == ("0,1", "1,2")
 
 
 def test_gpus_may_be_spread_unevenly(nodes: Nodes) -> None:
