@@ -6,6 +6,7 @@ anybody; `netns` makes each node a host of its own (see `hosts.py`), which takes
 
 from __future__ import annotations
 
+import errno
 import os
 import pwd
 import secrets
@@ -15,12 +16,13 @@ import socket
 import stat
 import subprocess
 import tempfile
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar
 
-from pyfi_hpc.box import accounting
+from pyfi_hpc.box import accounting, nvml
 from pyfi_hpc.box.hosts import Host
 from pyfi_hpc.box.places import DATABASE_PORT, DBD_PORT, HEAD, Apart, Beside, Places
 from pyfi_hpc.box.programs import program, search_path
@@ -53,9 +55,9 @@ class SlurmCluster:
     """One controller and nodes `n1`, `n2`, …, each with `cpus`, `mem_mib` and `gpus` of type `gpu:h100`.
 
     Partitions: `main`, the default, without a limit, and `gpu`, with MaxTime of an hour. With `accounting` there are
-    slurmdbd and what belongs to it, the account `lab`, and QOS `high` that preempts `normal`. `extra` are further
-    lines of slurm.conf. As a context manager it starts, and leaves nothing behind; when the process that holds it
-    dies, its processes end as well.
+    slurmdbd and what belongs to it, the account `lab`, and QOS `high` that preempts `normal`; with `nvml` a stand-in
+    for NVIDIA's library shows the same GPUs (see `nvml.py`). `extra` are further lines of slurm.conf. As a context
+    manager it starts, and leaves nothing behind; when the process that holds it dies, its processes end as well.
     """
 
     def __init__(
@@ -67,12 +69,13 @@ class SlurmCluster:
         mem_mib: int = 8000,
         profile: Profile = "multi",
         accounting: bool = False,
+        nvml: bool = False,
         extra: Sequence[str] = (),
     ) -> None:
         self.nodes = [f"n{number}" for number in range(1, nodes + 1)]
         self.cpus, self.gpus, self.mem_mib = cpus, gpus, mem_mib
         self.profile = profile
-        self.accounting = accounting
+        self.accounting, self.nvml = accounting, nvml
         self.extra = tuple(extra)
         self._home: Path | None = None
         self._places: Places | None = None
@@ -209,7 +212,8 @@ class SlurmCluster:
     @property
     def environment(self) -> dict[str, str]:
         """The variables that make Slurm's commands, and ours, speak to this cluster."""
-        return {"SLURM_CONF": str(self.plan.conf)}
+        own = {"SLURM_CONF": str(self.plan.conf)}
+        return own | (nvml.environment(self.home / "nvml") if self.nvml else {})
 
     def run(
         self, *command: str, check: bool = True, timeout: float = 60.0, node: str | None = None, **options: Any
@@ -365,8 +369,25 @@ class SlurmCluster:
         _write(home / "munge" / "key", secrets.token_bytes(1024))
         self._places = Beside(self.nodes) if self.profile == "multi" else Apart(self.nodes)
         self._plan = self._planned(home, self._places)
+        if self.nvml:
+            nvml.build(home / "nvml")
+            nvml.write_state(home / "nvml" / "nvml.state", self.gpu_state())
         for name, text in files(self._plan).items():
             _write(self._plan.etc / name, text.encode(), mode=0o600 if name == "slurmdbd.conf" else 0o644)
+
+    def gpu_state(self) -> dict[str, nvml.FakeNode]:
+        """What NVML says on each node: GPUs in the order of Slurm's indexes, each with a UUID of its own."""
+        files = [file if _opens(file) else None for file in self.plan.gpu_files]
+        return {
+            node: nvml.FakeNode(
+                [nvml.FakeGpu(uuid=self.gpu_uuid(node, index), file=file) for index, file in enumerate(files)]
+            )
+            for node in self.nodes
+        }
+
+    def gpu_uuid(self, node: str, index: int) -> str:
+        """What NVML calls a GPU, known by Slurm as `index` of `node`; the same as long as the cluster is there."""
+        return f"GPU-{uuid.uuid5(uuid.NAMESPACE_OID, f'{self.plan.name}/{node}/{index}')}"
 
     def _planned(self, home: Path, places: Places) -> Plan:
         head, *nodes = places.plan()
@@ -396,6 +417,18 @@ def device_files(folder: Path, count: int) -> list[Path]:
         os.mknod(file, 0o666 | stat.S_IFCHR, os.makedev(NO_DEVICE_MAJOR, index))
         file.chmod(0o666)
     return made
+
+
+def _opens(file: Path) -> bool:
+    """Whether a job that owns the device gets as far as to its driver, which nobody has.
+
+    A console that is not ours does not, nor any device on a file system that is mounted with `nodev`.
+    """
+    try:
+        os.close(os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY))
+    except OSError as error:
+        return error.errno == errno.ENXIO
+    return True
 
 
 def _user() -> str:
