@@ -17,7 +17,6 @@ import pytest
 
 from pyfi_hpc.agent.grant import TASKS_PER_NODE
 from pyfi_hpc.box import nvml
-from pyfi_hpc.box.nvml import FakeGpu, FakeNode
 from pyfi_hpc.box.places import Places
 from pyfi_hpc.box.slurm import SlurmCluster
 from pyfi_hpc.box.slurm_files import Plan
@@ -80,6 +79,10 @@ class Nodes:
         files = eventually(lambda: _complete(place, request.nodes), timeout=30)
         return {file.stem: Found(**json.loads(file.read_text())) for file in files}
 
+    def gpus(self, node: str, *indexes: int) -> list[str]:
+        """Their UUIDs."""
+        return [self.cluster.gpu_uuid(node, index) for index in indexes]
+
     def occupy(self, node: str) -> None:
         """Another job has the node's first GPU."""
         job = self.cluster.ask(
@@ -94,17 +97,6 @@ def _complete(place: Path, count: int) -> list[Path]:
     output = place / "out"
     assert len(files) == count, output.read_text() if output.exists() else "not started"
     return files
-
-
-def gpus_of(cluster: SlurmCluster, node: str) -> list[FakeGpu]:
-    """Slurm's files as the driver's; an ordinary user cannot open the consoles that stand in for them."""
-    files = [Path(line.partition("File=")[2]) for line in gres_lines(cluster) if "File=" in line]
-    seen = [file if cluster.plan.user == "root" else None for file in files]
-    return [FakeGpu(uuid=f"GPU-{node}-{place}", file=file) for place, file in enumerate(seen)]
-
-
-def gres_lines(cluster: SlurmCluster) -> list[str]:
-    return (cluster.plan.etc / "gres.conf").read_text().splitlines()
 
 
 class Confined(SlurmCluster):
@@ -132,8 +124,7 @@ class Confined(SlurmCluster):
 
 
 def with_gpus(cluster: SlurmCluster, variables: dict[str, str], folder: Path) -> Nodes:
-    nodes = {node: FakeNode(gpus_of(cluster, node)) for node in cluster.nodes}
-    nvml.write_state(Path(variables[nvml.STATE]), nodes)
+    nvml.write_state(Path(variables[nvml.STATE]), cluster.gpu_state())
     return Nodes(cluster, variables, folder)
 
 
@@ -172,7 +163,7 @@ def test_two_gpus_a_node_are_a_slot_each_with_the_cores_between_them(nodes: Node
     request = ResourceRequest(nodes=2, ntasks=8, cpus_per_task=2, gpus_per_node="2")
     found = nodes.found(request, "-N2", "-n8", "-c2", "--gpus-per-node=2")
     assert {node: one.devices for node, one in found.items()} == {
-        node: [[f"GPU-{node}-0"], [f"GPU-{node}-1"]] for node in found
+        node: [nodes.gpus(node, 0), nodes.gpus(node, 1)] for node in found
     }
     assert [one.share["grant"]["cpus"] for one in found.values()] == [8, 8]
 
@@ -181,8 +172,8 @@ def test_gpus_are_this_nodes_own_where_another_job_has_the_first(nodes: Nodes) -
     nodes.occupy("n2")
     request = ResourceRequest(nodes=2, gpus_per_node="2")
     found = nodes.found(request, "-N2", "-wn1,n2", "--gpus-per-node=2", "--mem=100")
-    assert found["n1"].devices == [["GPU-n1-0"], ["GPU-n1-1"]]
-    assert found["n2"].devices == [["GPU-n2-1"], ["GPU-n2-2"]]
+    assert found["n1"].devices == [nodes.gpus("n1", 0), nodes.gpus("n1", 1)]
+    assert found["n2"].devices == [nodes.gpus("n2", 1), nodes.gpus("n2", 2)]
     # why SLURM_JOB_GPUS is not asked: it is handed down from the first node
     assert found["n2"].environment["SLURM_JOB_GPUS"] == "0,1"
 
@@ -195,8 +186,8 @@ def test_in_a_device_cgroup_the_gpus_that_open_are_ours_under_new_numbers(
     nodes = with_gpus(confined, built_nvml, tmp_path)
     nodes.occupy(second)
     found = nodes.found(ResourceRequest(nodes=2, gpus_per_node="2"), "-N2", "--gpus-per-node=2", "--mem=500")
-    assert found[first].devices == [[f"GPU-{first}-0"], [f"GPU-{first}-1"]]
-    assert found[second].devices == [[f"GPU-{second}-1"], [f"GPU-{second}-2"]]
+    assert found[first].devices == [nodes.gpus(first, 0), nodes.gpus(first, 1)]
+    assert found[second].devices == [nodes.gpus(second, 1), nodes.gpus(second, 2)]
     seen = found[second].share["inventory"]["devices"]
     assert [(one["index"], one["minor"]) for one in seen] == [(0, 1), (1, 2)]
     # Slurm counts as the job sees them, and tells the places on the node beside that
