@@ -16,11 +16,13 @@ from typing import Any
 import pytest
 
 from pyfi_hpc.agent.grant import TASKS_PER_NODE
+from pyfi_hpc.agent.slots import share_here
 from pyfi_hpc.box import nvml
 from pyfi_hpc.box.places import Places
 from pyfi_hpc.box.slurm import SlurmCluster
 from pyfi_hpc.box.slurm_files import Plan
 from pyfi_hpc.model.request import Per, ResourceRequest
+from pyfi_hpc.slurm.detail import Detail, ask
 from tests.support import eventually
 
 CGROUPS = Path("/sys/fs/cgroup")
@@ -215,3 +217,30 @@ def test_a_job_without_gpus_has_none_of_those_that_open(nodes: Nodes) -> None:
     (one,) = nodes.found(ResourceRequest(), "-n1").values()
     assert one.devices == [[]]
     assert (len(one.share["inventory"]["devices"]), Per.TASK) == (4, ResourceRequest().slot)
+
+
+def test_a_controller_that_does_not_say_leaves_the_share_open(
+    slurm: SlurmCluster, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in slurm.environment.items():
+        monkeypatch.setenv(name, value)
+    assert ask("4000000", "n1") == Detail()
+    monkeypatch.setenv("PATH", "")
+    assert ask("1", "n1") == Detail()
+    assert capsys.readouterr().out.count("slurm does not say what the job was granted") == 2
+
+
+def test_a_controller_that_stalls_holds_no_agent_up(slurm: SlurmCluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in slurm.environment.items():
+        monkeypatch.setenv(name, value)
+    slurm.stall("slurmctld")
+    try:
+        assert ask("1", "n1", timeout_seconds=0.5) == Detail()
+    finally:
+        slurm.resume("slurmctld")
+        slurm.wait_idle()
+
+
+def test_outside_of_a_job_there_is_no_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    assert share_here(ResourceRequest()) is None
