@@ -120,6 +120,11 @@ def _node_name(host: str, cluster: str) -> str:
     return name if name[:1].isalpha() else f"n{name}"
 
 
+def stopping(cursor: Cursor, agent: bytes) -> None:
+    """This agent drains: no pass is to plan another worker for it."""
+    cursor.execute("UPDATE pyfi.agent SET stop_requested = true WHERE id = %s::uuid AND ended IS NULL", (agent.hex(),))
+
+
 def deregister(cursor: Cursor, agent: bytes) -> None:
     """This agent ends: its workers have."""
     cursor.execute("UPDATE pyfi.agent SET ended = now() WHERE id = %s::uuid AND ended IS NULL", (agent.hex(),))

@@ -261,7 +261,8 @@ class Service:
         if view.stop_requested:
             self._stop()
         self._mender.know(view.queues)
-        self._crew.follow(view)
+        if self._stopping is None:
+            self._crew.follow(view)
         self._publish_due(view.due)
         if view.next_due_seconds is not None:
             self._look_in(view.next_due_seconds)
@@ -346,6 +347,7 @@ class Service:
         if self._stopping is None:
             log.info("stopping: finishing what runs, giving back what waits")
             self._stopping = time.monotonic() + DRAIN_SECONDS
+            self._committer.put(Within(partial(keeper.stopping, agent=self.id), lambda _: None))
             self._housekeeping.close()
             self._subscribe()
             self._intake.close()

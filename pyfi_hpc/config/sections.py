@@ -43,6 +43,9 @@ class Slurm:
     python: str = key("", kinds.text, "the interpreter on compute nodes; empty: the one that submits")
     poll_seconds: int = key(10, kinds.whole(1, 3600), "between two looks at the queue")
     cluster: str = key("", kinds.text, "the cluster's name; empty: as Slurm says")
+    launcher: str = key(
+        "auto", kinds.choice("auto", "slurm", "local"), "who runs pilots: Slurm (auto, slurm), or this machine alone"
+    )
 
 
 @dataclass(frozen=True)
