@@ -48,7 +48,7 @@ packages:
 	@scripts/debian-packages
 
 # after packages, where both are asked for: they bring python3-venv
-venv: $(if $(filter cluster,$(MAKECMDGOALS)),packages)
+venv: $(if $(filter cluster demo-cluster,$(MAKECMDGOALS)),packages)
 	@scripts/venv
 
 venv-test: $(if $(filter test,$(MAKECMDGOALS)),packages)
