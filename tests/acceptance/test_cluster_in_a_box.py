@@ -72,7 +72,7 @@ def test_after_source_slurm_s_commands_speak_to_it(started: Box) -> None:
 
 
 def test_after_source_pyfi_speaks_to_its_database_and_its_broker(started: Box) -> None:
-    said = started.shell('pyfi -i "$PYFI_INI" doctor -o json')
+    said = started.shell("pyfi doctor -o json")
     assert "RabbitMQ" in said
     assert "PostgreSQL" in said
 
