@@ -318,7 +318,7 @@ class Site:
         pids = [pid for (pid,) in self.rows("SELECT pid FROM pyfi.worker WHERE pid IS NOT NULL")]
         strays = [f"process {pid}" for pid in pids if alive(pid) and "pyfi_hpc.worker" in arguments(pid)]
         sockets = [str(path) for path in self.home.rglob("*") if path.is_socket()]
-        return strays + sockets + [str(path) for path in self.home.glob("state/nodes/*/scratch/*")]
+        return strays + sockets + [str(path) for path in self.home.glob("state/nodes/*/*/scratch/*")]
 
     def tails(self) -> list[str]:
         """The last lines that each agent wrote, for a failed test's report."""

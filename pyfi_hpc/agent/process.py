@@ -23,6 +23,14 @@ _OUTPUT_KEPT_BYTES = 8 * 1024 * 1024
 _PASSED = ("PATH", "LANG", "LC_ALL", "TZ", "TMPDIR", "HOME", "USER", "LOGNAME", "SHELL", "LD_LIBRARY_PATH")
 
 
+#: Why an agent gave a running call back at no cost.
+_GIVEN_BACK = {
+    Cause.DRAINED: "its agent was stopped, and the call was given back",
+    Cause.WALLTIME: "its job's time limit was near, and the call was given back",
+    Cause.PREEMPTED: "Slurm ended its job, and the call was given back",
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Launch:
     """What a worker is started with."""
@@ -222,6 +230,8 @@ def describe_end(status: int, killed: Cause | None) -> tuple[Cause, str]:
         return Cause.TIMEOUT, "the time limit passed and the call was ended"
     if killed is Cause.HOST_OOM:
         return Cause.HOST_OOM, "the memory limit was passed and the call was ended"
+    if killed is not None and killed in _GIVEN_BACK:
+        return killed, _GIVEN_BACK[killed]
     if status < 0:
         return Cause.SIGNAL, f"the worker was ended by {signal.Signals(-status).name}"
     return Cause.SIGNAL, f"the worker exited with status {status}"
