@@ -16,6 +16,9 @@ from pyfi_hpc.db.embedded import remove_below
 settings.register_profile("pyfi", deadline=None, print_blob=True)
 settings.load_profile("pyfi")
 
+#: Fixtures for tests of every folder.
+pytest_plugins = ("tests.clusters", "tests.gpus")
+
 GIT_IDENTITY = {
     "GIT_CONFIG_GLOBAL": os.devnull,
     "GIT_CONFIG_NOSYSTEM": "1",
