@@ -8,6 +8,8 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 
+import structlog
+
 import pyfi_hpc
 from pyfi_hpc.agent import kernel, pilot
 from pyfi_hpc.agent.cores import cores_for
@@ -17,6 +19,7 @@ from pyfi_hpc.agent.pilot import Pilot
 from pyfi_hpc.agent.registering import Application
 from pyfi_hpc.agent.respawn import Respawner
 from pyfi_hpc.agent.service import Service, host_name
+from pyfi_hpc.agent.slots import described
 from pyfi_hpc.brokers.base import Broker
 from pyfi_hpc.brokers.connect import connect
 from pyfi_hpc.config import Settings
@@ -26,9 +29,11 @@ from pyfi_hpc.db import engine, schema
 from pyfi_hpc.db.embedded import EmbeddedPostgres
 from pyfi_hpc.envs.repository import Allow
 from pyfi_hpc.errors import PyfiError, Unavailable
-from pyfi_hpc.gpu import inventory
+from pyfi_hpc.gpu.inventory import devices
 from pyfi_hpc.processes import fingerprint
 from pyfi_hpc.wire.ids import new_id
+
+log = structlog.get_logger("pyfi.agent")
 
 
 def run(
@@ -114,25 +119,24 @@ def _check(uri: str, post: Post, unsafe: bool) -> Pilot | None:
 
 def _application(settings: Settings, post: Post, job: Pilot | None) -> Application:
     """What this agent says of itself: its cores and GPUs, or the slots that its job was granted."""
-    mask, found = cores_for(settings.agent.cores), inventory.look()
     shared = settings.embedded if settings.agent.shared_cores is None else settings.agent.shared_cores
     common = Application(
-        agent=new_id(), post=post, pilot=job, cores=mask, node_cpus=len(mask), mem_mib=_memory_mib(),
+        agent=new_id(), post=post, pilot=job, cores=(), node_cpus=os.cpu_count() or 1, mem_mib=_memory_mib(),
         shared_cores=shared, pid=os.getpid(), process=fingerprint(os.getpid()), version=pyfi_hpc.__version__,
-        devices=found.devices,
     )  # fmt: skip
     if job is None:
-        return common
-    grant = pilot.grant_of(job.request, post.host)
-    slots = pilot.slots_of(job, grant, mask, found).slots
+        cores = cores_for(settings.agent.cores)
+        return replace(common, cores=cores, node_cpus=len(cores), devices=devices())
+    share = pilot.share_of(job.request, post.host)
+    log.info("slots", found=described(share.layout, job.request.slot))
+    slots = share.layout.slots
     own = {device for slot in slots for device in slot.devices}
     return replace(
         common,
         cores=sorted({core for slot in slots for core in slot.cores}),
-        node_cpus=os.cpu_count() or 1,
         slots=slots,
-        ends_at=grant.ends_at,
-        devices=tuple(device for device in found.devices if device.uuid in own),
+        ends_at=share.grant.ends_at,
+        devices=tuple(device for device in share.inventory.devices if device.uuid in own),
     )
 
 

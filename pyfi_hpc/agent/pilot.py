@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from pyfi_hpc.agent.grant import Grant, granted
-from pyfi_hpc.agent.slots import Layout, layout
+from pyfi_hpc.agent.grant import Grant
+from pyfi_hpc.agent.slots import Share, layout, share_here
 from pyfi_hpc.db.record import Cursor
 from pyfi_hpc.errors import BadInput
-from pyfi_hpc.gpu.inventory import Inventory
-from pyfi_hpc.model.request import ResourceRequest
-from pyfi_hpc.slurm import detail
+from pyfi_hpc.gpu.inventory import look
+from pyfi_hpc.model.request import Per, ResourceRequest
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,15 +82,12 @@ def incarnation(variables: Mapping[str, str]) -> int:
     return int(text) if text.isdecimal() else 0
 
 
-def grant_of(request: ResourceRequest, host: str) -> Grant:
-    """What this process's job was granted here; outside of Slurm, what was asked for."""
-    job = os.environ.get("SLURM_JOB_ID")
-    found = granted(os.environ, request, detail.ask(job, host) if job else detail.Detail())
-    cpus = request.cpus_per_task or 1
-    tasks = request.ntasks or 1
-    return found or Grant("", host, 0, cpus * tasks, tasks, cpus)
-
-
-def slots_of(pilot: Pilot, grant: Grant, mask: Collection[int], inventory: Inventory) -> Layout:
-    """The grant cut into slots."""
-    return layout(grant, pilot.request.slot, mask, os.cpu_count() or 1, inventory)
+def share_of(request: ResourceRequest, host: str) -> Share:
+    """What this process's job was granted here, cut into slots; outside of Slurm, what was asked for."""
+    found = share_here(request)
+    if found is not None:
+        return found
+    tasks, cpus = request.ntasks or 1, request.cpus_per_task or 1
+    grant, inventory = Grant("", host, 0, tasks * cpus, tasks, cpus), look()
+    mask = os.sched_getaffinity(0)
+    return Share(grant, layout(grant, Per.TASK, mask, os.cpu_count() or 1, inventory), inventory)
