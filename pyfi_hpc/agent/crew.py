@@ -125,10 +125,11 @@ class Crew:
         hand = self.hands.get(built.worker)
         if hand is None:
             return
-        if built.error is not None or built.environment is None:
-            self._cannot_start(hand, built.error)
-        elif hand.draining:
+        if hand.draining:
+            # also where the build failed: what ended this agent may have ended it too
             self._buried(hand, "not wanted any more")
+        elif built.error is not None or built.environment is None:
+            self._cannot_start(hand, built.error)
         else:
             hand.environment = built.environment.key
             hand.deadline = time.monotonic() + HELLO_SECONDS
@@ -337,7 +338,9 @@ class Crew:
         self._after_death(hand, process, killed, words, err)
 
     def _after_death(self, hand: Hand, process: WorkerProcess, killed: Cause | None, words: str, err: bytes) -> None:
-        if process.hello is None:
+        if process.hello is None and hand.draining:
+            self._buried(hand, "not wanted any more")
+        elif process.hello is None:
             tail = shown(err.decode(errors="replace")[-2000:], 2000)
             self._cannot_start(hand, BadInput("E_IMPORT", f"the worker never became ready: {words}", log=tail))
         elif hand.stopping or killed in _ENDINGS:

@@ -9,7 +9,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from pyfi_hpc.errors import BadInput
 from pyfi_hpc.model.status import Cause
 from pyfi_hpc.wire.frames import Done, FrameBuffer, Hello, Progress, Run, Stop, pack, read_for_agent
 from pyfi_hpc.wire.limits import OUTPUT_TAIL_BYTES
+from pyfi_hpc.worker.interrupts import FROM_SLURM
 
 #: What of a worker's output may pile up in memory before its agent lets the older part go.
 _OUTPUT_KEPT_BYTES = 8 * 1024 * 1024
@@ -50,6 +51,16 @@ def environment(cores: Sequence[int], extra: Mapping[str, str]) -> dict[str, str
     threads = str(len(cores))
     limits = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), threads)
     return {**kept, **limits, "PYTHONUNBUFFERED": "1", **extra}
+
+
+@contextlib.contextmanager
+def _blocked(signals: Iterable[signal.Signals]) -> Iterator[None]:
+    """What is started meanwhile has these signals blocked until it says otherwise; they wait for it."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _memory_file(name: str) -> int:
@@ -98,16 +109,17 @@ class WorkerProcess:
             "--blobs", str(launch.blobs),
             "--max-value-bytes", str(launch.max_value_bytes),
         ]  # fmt: skip
-        return subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=self._out,
-            stderr=self._err,
-            pass_fds=(theirs.fileno(), memory),
-            cwd=launch.scratch,
-            env=environment(launch.cores, launch.extra),
-            start_new_session=True,
-        )
+        with _blocked(FROM_SLURM):
+            return subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=self._out,
+                stderr=self._err,
+                pass_fds=(theirs.fileno(), memory),
+                cwd=launch.scratch,
+                env=environment(launch.cores, launch.extra),
+                start_new_session=True,
+            )
 
     @property
     def pid(self) -> int:

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from pyfi_hpc.box.nvml import FakeGpu
+from pyfi_hpc.client import rows
+from pyfi_hpc.errors import BadInput
 from tests.faults.own import change
 from tests.gpus import FakeDriver
 from tests.pilots import CLUSTER, Job, job
@@ -198,7 +200,20 @@ def test_a_worker_of_a_slot_sees_its_own_gpu_and_no_other(site: Site, driver: Fa
     assert site.client.call("p.sees", "CUDA_DEVICE_ORDER", timeout=30) == "PCI_BUS_ID"
     assert site.rows("SELECT devices FROM pyfi.worker WHERE status = 'READY'") == [(["GPU-b"],)]
     assert site.rows("SELECT uuid, model FROM pyfi.device") == [("GPU-b", "NVIDIA H100")]
-    assert "GPU-b" in str(site.client.operations.worker(future.identity))
+    made_by = site.client.operations.worker(future.identity)
+    assert made_by is not None
+    assert (made_by["node"], made_by["slot"], made_by["job"]) == ("n1", 0, sent.slurm_id)
+    assert made_by["devices"] == [{"uuid": "GPU-b", "model": "NVIDIA H100"}]
+    session = site.client.session
+    provenance = session.link.run(lambda cursor: rows.provenance(cursor, session.owner, future.identity))
+    assert provenance is not None
+    assert provenance.line().startswith("p.sees@")
+    assert provenance.line().endswith(f" on n1 core 0,1 gpu NVIDIA H100 GPU-b, job {sent.slurm_id}, attempt 1 of 3")
+    (device,) = site.client.network.list("device")
+    assert (device["uuid"], device["node"], device["processor"]) == ("GPU-b", "n1", "p")
+    node = site.client.network.show("node", "n1")
+    assert (node["scheduler"], node["agents"], node["workers"], node["gpus"]) == ("sched1", 1, 1, 1)
+    assert [each["uuid"] for each in node["devices"]] == ["GPU-b"]
 
 
 def test_a_node_by_hand_gives_out_its_gpus_and_shows_how_they_are_used(site: Site, driver: FakeDriver) -> None:
@@ -216,3 +231,32 @@ def test_a_node_by_hand_gives_out_its_gpus_and_shows_how_they_are_used(site: Sit
         lambda: site.rows("SELECT uuid, utilization FROM pyfi.device ORDER BY 1") == [("GPU-a", 0.99), ("GPU-b", 0.01)],
         timeout=20,
     )
+
+
+def test_a_drained_node_is_emptied_at_once_and_takes_work_again_when_resumed(site: Site) -> None:
+    site.processor("work", workers=2)
+    site.agent(host="n1", PYFI_AGENT_POLL_SECONDS="600")
+    before = site.ready(2)
+    (running,) = site.submit("p.work", [(1, str(site.runs), 1.0)])
+    eventually(lambda: site.executions().get(running.id))
+    network = site.client.network
+
+    assert network.drain_node("n1")["status"] == "DRAINING"
+    assert running.result(timeout=20) == 2
+    # the next poll is minutes away: it was the hint
+    eventually(lambda: site.worker_pids() == [], timeout=10)
+    assert site.executions()[running.id] == 1
+    (row,) = network.list("node")
+    assert (row["status"], row["drain_requested"], row["workers"]) == ("DRAINING", True, 0)
+
+    assert network.resume_node("n1")["status"] == "UP"
+    assert not set(site.ready(2)) & set(before)
+    said = [each["what"] for each in network.list("event") if each["kind"] == "node"]
+    assert said == ["asked to take work again", "asked to drain"]
+
+
+def test_a_node_that_nobody_knows_cannot_be_drained(site: Site) -> None:
+    for ask in (site.client.network.drain_node, site.client.network.resume_node):
+        with pytest.raises(BadInput, match="no node 'nowhere'") as refused:
+            ask("nowhere")
+        assert refused.value.code == "E_NODE"
