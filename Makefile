@@ -1,11 +1,14 @@
 # make demo    set everything up, then run the main job on this machine
+# make demo-cluster   the same on a cluster in a box: real Slurm, RabbitMQ and Postgres on this machine
 # make test    install what the tests need, then run everything, as CI does
 # make check   format, lint, types and quick tests
 PYTHON ?= python3
 export PYTHON
 BIN := .venv/bin
+# files of tests that run at the same time: most of their time they wait, for leases, time limits, services that restart
+AT_ONCE ?= 4
 
-.PHONY: help demo test check lint venv venv-test packages clean
+.PHONY: help demo demo-cluster test check lint venv venv-test packages clean
 
 help:
 	@sed -n 's/^# make /  make /p' Makefile
@@ -13,9 +16,12 @@ help:
 demo: venv
 	@$(BIN)/pyfi demo
 
+demo-cluster: packages venv
+	@$(BIN)/pyfi demo --cluster
+
 test: packages venv-test lint
 	@echo "==> Running all tests; they start the services they need themselves" >&2
-	@$(BIN)/python -m pytest -q
+	@$(BIN)/python -m pytest -q --numprocesses $(AT_ONCE) --dist loadfile
 	@echo "==> One short round of the benchmarks; docs/benchmarks.md has the full table" >&2
 	@$(BIN)/python -m benchmarks --rounds 1 --seconds 1.5
 

@@ -14,3 +14,10 @@ def slurm() -> Iterator[SlurmCluster]:
     """Three nodes beside each other, each with 8 CPUs and 4 GPUs; `slurm.clear()` ends the jobs of a test."""
     with SlurmCluster(nodes=3) as cluster:
         yield cluster
+
+
+@pytest.fixture(scope="session")
+def slurm_accounting() -> Iterator[SlurmCluster]:
+    """The same with slurmdbd: account `lab`, QOS `high` that preempts `normal`, sacct."""
+    with SlurmCluster(nodes=3, accounting=True) as cluster:
+        yield cluster

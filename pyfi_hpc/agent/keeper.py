@@ -74,6 +74,11 @@ class View:
     seconds_left: float | None = None
 
 
+def stopping(cursor: Cursor, agent: bytes) -> None:
+    """This agent drains: no pass is to plan another worker for it."""
+    cursor.execute("UPDATE pyfi.agent SET stop_requested = true WHERE id = %s::uuid AND ended IS NULL", (agent.hex(),))
+
+
 def deregister(cursor: Cursor, agent: bytes) -> None:
     """This agent ends: its workers have."""
     cursor.execute("UPDATE pyfi.agent SET ended = now() WHERE id = %s::uuid AND ended IS NULL", (agent.hex(),))

@@ -288,11 +288,13 @@ class Service:
             return
         if first:
             self._recover_spool()
-        if view.stop_requested:
+        if view.stop_requested and self._ending is None:
+            # while it drains the row says so too, for reasons that may leave it more time
             self._stop(ending.ASKED)
         self._job_ends = None if view.seconds_left is None else time.monotonic() + view.seconds_left
         self._mender.know(view.queues)
-        self._crew.follow(view)
+        if self._ending is None:
+            self._crew.follow(view)
         self._publish_due(view.due)
         if view.next_due_seconds is not None:
             self._look_in(view.next_due_seconds)
@@ -379,8 +381,9 @@ class Service:
         self._stop(ending.told_by_slurm(self._kill_wait_seconds, self._seconds_left) if in_job else ending.ASKED)
 
     def _warned(self) -> None:
-        """USR2: the time limit is near."""
-        log.info("the job's time limit is near", seconds=self._seconds_left)
+        """USR2, perhaps again and again: the time limit is near."""
+        if self._ending is None:
+            log.info("the job's time limit is near", seconds=self._seconds_left)
         self._stop(ending.near_time_limit(self._seconds_left))
 
     def _watch_time_limit(self, now: float) -> None:
@@ -405,6 +408,7 @@ class Service:
             self._ending, self._drained_by = why, until
         if first:
             log.info("stopping: finishing what runs, giving back what waits", seconds=why.seconds)
+            self._committer.put(Within(partial(keeper.stopping, agent=self.id), lambda _: None))
             self._housekeeping.close()
             self._sampler.close()
             self._subscribe()

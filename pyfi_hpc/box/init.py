@@ -32,13 +32,18 @@ def main() -> None:
     """Serve until the other end closes."""
     line = socket.socket(fileno=int(sys.argv[1]))
     line.set_inheritable(False)
-    libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    adopt_orphans()
     for name in sys.argv[2:]:
         furnish(name)
     line.send(b"up")
     while request := next_request(line):
         line.send(b"%d" % answer(request.split(b"\0")))
     go_dark()
+
+
+def adopt_orphans() -> None:
+    """From now on those whose parent ends come to us."""
+    libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
 def furnish(name: str) -> None:

@@ -6,6 +6,7 @@ anybody; `netns` makes each node a host of its own (see `hosts.py`), which takes
 
 from __future__ import annotations
 
+import errno
 import os
 import pwd
 import secrets
@@ -15,39 +16,48 @@ import socket
 import stat
 import subprocess
 import tempfile
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+import uuid
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypeVar
 
-from pyfi_hpc.box.hosts import Host, all_on
-from pyfi_hpc.box.ports import PortLease, lease_port
-from pyfi_hpc.box.slurm_files import Node, Plan, files
+from pyfi_hpc.box import accounting, nvml
+from pyfi_hpc.box.hosts import Host
+from pyfi_hpc.box.places import DATABASE_PORT, DBD_PORT, HEAD, Apart, Beside, Places
+from pyfi_hpc.box.programs import program, search_path
+from pyfi_hpc.box.slurm_files import Plan, files
 from pyfi_hpc.errors import Unavailable
 from pyfi_hpc.processes import until
 
 Profile = Literal["multi", "netns"]
+T = TypeVar("T")
 
-#: What has to be installed. Source: Debian 12.
-PACKAGES = "slurmctld slurmd slurm-client slurm-wlm-basic-plugins munge"
 #: Major number of devices that nobody has: opening one fails with ENXIO, or EPERM where the job does not own it.
 #: Source: Documentation/admin-guide/devices.txt of Linux, "LOCAL/EXPERIMENTAL USE".
 NO_DEVICE_MAJOR = 240
 #: The first of the consoles that stand in for GPUs where we may not make device files.
 FIRST_TTY = 10
+#: Folder → who may use it. Through `munge` everybody comes to the socket, in `work` everybody's jobs may write.
+FOLDERS: Mapping[str, int] = {
+    "etc": 0o755,
+    "log": 0o755,
+    "munge": 0o711,
+    "run": 0o755,
+    "spool": 0o755,
+    "state": 0o700,
+    "dev": 0o755,
+    "work": 0o1777,
+}
 
 
 class SlurmCluster:
     """One controller and nodes `n1`, `n2`, …, each with `cpus`, `mem_mib` and `gpus` of type `gpu:h100`.
 
-    Partitions: `main`, the default, without a limit, and `gpu`, with MaxTime of an hour. As a context manager it
-    starts, and leaves nothing behind; when the process that holds it dies, its processes end as well. `extra` are
-    further lines of slurm.conf.
-
-    Attributes:
-        environment: what a client command, and a program that asks Slurm, must see.
-        hosts: name → host, the controller's (`ctl`) first.
+    Partitions: `main`, the default, without a limit, and `gpu`, with MaxTime of an hour. With `accounting` there are
+    slurmdbd and what belongs to it, the account `lab`, and QOS `high` that preempts `normal`; with `nvml` a stand-in
+    for NVIDIA's library shows the same GPUs (see `nvml.py`). `extra` are further lines of slurm.conf. As a context
+    manager it starts, and leaves nothing behind; when the process that holds it dies, its processes end as well.
     """
 
     def __init__(
@@ -59,26 +69,30 @@ class SlurmCluster:
         mem_mib: int = 8000,
         profile: Profile = "multi",
         accounting: bool = False,
+        nvml: bool = False,
         extra: Sequence[str] = (),
     ) -> None:
-        self.count, self.cpus, self.gpus, self.mem_mib = nodes, cpus, gpus, mem_mib
+        self.nodes = [f"n{number}" for number in range(1, nodes + 1)]
+        self.cpus, self.gpus, self.mem_mib = cpus, gpus, mem_mib
         self.profile = profile
-        self.accounting = accounting
+        self.accounting, self.nvml = accounting, nvml
         self.extra = tuple(extra)
-        self.hosts: dict[str, Host] = {}
         self._home: Path | None = None
+        self._places: Places | None = None
         self._plan: Plan | None = None
-        self._leases: list[PortLease] = []
         self._pids: dict[str, int] = {}
 
     # its life
 
     def start(self) -> Self:
         """Every node is idle; made on the first call, the same state and ports on later ones."""
-        if self._plan is None:
+        first = self._plan is None
+        if first:
             self._make()
-        all_on([host for host in self.hosts.values() if not host.on])
+        self.places.start({**_without_slurm(os.environ), **self.environment, "PATH": search_path()})
         self._start_munged()
+        if self.plan.database:
+            self._start_accounting(self.plan.database, first)
         self.start_slurmctld()
         for name in self.nodes:
             self._start_slurmd(name)
@@ -87,21 +101,43 @@ class SlurmCluster:
 
     def _start_munged(self) -> None:
         folder = self.home / "munge"
-        self._run(
-            "ctl",
-            "munged",
-            "--foreground",
-            f"--key-file={folder}/key",
-            f"--socket={self.plan.munge_socket}",
-            f"--pid-file={folder}/pid",
-            f"--seed-file={folder}/seed",
-        )
+        files = [f"--key-file={folder}/key", f"--pid-file={folder}/pid", f"--seed-file={folder}/seed"]
+        self._run(HEAD, "munged", "--foreground", f"--socket={self.plan.munge_socket}", *files)
         self._await(self.plan.munge_socket.exists, "munged does not start", "munged")
+
+    def _start_accounting(self, database: accounting.Database, first: bool) -> None:
+        if first:
+            database.make()
+        self._run(HEAD, *database.command())
+        self._await(database.answers, "MariaDB does not start", "mariadbd")
+        database.furnish()
+        self._run(HEAD, "slurmdbd", "-D")
+        self._await(self._dbd_answers, "slurmdbd does not start", "slurmdbd")
+        if first:
+            self.define(accounting.definitions(self.plan.name, self.plan.user))
+
+    def _dbd_answers(self) -> bool:
+        return not self.run("sacctmgr", "--noheader", "list", "qos", check=False).returncode
+
+    def define(self, lines: Sequence[str]) -> None:
+        """Have sacctmgr do what each of `lines` says, such as those of `accounting.user_definition`."""
+        for line in lines:
+            self.run("sacctmgr", "--immediate", *line.split())
 
     def start_slurmctld(self) -> None:
         """The controller runs; its state is that of the last time."""
         if not self.runs("slurmctld"):
-            self._run("ctl", "slurmctld", "-D", "-i", "-f", str(self.plan.conf))
+            self._run(HEAD, "slurmctld", "-D", "-i", "-f", str(self.plan.conf))
+        # whoever finds nobody there tries again a second later
+        self._await(self._controller_listens, "slurmctld does not start", "slurmctld")
+
+    def _controller_listens(self) -> bool:
+        head = self.plan.controller
+        try:
+            socket.create_connection((head.address, head.port), timeout=1.0).close()
+        except OSError:
+            return False
+        return True
 
     def _start_slurmd(self, node: str) -> None:
         self._run(node, "slurmd", "-D", "-N", node, "-f", str(self.plan.conf), key=f"slurmd.{node}")
@@ -120,25 +156,21 @@ class SlurmCluster:
         return set(states) == set(self.nodes) and set(states.values()) == {"idle"}
 
     def stop(self) -> None:
-        """Every daemon has ended, and every job with it; what Slurm keeps on disk stays."""
-        if self._plan is not None and self.runs("slurmctld"):
-            with suppress(subprocess.SubprocessError):
-                self.run("scancel", "--quiet", f"--user={self.plan.user}", "--signal=KILL", "--full", timeout=10)
-        for key in reversed(self._pids):
-            self._end(key, signal.SIGTERM)
-        for host in self.hosts.values():
-            host.power_off()
+        """Every daemon has ended, jobs are lost with their nodes; what Slurm keeps on disk stays."""
+        for daemon in reversed(self._pids):
+            self._end(daemon, signal.SIGTERM)
         self._pids.clear()
+        if self._places is not None:
+            self._places.power_off()
 
     def remove(self) -> None:
-        """Afterwards no process, file or port of it is left."""
-        self.stop()
+        """Afterwards no process, file, port or network of it is left; nothing is asked to end first."""
+        self._pids.clear()
+        if self._places is not None:
+            self._places.remove()
         if self._home is not None:
             shutil.rmtree(self._home)
-        for lease in self._leases:
-            lease.release()
-        self._leases, self.hosts = [], {}
-        self._home = self._plan = None
+        self._home = self._plan = self._places = None
 
     def __enter__(self) -> Self:
         try:
@@ -155,43 +187,57 @@ class SlurmCluster:
     @property
     def plan(self) -> Plan:
         """What its configuration says."""
-        if self._plan is None:
-            raise Unavailable("E_SLURM", "the cluster was never started")
-        return self._plan
+        return _made(self._plan)
+
+    @property
+    def places(self) -> Places:
+        """Where its daemons run."""
+        return _made(self._places)
 
     @property
     def home(self) -> Path:
         """Its private directory; `log/` has what every daemon says."""
-        if self._home is None:
-            raise Unavailable("E_SLURM", "the cluster was never started")
-        return self._home
+        return _made(self._home)
 
     @property
-    def nodes(self) -> list[str]:
-        """Their names, in order."""
-        return [f"n{number}" for number in range(1, self.count + 1)]
+    def hosts(self) -> Mapping[str, Host]:
+        """Name → host, the controller's (`ctl`) first."""
+        return self.places.hosts
+
+    @property
+    def address(self) -> str:
+        """Where a service of this machine must listen so that nodes reach it."""
+        return self.places.address
 
     @property
     def environment(self) -> dict[str, str]:
         """The variables that make Slurm's commands, and ours, speak to this cluster."""
-        return {"SLURM_CONF": str(self.plan.conf)}
+        own = {"SLURM_CONF": str(self.plan.conf)}
+        return own | (nvml.environment(self.home / "nvml") if self.nvml else {})
 
     def run(
-        self, *command: str, check: bool = True, timeout: float = 60.0, **options: Any
+        self, *command: str, check: bool = True, timeout: float = 60.0, node: str | None = None, **options: Any
     ) -> subprocess.CompletedProcess[str]:
-        """Run `command` as a client of this cluster; `options` are those of `subprocess.run`.
+        """Run `command` as a client of this cluster, on this machine or on `node`.
 
-        Its working directory is the cluster's own unless `cwd` is given, so that files of jobs go with it.
+        `options` are those of `subprocess.run`; `env` adds to our own. Its working directory is the cluster's own
+        unless `cwd` is given, so that files of jobs go with it.
 
         Raises:
             subprocess.CalledProcessError: it failed; `stderr` says why.
         """
         environment = {**_without_slurm(os.environ), **self.environment, **options.pop("env", {})}
-        options = {"cwd": self.home / "work", "stdin": subprocess.DEVNULL, **options}
-        if "input" in options:
-            del options["stdin"]
+        if "input" not in options:
+            options.setdefault("stdin", subprocess.DEVNULL)
         return subprocess.run(
-            command, env=environment, capture_output=True, text=True, check=check, timeout=timeout, **options
+            self.hosts[node].entered(*command) if node else command,
+            env=environment,
+            cwd=options.pop("cwd", self.home / "work"),
+            capture_output=True,
+            text=True,
+            check=check,
+            timeout=timeout,
+            **options,
         )
 
     def ask(self, *command: str, **options: Any) -> str:
@@ -205,7 +251,8 @@ class SlurmCluster:
 
     def clear(self) -> None:
         """No job is left that waits or runs, so that the next test finds the cluster empty."""
-        self.run("scancel", "--quiet", f"--user={self.plan.user}")
+        if jobs := self.ask("squeue", "--noheader", "--format=%A").split():
+            self.run("scancel", "--quiet", *jobs, check=False)
         if not until(lambda: not self.ask("squeue", "--noheader"), 30.0, interval=0.05):
             raise Unavailable("E_SLURM", f"jobs do not end: {self.ask('squeue', '--noheader')}")
 
@@ -213,8 +260,7 @@ class SlurmCluster:
 
     def runs(self, daemon: str) -> bool:
         """Whether `slurmctld`, `slurmd.n1`, … is there."""
-        host = self._host_of(daemon)
-        return daemon in self._pids and host.alive(self._pids[daemon])
+        return daemon in self._pids and self._host_of(daemon).alive(self._pids[daemon])
 
     def power_off(self, node: str) -> None:
         """Cut the power: slurmd, its steps and their processes are gone at once."""
@@ -222,9 +268,21 @@ class SlurmCluster:
         self._pids.pop(f"slurmd.{node}", None)
 
     def power_on(self, node: str) -> None:
-        """The node has booted and its slurmd is on its way; a running job of before is lost."""
-        self.hosts[node].power_on()
+        """The node has booted and its slurmd is on its way; what ran there before is lost."""
+        self.places.power_on(node)
         self._start_slurmd(node)
+
+    def disconnect(self, node: str) -> None:
+        """Let nothing through between a node (or `ctl`) and all others; what runs there goes on.
+
+        Raises:
+            BadInput: the nodes are beside each other on one machine.
+        """
+        self.places.cut(node)
+
+    def connect(self, node: str) -> None:
+        """Let everything through again."""
+        self.places.heal(node)
 
     def stall(self, daemon: str) -> None:
         """Stop `slurmctld`, `slurmd.n1`, … where it stands: connections stay open, nothing answers."""
@@ -259,18 +317,18 @@ class SlurmCluster:
         shutil.rmtree(self.home / "state")
         (self.home / "state").mkdir(mode=0o700)
 
+    # daemons
+
+    def _host_of(self, daemon: str) -> Host:
+        return self.hosts[daemon.partition(".")[2] or HEAD]
+
     def _signal(self, daemon: str, sign: signal.Signals) -> None:
         self._host_of(daemon).kill(self._pids[daemon], sign)
 
-    def _host_of(self, daemon: str) -> Host:
-        return self.hosts[daemon.partition(".")[2] or "ctl"]
-
-    # daemons
-
-    def _run(self, host: str, program: str, *arguments: str, key: str = "") -> None:
-        key = key or program
-        log = self.home / "log" / f"{key}.out"
-        self._pids[key] = self.hosts[host].run(program_path(program), *arguments, log=log)
+    def _run(self, host: str, name: str, *arguments: str, key: str = "") -> None:
+        key = key or Path(name).name
+        path = program(name)
+        self._pids[key] = self.hosts[host].run(path, *arguments, log=self.home / "log" / f"{key}.out")
 
     def _end(self, daemon: str, how: signal.Signals) -> None:
         """Afterwards the daemon is gone: asked with `how`, killed after 10 s; one that is stalled is woken."""
@@ -282,74 +340,72 @@ class SlurmCluster:
             host.kill(pid, signal.SIGCONT)
             until(lambda: not host.alive(pid), 10.0, interval=0.005)
 
-    def _await(self, true: Any, what: str, *daemons: str, timeout: float = 20.0) -> None:
+    def _await(self, true: Callable[[], bool], what: str, *daemons: str, timeout: float = 20.0) -> None:
         """Return once `true()`; refuse with the end of a log when a daemon ended, or after `timeout` seconds."""
         ended: list[str] = []
 
         def settled() -> bool:
             ended[:] = [daemon for daemon in daemons if not self.runs(daemon)]
-            return bool(ended or true())
+            return bool(ended) or true()
 
         if not until(settled, timeout, interval=0.01) or ended:
-            raise self._refusal(what, ended or list(daemons)[:1])
+            raise self._refusal(what, ended or daemons)
 
-    def _refusal(self, what: str, daemons: list[str]) -> Unavailable:
-        said = [line for daemon in daemons for line in self.log(daemon).splitlines()[-3:]]
+    def _refusal(self, what: str, daemons: Sequence[str]) -> Unavailable:
+        said = [line for daemon in daemons[:1] for line in self.log(daemon).splitlines()[-3:]]
         return Unavailable("E_SLURM", f"{what}: {' / '.join(said)}", at=str(self.home / "log"))
 
     # how it is made
 
     def _make(self) -> None:
-        program_path("slurmctld")
+        for name in ("slurmctld", "slurmd", "srun", "munged"):
+            program(name)
         # short: names of unix sockets have at most 108 bytes
         self._home = home = Path(tempfile.mkdtemp(prefix="pyfi-slurm-", dir="/tmp"))
         home.chmod(0o755)
         for name, mode in FOLDERS.items():
             (home / name).mkdir()
             (home / name).chmod(mode)
-        _secret(home / "munge" / "key", secrets.token_bytes(1024))
-        self._plan = self._planned(home)
+        _write(home / "munge" / "key", secrets.token_bytes(1024))
+        self._places = Beside(self.nodes) if self.profile == "multi" else Apart(self.nodes)
+        self._plan = self._planned(home, self._places)
+        if self.nvml:
+            nvml.build(home / "nvml")
+            nvml.write_state(home / "nvml" / "nvml.state", self.gpu_state())
         for name, text in files(self._plan).items():
-            (self._plan.etc / name).write_text(text)
-        for name in ("ctl", *self.nodes):
-            self.hosts[name] = Host(name, environment={**_without_slurm(os.environ), **self.environment})
+            _write(self._plan.etc / name, text.encode(), mode=0o600 if name == "slurmdbd.conf" else 0o644)
 
-    def _planned(self, home: Path) -> Plan:
-        hostname = socket.gethostname().partition(".")[0]
-        ports = [self._port() for _ in range(self.count + 1)]
-        places = [
-            Node(name, hostname, "127.0.0.1", port) for name, port in zip(["ctl", *self.nodes], ports, strict=True)
-        ]
+    def gpu_state(self) -> dict[str, nvml.FakeNode]:
+        """What NVML says on each node: GPUs in the order of Slurm's indexes, each with a UUID of its own."""
+        files = [file if _opens(file) else None for file in self.plan.gpu_files]
+        return {
+            node: nvml.FakeNode(
+                [nvml.FakeGpu(uuid=self.gpu_uuid(node, index), file=file) for index, file in enumerate(files)]
+            )
+            for node in self.nodes
+        }
+
+    def gpu_uuid(self, node: str, index: int) -> str:
+        """What NVML calls a GPU, known by Slurm as `index` of `node`; the same as long as the cluster is there."""
+        return f"GPU-{uuid.uuid5(uuid.NAMESPACE_OID, f'{self.plan.name}/{node}/{index}')}"
+
+    def _planned(self, home: Path, places: Places) -> Plan:
+        head, *nodes = places.plan()
+        database = accounting.Database(home / "db", places.head_port(DATABASE_PORT)) if self.accounting else None
         return Plan(
             # letters and digits alone, and another one for each cluster of this machine
             name=f"box{secrets.token_hex(3)}",
             home=home,
             user=_user(),
-            controller=places[0],
-            nodes=places[1:],
+            controller=head,
+            nodes=nodes,
             cpus=self.cpus,
             mem_mib=self.mem_mib,
             gpu_files=device_files(home / "dev", self.gpus),
-            accounting=self.accounting,
+            database=database,
+            dbd_port=places.head_port(DBD_PORT) if database else 0,
             extra=self.extra,
         )
-
-    def _port(self) -> int:
-        self._leases.append(lease_port())
-        return self._leases[-1].number
-
-
-#: Folder → who may use it. Through `munge` everybody comes to the socket, in `work` everybody's jobs may write.
-FOLDERS: Mapping[str, int] = {
-    "etc": 0o755,
-    "log": 0o755,
-    "munge": 0o711,
-    "run": 0o755,
-    "spool": 0o755,
-    "state": 0o700,
-    "dev": 0o755,
-    "work": 0o1777,
-}
 
 
 def device_files(folder: Path, count: int) -> list[Path]:
@@ -363,17 +419,16 @@ def device_files(folder: Path, count: int) -> list[Path]:
     return made
 
 
-def program_path(name: str) -> str:
-    """Where a daemon's program is, also for a person without sbin in PATH.
+def _opens(file: Path) -> bool:
+    """Whether a job that owns the device gets as far as to its driver, which nobody has.
 
-    Raises:
-        Unavailable: it is not installed.
+    A console that is not ours does not, nor any device on a file system that is mounted with `nodev`.
     """
-    path = shutil.which(name, path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin")
-    if path is None:
-        cure = f"apt-get install --no-install-recommends {PACKAGES}"
-        raise Unavailable("E_NO_SLURM", f"{name} is not installed", cure=cure)
-    return path
+    try:
+        os.close(os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY))
+    except OSError as error:
+        return error.errno == errno.ENXIO
+    return True
 
 
 def _user() -> str:
@@ -389,6 +444,13 @@ def _without_slurm(environment: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in environment.items() if not name.startswith(("SLURM_", "SLURMD_", "SBATCH_"))}
 
 
-def _secret(path: Path, content: bytes) -> None:
-    with open(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o400), "wb") as file:
+def _write(path: Path, content: bytes, mode: int = 0o400) -> None:
+    with open(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, mode), "wb") as file:
         file.write(content)
+        os.fchmod(file.fileno(), mode)
+
+
+def _made(part: T | None) -> T:
+    if part is None:
+        raise Unavailable("E_SLURM", "the cluster was never started")
+    return part

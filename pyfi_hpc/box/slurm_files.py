@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from pyfi_hpc.box.accounting import Database
+
 #: Type of every GPU, as in `gpu:h100:2`.
 GPU_TYPE = "h100"
 
@@ -33,7 +35,7 @@ class Plan:
     mem_mib: int
     gpu_files: Sequence[Path]
     cgroups: bool = False
-    accounting: bool = False
+    database: Database | None = None
     dbd_port: int = 0
     extra: Sequence[str] = ()
 
@@ -58,8 +60,8 @@ def files(plan: Plan) -> dict[str, str]:
     made = {"slurm.conf": slurm_conf(plan), "gres.conf": gres_conf(plan)}
     if plan.cgroups:
         made["cgroup.conf"] = CGROUP
-    if plan.accounting:
-        made["slurmdbd.conf"] = slurmdbd_conf(plan)
+    if plan.database:
+        made["slurmdbd.conf"] = slurmdbd_conf(plan, plan.database)
     return made
 
 
@@ -101,7 +103,7 @@ def slurm_conf(plan: Plan) -> str:
         # the default delay of a batch job is 3 s, for which an idle cluster looks dead
         "SchedulerParameters=batch_sched_delay=0,sched_min_interval=0,bf_interval=1",
         *(_CGROUP_LINES if plan.cgroups else _PLAIN_LINES),
-        *(_accounting(plan) if plan.accounting else _jobs_to_file(plan)),
+        *(_accounting(plan) if plan.database else _jobs_to_file(plan)),
         *(_node(plan, node) for node in plan.nodes),
         "PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP",
         "PartitionName=gpu Nodes=ALL MaxTime=01:00:00 DefaultTime=00:10:00 State=UP",
@@ -168,6 +170,23 @@ def gres_conf(plan: Plan) -> str:
     return "\n".join(["AutoDetect=off", *lines]) + "\n"
 
 
-def slurmdbd_conf(plan: Plan) -> str:
-    """slurmdbd.conf, which nobody else may read."""
-    raise NotImplementedError(plan.name)
+def slurmdbd_conf(plan: Plan, database: Database) -> str:
+    """slurmdbd.conf, with a password: for nobody else's eyes. Source: slurmdbd.conf(5)."""
+    head = plan.controller
+    lines = [
+        f"DbdHost={head.hostname}",
+        f"DbdAddr={head.address}",
+        f"DbdPort={plan.dbd_port}",
+        f"SlurmUser={plan.user}",
+        "AuthType=auth/munge",
+        f"AuthInfo=socket={plan.munge_socket}",
+        f"LogFile={plan.home}/log/slurmdbd.log",
+        f"PidFile={plan.home}/run/slurmdbd.pid",
+        "StorageType=accounting_storage/mysql",
+        "StorageHost=127.0.0.1",
+        f"StoragePort={database.port}",
+        "StorageUser=slurm",
+        f"StoragePass={database.password}",
+        "StorageLoc=slurm_acct",
+    ]
+    return "\n".join(lines) + "\n"

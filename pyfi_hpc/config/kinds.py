@@ -67,6 +67,18 @@ def yes_no_unset(value: str) -> bool | None:
     return None
 
 
+def choice(*allowed: str) -> Callable[[str], str]:
+    """One of these words."""
+
+    def convert(value: str) -> str:
+        word = value.strip().lower()
+        if word not in allowed:
+            raise Unfit("E_CHOICE", value, f"one of {', '.join(allowed)} is wanted")
+        return word
+
+    return convert
+
+
 def whole(low: int, high: int) -> Callable[[str], int]:
     """A whole number from `low` to `high`."""
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from pyfi_hpc.box.slurm import SlurmCluster
+from pyfi_hpc.box.slurm import Profile, SlurmCluster
 from pyfi_hpc.errors import Unavailable
 from pyfi_hpc.processes import alive, children
 from tests.support import eventually
@@ -27,6 +30,20 @@ def node_states(cluster: SlurmCluster) -> dict[str, str]:
 def below(pid: int) -> list[int]:
     """The processes below one, at every depth."""
     return [found for child in children(pid) for found in (child, *below(child))]
+
+
+def listens(address: str, port: int) -> bool:
+    """Whether somebody takes connections there within a second."""
+    try:
+        socket.create_connection((address, port), timeout=1.0).close()
+    except OSError:
+        return False
+    return True
+
+
+def addresses() -> str:
+    """Those of this machine."""
+    return subprocess.run(["ip", "-4", "-oneline", "address"], capture_output=True, text=True, check=True).stdout
 
 
 def test_a_step_runs_on_three_nodes(slurm: SlurmCluster) -> None:
@@ -81,13 +98,18 @@ def test_a_cluster_that_cannot_start_says_why_and_leaves_nothing() -> None:
         _ = cluster.home
 
 
-def test_the_job_of_a_node_that_lost_its_power_is_requeued() -> None:
-    with SlurmCluster(nodes=2) as cluster:
+PROFILES = ["multi", pytest.param("netns", marks=pytest.mark.root)]
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_the_job_of_a_node_that_lost_its_power_is_requeued(profile: Profile) -> None:
+    with SlurmCluster(nodes=2, profile=profile) as cluster:
         job = cluster.ask("sbatch", "--parsable", "--nodelist=n1", "--requeue", "--wrap=sleep 1000")
         eventually(lambda: state(cluster, job) == "RUNNING")
         cluster.power_off("n1")
-        eventually(lambda: node_states(cluster)["n1"].startswith("down"), timeout=40)
-        assert state(cluster, job) == "PENDING"
+        # instead of waiting for SlurmdTimeout
+        cluster.run("scontrol", "update", "nodename=n1", "state=down", "reason=power")
+        eventually(lambda: state(cluster, job) == "PENDING")
         cluster.power_on("n1")
         eventually(lambda: state(cluster, job) == "RUNNING", timeout=30)
 
@@ -108,3 +130,77 @@ def test_a_controller_that_was_killed_knows_its_jobs_again_and_one_without_its_d
         cluster.start_slurmctld()
         cluster.wait_idle()
         assert cluster.ask("squeue", "--noheader") == ""
+
+
+@pytest.mark.root
+class TestHostsOfTheirOwn:
+    """What takes namespaces: names, addresses and cables."""
+
+    @pytest.fixture(scope="class")
+    def apart(self) -> Iterator[SlurmCluster]:
+        with SlurmCluster(nodes=3, profile="netns") as cluster:
+            yield cluster
+
+    def test_each_has_its_name(self, apart: SlurmCluster) -> None:
+        assert sorted(apart.ask("srun", "--nodes=3", "hostname").splitlines()) == apart.nodes
+
+    def test_a_node_reaches_a_service_of_this_machine(self, apart: SlurmCluster) -> None:
+        with socket.create_server((apart.address, 0)) as server:
+            connect = f"import socket; socket.create_connection(('{apart.address}', {server.getsockname()[1]}))"
+            apart.run("srun", sys.executable, "-c", connect)
+            server.settimeout(10)
+            server.accept()[0].close()
+
+    def test_a_cut_cable_lets_nothing_through_until_it_is_whole_again(self, apart: SlurmCluster) -> None:
+        node = apart.plan.nodes[2]
+        assert listens(node.address, node.port)
+        apart.disconnect("n3")
+        assert not listens(node.address, node.port)
+        apart.connect("n3")
+        eventually(lambda: listens(node.address, node.port))
+
+    def test_a_stalled_slurmd_answers_again_once_it_goes_on(self, apart: SlurmCluster) -> None:
+        apart.stall_slurmd("n2")
+        with pytest.raises(subprocess.TimeoutExpired):
+            apart.run("srun", "--nodelist=n2", "true", timeout=3)
+        apart.resume_slurmd("n2")
+        apart.clear()
+        eventually(lambda: node_states(apart)["n2"] == "idle", timeout=60, interval=0.2)
+
+    def test_removal_leaves_no_network(self) -> None:
+        with SlurmCluster(nodes=1, profile="netns") as cluster:
+            assert cluster.address in addresses()
+            pids = [host.pid for host in cluster.hosts.values()]
+            address = cluster.address
+        assert not [pid for pid in pids if alive(pid)]
+        assert address not in addresses()
+
+
+class TestAccounting:
+    """slurmdbd and what hangs on it."""
+
+    def test_sacct_knows_how_a_job_ended(self, slurm_accounting: SlurmCluster) -> None:
+        job = slurm_accounting.ask("sbatch", "--parsable", "--gpus=2", "--wrap=exit 3")
+        asked = (
+            "sacct",
+            "-X",
+            "--noheader",
+            "--parsable2",
+            "--format=state,exitcode,account,alloctres",
+            f"--jobs={job}",
+        )
+        eventually(lambda: slurm_accounting.ask(*asked).startswith("FAILED"))
+        assert slurm_accounting.ask(*asked).startswith("FAILED|3:0|lab|")
+        assert "gres/gpu:h100=2" in slurm_accounting.ask(*asked)
+
+    def test_high_preempts_normal(self, slurm_accounting: SlurmCluster) -> None:
+        low = slurm_accounting.ask("sbatch", "--parsable", "--nodes=3", "--exclusive", "--wrap=sleep 1000")
+        eventually(lambda: state(slurm_accounting, low) == "RUNNING")
+        slurm_accounting.run("srun", "--qos=high", "--nodes=3", "true")
+        assert state(slurm_accounting, low) == "PENDING"
+        slurm_accounting.clear()
+
+    def test_who_has_no_account_is_refused(self, slurm_accounting: SlurmCluster) -> None:
+        with pytest.raises(subprocess.CalledProcessError) as refused:
+            slurm_accounting.run("sbatch", "--account=other", "--wrap=true")
+        assert "Invalid account" in refused.value.stderr
