@@ -48,8 +48,6 @@ class Slurm:
     launcher: str = key(
         "auto", kinds.choice("auto", "slurm", "local"), "who runs pilots: Slurm (auto, slurm), or this machine alone"
     )
-    # Slurm's own default of KillWait
-    kill_wait_seconds: int = key(30, kinds.whole(1, 3600), "Slurm's KillWait: how long a job that is to end has")
 
 
 @dataclass(frozen=True)
