@@ -76,7 +76,7 @@ class Platform:
     def control(self) -> Control:
         """What submits and cancels jobs; by Slurm, or on this machine alone, as the settings say."""
         from pyfi_hpc.control.submitting import Control
-        from pyfi_hpc.slurm.choosing import launcher_for
+        from pyfi_hpc.slurm.connect import launcher_for
 
         session = self.client.session
         return Control(session.link, session.broker, launcher_for(self.settings), self.settings)
