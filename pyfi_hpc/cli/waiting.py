@@ -52,11 +52,11 @@ def _error(future: Future, timeout: float | None, client: Client | None) -> Base
 def waiting_for(future: Future, client: Client) -> str:
     """What is waited for: the call, or the processor that does not take it."""
     status = future.status
-    if status == "QUEUED" and future.socket is None:  # somebody else's submit, or nobody's
+    if status == "QUEUED" and not future.socket:  # somebody else's submit, or nobody's
         return f"waiting for {future.id}, queued or unknown"
     line = f"waiting for {short(future.identity)}, {status}"
     try:
-        found = client.operations.behind(future.socket) if future.socket and status == "QUEUED" else None
+        found = client.operations.behind(future.socket) if status == "QUEUED" else None
     except PyfiError:
         found = None  # what is waited for is worth a line, and no failure
     if found is None or found["ready"]:
