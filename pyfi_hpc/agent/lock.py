@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from pyfi_hpc.agent.pilot import Pilot
 from pyfi_hpc.db.record import Cursor
 from pyfi_hpc.errors import BadInput
 from pyfi_hpc.processes import fingerprint, until
@@ -27,25 +26,26 @@ BY_HAND = "hand"
 
 @dataclass(frozen=True, slots=True)
 class Post:
-    """What an agent serves; `pilot` None: a node, by hand."""
+    """What an agent serves: a node, by hand, or for an incarnation of the job with that token."""
 
     network: str
     host: str
-    pilot: Pilot | None = None
+    token: str | None = None
+    incarnation: int = 0
 
     def folder(self, state_dir: Path) -> Path:
         """Lock, spool and scratch: a state directory may be shared by several nodes, and a node by several jobs."""
         # parents that mkdir makes on the way would be open to others
         state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         node = state_dir / "nodes" / re.sub(r"[^\w.-]", "_", self.host)
-        folder = node / (self.pilot.token if self.pilot else BY_HAND)
+        folder = node / (self.token or BY_HAND)
         for each in (node.parent, node, folder):
             each.mkdir(mode=0o700, exist_ok=True)
         return folder
 
     @property
     def _lock(self) -> str:
-        return f"agent.{self.pilot.incarnation}.lock" if self.pilot else "agent.lock"
+        return f"agent.{self.incarnation}.lock" if self.token else "agent.lock"
 
     @contextmanager
     def held(self, folder: Path) -> Iterator[None]:
@@ -62,7 +62,7 @@ class Post:
             file.write(f"{os.getpid()}\n")
             file.flush()
             yield
-            if self.pilot:
+            if self.token:
                 _clear(folder, self._lock)
 
     def refuse_second(self, cursor: Cursor) -> None:
@@ -73,15 +73,10 @@ class Post:
         """
         cursor.execute(
             """SELECT a.pid, a.process FROM pyfi.agent a JOIN pyfi.node n ON n.id = a.node_id
-               JOIN pyfi.network w ON w.id = n.network_id
+               JOIN pyfi.network w ON w.id = n.network_id LEFT JOIN pyfi.job j ON j.id = a.job_id
                WHERE w.name = %s AND n.host = %s AND a.ended IS NULL AND a.lease_until > now()
-                 AND a.job_id IS NOT DISTINCT FROM %s::uuid AND a.incarnation = %s""",
-            (
-                self.network,
-                self.host,
-                self.pilot.job.hex() if self.pilot else None,
-                self.pilot.incarnation if self.pilot else 0,
-            ),
+                 AND j.token IS NOT DISTINCT FROM %s AND a.incarnation = %s""",
+            (self.network, self.host, self.token, self.incarnation),
         )
         for pid, process in cursor.fetchall():
             if not until(partial(_is_gone, pid, process), PATIENCE_SECONDS):

@@ -1,44 +1,45 @@
-"""The job that an agent runs in: found by its token, with what Slurm says of it in the agent's environment."""
+"""The job that an agent runs in: its row, found by its token, and what it was granted on this node."""
 
 from __future__ import annotations
 
-import time
+import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from pyfi_hpc.agent.grant import Grant
+from pyfi_hpc.agent.slots import Share, layout, share_here
 from pyfi_hpc.db.record import Cursor
 from pyfi_hpc.errors import BadInput
-from pyfi_hpc.model.request import ResourceRequest
+from pyfi_hpc.gpu.inventory import look
+from pyfi_hpc.model.request import Per, ResourceRequest
 
 
 @dataclass(frozen=True, slots=True)
 class Pilot:
-    """One incarnation of a job, as an agent in it knows it.
+    """One incarnation of a job, as its row tells.
 
     Attributes:
         token: what the job's comment says; an agent is told nothing else of it.
         incarnation: how often Slurm has started it again.
-        seconds_left: until Slurm ends it, when this was asked; None: not known, or never.
     """
 
     job: bytes
     token: str
-    slurm_id: str
+    incarnation: int
     scheduler: bytes
     cluster: str
-    incarnation: int
     request: ResourceRequest
-    seconds_left: float | None = None
 
 
-def find(cursor: Cursor, network: str, token: str, variables: Mapping[str, str]) -> Pilot:
-    """The job of that token. `variables`: the environment in which Slurm started its step.
+def find(cursor: Cursor, network: str, token: str, incarnation: int) -> Pilot:
+    """The job of that token.
 
     Raises:
-        BadInput: E_NOT_FOUND; E_SUPERSEDED, it has ended, or runs again and this is the earlier incarnation.
+        BadInput: E_NOT_FOUND; E_SUPERSEDED, it has ended, or runs again and this is an earlier incarnation.
     """
     cursor.execute(
-        """SELECT uuid_send(j.id), j.slurm_id, uuid_send(j.scheduler_id), s.cluster, j.request, j.status,
+        """SELECT uuid_send(j.id), uuid_send(j.scheduler_id), s.cluster, j.request, j.status,
                greatest(j.restarts, (SELECT max(a.incarnation) FROM pyfi.agent a WHERE a.job_id = j.id))
            FROM pyfi.job j JOIN pyfi.network n ON n.id = j.network_id JOIN pyfi.scheduler s ON s.id = j.scheduler_id
            WHERE n.name = %s AND j.token = %s""",
@@ -48,31 +49,45 @@ def find(cursor: Cursor, network: str, token: str, variables: Mapping[str, str])
     if row is None:
         what = f"no job of network {network!r} has this token"
         raise BadInput.of("E_NOT_FOUND", "job", token, what, cure="pyfi ls jobs")
-    job, slurm_id, scheduler, cluster, request, status, newest = row
-    incarnation = int(variables.get("SLURM_RESTART_COUNT") or 0)
+    job, scheduler, cluster, request, status, newest = row
     if status == "ENDED":
-        raise BadInput.of("E_SUPERSEDED", "job", token, "this job has ended on record", cure="pyfi show job")
+        raise BadInput.of("E_SUPERSEDED", "job", token, "this job has ended on record", cure="pyfi ls jobs")
     if newest > incarnation:
         raise superseded(token, incarnation)
-    return Pilot(
-        job=bytes(job),
-        token=token,
-        slurm_id=slurm_id or variables.get("SLURM_JOB_ID", ""),
-        scheduler=bytes(scheduler),
-        cluster=cluster or variables.get("SLURM_CLUSTER_NAME", ""),
-        incarnation=incarnation,
-        request=ResourceRequest.from_json(request),
-        seconds_left=_seconds_left(variables),
-    )
+    # before the scheduler has asked for the name, the job knows it
+    cluster = cluster or os.environ.get("SLURM_CLUSTER_NAME", "")
+    return Pilot(bytes(job), token, incarnation, bytes(scheduler), cluster, ResourceRequest.from_json(request))
 
 
 def superseded(token: str, incarnation: int) -> BadInput:
     """E_SUPERSEDED, for an agent of that incarnation of the job."""
     what = f"the job was started again: its incarnation {incarnation} is over"
-    return BadInput.of("E_SUPERSEDED", "job", token, what, cure="nothing: its newer agents serve")
+    return BadInput.of("E_SUPERSEDED", "job", token, what, cure="pyfi ls agents")
 
 
-def _seconds_left(variables: Mapping[str, str]) -> float | None:
-    """Source: sbatch(1), SLURM_JOB_END_TIME: Unix time of the job's end as it is planned; not in every version."""
-    text = variables.get("SLURM_JOB_END_TIME", "")
-    return float(text) - time.time() if text.isdigit() and int(text) else None
+def checked_token(text: str) -> str:
+    """A job's token: it names a folder, too.
+
+    Raises:
+        BadInput: E_NOT_FOUND, no job has such a token.
+    """
+    if not re.fullmatch(r"[0-9a-f]{32}", text, re.ASCII):
+        raise BadInput.of("E_NOT_FOUND", "job", text, "a job's token has 32 hex digits", cure="pyfi ls jobs")
+    return text
+
+
+def incarnation(variables: Mapping[str, str]) -> int:
+    """How often Slurm has started the job again. Source: sbatch(1), SLURM_RESTART_COUNT, not set at first."""
+    text = variables.get("SLURM_RESTART_COUNT", "")
+    return int(text) if text.isdecimal() else 0
+
+
+def share_of(request: ResourceRequest, host: str) -> Share:
+    """What this process's job was granted here, cut into slots; outside of Slurm, what was asked for."""
+    found = share_here(request)
+    if found is not None:
+        return found
+    tasks, cpus = request.ntasks or 1, request.cpus_per_task or 1
+    grant, inventory = Grant("", host, 0, tasks * cpus, tasks, cpus), look()
+    mask = os.sched_getaffinity(0)
+    return Share(grant, layout(grant, Per.TASK, mask, os.cpu_count() or 1, inventory), inventory)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,8 +11,8 @@ from psycopg2.extras import Json
 from pyfi_hpc.agent import devices
 from pyfi_hpc.agent.lock import Post
 from pyfi_hpc.agent.pilot import Pilot
+from pyfi_hpc.agent.slots import Slot
 from pyfi_hpc.control import reconcile
-from pyfi_hpc.control.records import Slot
 from pyfi_hpc.db.record import Cursor
 from pyfi_hpc.errors import BadInput
 from pyfi_hpc.gpu.inventory import Device
@@ -25,14 +26,17 @@ class Application:
     """What an agent says of itself.
 
     Attributes:
+        pilot: its job; None by hand.
         node_cpus, mem_mib: of the whole machine, also where a job was granted a part.
-        slots: what a job was granted; None by hand.
-        devices: GPUs that this process can open.
         process: `processes.fingerprint` of it.
+        slots: what a job was granted; None by hand.
+        ends_at: when Slurm ends the job, by its clock.
+        devices: GPUs that this process can open.
     """
 
     agent: bytes
     post: Post
+    pilot: Pilot | None
     cores: Sequence[int]
     node_cpus: int
     mem_mib: int
@@ -41,6 +45,7 @@ class Application:
     process: str
     version: str
     slots: Sequence[Slot] | None = None
+    ends_at: datetime.datetime | None = None
     devices: Sequence[Device] = ()
 
 
@@ -58,15 +63,15 @@ def register(cursor: Cursor, application: Application) -> Identity | None:
 
     The caller holds the post's lock. Raises BadInput (E_NOT_FOUND) where the network is gone.
     """
-    post = application.post
-    if post.pilot is not None and _overtaken(cursor, post.pilot):
+    pilot = application.pilot
+    if pilot is not None and _overtaken(cursor, pilot):
         return None
     node, name = _node(cursor, application)
-    earlier = _end_earlier(cursor, post.pilot, node)
+    earlier = _end_earlier(cursor, pilot, node)
     _insert(cursor, application, node)
     if earlier:
         reconcile.close_workers(cursor, earlier, WorkerStatus.LOST, "a new agent took over")
-    devices.store(cursor, node, application.devices, complete=post.pilot is None)
+    devices.store(cursor, node, application.devices, complete=pilot is None)
     return Identity(application.agent, bytes.fromhex(node.replace("-", "")), name)
 
 
@@ -81,11 +86,11 @@ def _overtaken(cursor: Cursor, pilot: Pilot) -> bool:
 
 def _node(cursor: Cursor, application: Application) -> tuple[str, str]:
     """Id and name of the node's row: the one of this cluster and host, one added by hand, or a new one."""
-    post = application.post
-    cluster = _adopted(cursor, post) if post.pilot else _cluster_by_hand(cursor, post)
-    by_hand = post.pilot is None
+    post, pilot = application.post, application.pilot
+    cluster = _adopted(cursor, post, pilot.cluster) if pilot else _cluster_by_hand(cursor, post)
     cursor.execute(
-        """INSERT INTO pyfi.node AS n (network_id, name, cluster, host, scheduler_id, cpus, mem_mib, shared_cores, status)
+        """INSERT INTO pyfi.node AS n
+               (network_id, name, cluster, host, scheduler_id, cpus, mem_mib, shared_cores, status)
            SELECT w.id, CASE WHEN EXISTS (SELECT FROM pyfi.node o WHERE o.network_id = w.id AND o.name = %(short)s)
                    THEN %(long)s ELSE %(short)s END,
                %(cluster)s, %(host)s, %(scheduler)s::uuid, %(cpus)s, %(mem_mib)s, %(shared)s, 'UP'
@@ -100,12 +105,12 @@ def _node(cursor: Cursor, application: Application) -> tuple[str, str]:
             "long": _name(f"{cluster or 'node'}-{post.host}"),
             "cluster": cluster,
             "host": post.host,
-            "scheduler": post.pilot.scheduler.hex() if post.pilot else None,
+            "scheduler": pilot.scheduler.hex() if pilot else None,
             "cpus": application.node_cpus,
             "mem_mib": application.mem_mib,
             "shared": application.shared_cores,
             "network": post.network,
-            "by_hand": by_hand,
+            "by_hand": pilot is None,
         },
     )
     if (row := cursor.fetchone()) is None:
@@ -118,17 +123,16 @@ def _name(host: str) -> str:
     return host if host[:1].isalpha() else f"n{host}"
 
 
-def _adopted(cursor: Cursor, post: Post) -> str:
+def _adopted(cursor: Cursor, post: Post, cluster: str) -> str:
     """The cluster; a node of this host that a person has added is the cluster's from now on."""
-    assert post.pilot is not None
     cursor.execute(
         """UPDATE pyfi.node n SET cluster = %(cluster)s FROM pyfi.network w
            WHERE w.id = n.network_id AND w.name = %(network)s AND n.host = %(host)s AND n.cluster = ''
              AND NOT EXISTS (SELECT FROM pyfi.node o WHERE o.network_id = w.id AND o.host = %(host)s
                                                        AND o.cluster = %(cluster)s)""",
-        {"cluster": post.pilot.cluster, "network": post.network, "host": post.host},
+        {"cluster": cluster, "network": post.network, "host": post.host},
     )
-    return post.pilot.cluster
+    return cluster
 
 
 def _cluster_by_hand(cursor: Cursor, post: Post) -> str:
@@ -154,17 +158,16 @@ def _end_earlier(cursor: Cursor, pilot: Pilot | None, node: str) -> list[str]:
 
 
 def _insert(cursor: Cursor, application: Application, node: str) -> None:
-    pilot, slots = application.post.pilot, application.slots
+    pilot, slots = application.pilot, application.slots
     cursor.execute(
         """INSERT INTO pyfi.agent (id, node_id, pid, process, cores, version, lease_until, job_id, incarnation, ends_at,
                slots)
            VALUES (%s::uuid, %s::uuid, %s, %s, %s, %s, now() + %s * interval '1 second', %s::uuid, %s,
-               now() + %s * interval '1 second', %s)""",
+               %s, %s)""",
         (
             application.agent.hex(), node, application.pid, application.process, list(application.cores),
             application.version, AGENT_LEASE_SECONDS,
             pilot.job.hex() if pilot else None, pilot.incarnation if pilot else 0,
-            pilot.seconds_left if pilot else None,
-            None if slots is None else Json([{"cores": slot.cores, "devices": slot.devices} for slot in slots]),
+            application.ends_at, None if slots is None else Json([slot.to_json() for slot in slots]),
         ),
     )  # fmt: skip

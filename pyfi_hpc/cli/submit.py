@@ -18,6 +18,7 @@ from pyfi_hpc.cli.params import flag
 from pyfi_hpc.cli.shared import together
 from pyfi_hpc.config import Settings
 from pyfi_hpc.errors import BadInput
+from pyfi_hpc.model.status import JobStatus
 from pyfi_hpc.slurm.asking import Asked, settled
 from pyfi_hpc.slurm.checks import check, check_folders
 from pyfi_hpc.slurm.options import (
@@ -30,11 +31,12 @@ from pyfi_hpc.slurm.options import (
     unknown,
 )
 from pyfi_hpc.slurm.reading import script_from
-from pyfi_hpc.slurm.sbatch import PASSED, REFUSED, SHORT
+from pyfi_hpc.slurm.sbatch import PASSED, REFUSED, SHORT, Takes
 from pyfi_hpc.slurm.script import make_submission
 from pyfi_hpc.slurm.slots import slots, told
 
 if TYPE_CHECKING:
+    from pyfi_hpc.db.jobs import Standing
     from pyfi_hpc.slurm.launcher import Launcher, Submission
 
     _Kind = click.ParamType[Any]
@@ -60,8 +62,9 @@ def _foreign(name: str) -> BadInput:
     if long in REFUSED:
         return BadInput.of("E_USAGE", "pyfi submit", name, f"a pilot cannot have {name}", cure=REFUSED[long])
     if long in PASSED:
-        what = f"{name} is an option of sbatch that pyfi does not read"
-        return BadInput.of("E_USAGE", "pyfi submit", name, what, cure=f"--slurm-arg={long}… passes it on, in one word")
+        what = f"{name} is an option of sbatch that pyfi only passes on"
+        cure = f"--slurm-arg={long}{'=VALUE' if PASSED[long] is Takes.VALUE else ''}"
+        return BadInput.of("E_USAGE", "pyfi submit", name, what, cure=cure)
     return unknown(name, "pyfi submit", "E_USAGE")
 
 
@@ -202,8 +205,11 @@ def _preview(asked: Asked, settings: Settings, launcher: Launcher) -> Submission
 
 def _plan(asked: Asked, submission: Submission) -> str:
     """The finished script, and behind it as comments the sbatch line and where each value comes from."""
-    lines = ["# sbatch line, with the script on its standard input; the job's own token stands in the place of 000…:"]
-    lines += [f"sbatch {shlex.join(submission.arguments)}", "", f"{told(asked.request)}. Where each value comes from:"]
+    lines = [
+        "Submitted by this line, with the script on its standard input; in place of 000… stands a token of its own:"
+    ]
+    lines += [f"sbatch --parsable {shlex.join(submission.arguments)}", ""]
+    lines += [f"{told(asked.request)}. Where each value comes from:"]
     lines += [f"  {word}  {origin}" for word, origin in origins(asked, submission)]
     return submission.script.rstrip("\n") + "\n\n" + "\n".join(f"# {line}".rstrip() for line in lines)
 
@@ -211,7 +217,7 @@ def _plan(asked: Asked, submission: Submission) -> str:
 def origins(asked: Asked, submission: Submission) -> Iterator[tuple[str, str]]:
     """(option of the sbatch line, where it comes from), the words all of one width."""
     fields = {each.long: each.field for each in OPTIONS}
-    width = max(len(word) for word in submission.arguments)
+    width = min(40, max(map(len, submission.arguments)))
     for word in submission.arguments:
         known = asked.origins.get(word) or asked.origins.get(fields.get(word.partition("=")[0], ""))
         yield word.ljust(width), known or "default"
@@ -239,23 +245,19 @@ def _send(
 def _wait(platform: Platform, record: dict[str, Any]) -> None:
     """Return once the job has ended well; exit with 1 where it did not."""
     from pyfi_hpc.control import submitting
-    from pyfi_hpc.model.status import JobStatus
 
-    job, said = record["job"], record["status"]
+    job, said = record["job"], [record["status"]]
 
-    def ended(standing: submitting.Standing) -> bool:
-        nonlocal said
-        if standing.status != said:
-            said = standing.status
-            click.echo(f"job {job} {said}{f': {standing.reason}' if standing.reason else ''}", err=True)
+    def ended(standing: Standing) -> bool:
+        if standing.status != said[-1]:
+            said.append(standing.status)
+            click.echo(f"job {job} {standing.status}{f': {standing.reason}' if standing.reason else ''}", err=True)
         return standing.status is JobStatus.ENDED
 
     try:
         submitting.until(platform.control, record["token"], ended)
     except KeyboardInterrupt:
-        click.echo(f"\nStopped watching. job {job} still {said}. pyfi logs -f {job} · pyfi cancel {job}", err=True)
+        click.echo(f"\nStopped watching. job {job} still {said[-1]}. pyfi logs -f {job} · pyfi cancel {job}", err=True)
         click.get_current_context().exit(130)
-    found = platform.network.show("job", job)
-    if found["exit_code"] != "0:0":
-        click.echo(f"pyfi: job {job} ended {found['reason'] or found['state']}  pyfi logs {job}", err=True)
+    if platform.network.show("job", job)["exit_code"] != "0:0":
         click.get_current_context().exit(1)
