@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -20,6 +21,7 @@ from pyfi_hpc.box.postgres import ADMIN, ROLE, Postgres
 from pyfi_hpc.box.slurm import SlurmCluster
 from pyfi_hpc.cli.main import run
 from pyfi_hpc.db import schema
+from tests.acceptance.test_docs import FENCE, fits
 from tests.support import eventually
 
 AGENT = f"""\
@@ -324,3 +326,31 @@ def test_what_slurm_itself_refuses_is_told_in_its_own_words(desk: Desk) -> None:
     assert (done.returncode, done.stdout) == (2, "")
     assert "E_SUBMIT" in done.stderr and "Invalid feature specification" in done.stderr
     assert [job["status"] for job in desk.jobs()] == ["ENDED"]
+
+
+# what the docs say
+
+
+@pytest.mark.slow
+def test_the_card_for_people_who_know_sbatch_does_what_it_says(desk: Desk) -> None:
+    desk.rows(
+        "UPDATE pyfi.processor SET name = 'detect' WHERE network_id = (SELECT id FROM pyfi.network WHERE name = %s)",
+        desk.network,
+    )
+    page = (Path(__file__).parents[2] / "docs" / "submit.md").read_text()
+    (script,) = [found["text"] for found in FENCE.finditer(page) if found["kind"] == "bash"]
+    desk.script(script)
+    shell = subprocess.Popen(
+        ["bash"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=desk.folder,
+        env={**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
+    )  # fmt: skip
+    assert shell.stdin is not None and shell.stdout is not None
+    blocks = [found["text"] for found in FENCE.finditer(page) if found["kind"] == "console"]
+    steps = [part.partition("\n") for text in blocks for part in re.split(r"^\$ ", text, flags=re.MULTILINE)[1:]]
+    assert len(steps) > 8
+    for command, _, shows in steps:
+        shell.stdin.write(f"{command}\necho '<done>'\n")
+        shell.stdin.flush()
+        said = "".join(iter(shell.stdout.readline, "<done>\n"))
+        assert fits(shows, said), f"{command}\nshows:\n{shows}says:\n{said}"
+    shell.communicate(timeout=30)
