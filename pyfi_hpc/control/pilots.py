@@ -260,8 +260,7 @@ class _Pass:
         return gone if gone >= SUSPECT_COUNT and gone > SUSPECT_PART * len(known) else 0
 
     def _is_gone(self, job: PilotJob) -> bool:
-        observation = self.seen.jobs.get(job.slurm_id or "") if self.seen else None
-        return observation is not None and not is_known(observation)
+        return self.seen is not None and job.slurm_id in self.seen.jobs and not was_seen(job, self.seen)
 
     def _seconds_since(self, when: datetime.datetime | None) -> float:
         """0 where it has never been."""
@@ -294,7 +293,7 @@ class _Pass:
         return job.status
 
     def _observe(self, job: PilotJob, observation: Observation) -> JobStatus:
-        if is_known(observation):
+        if is_this(observation, job.token):
             if job.missed is not None or job.known is None or differs(job.known, observation):
                 self.actions.append(Update(job.id, observation))
             return observation.status
@@ -319,10 +318,11 @@ class _Pass:
                 self._stop(Drain(job.id, self.patience.drain))
             case JobStatus.ENDING if job.retry_at is None:
                 pass  # it ends by itself
-            case JobStatus.PENDING | JobStatus.RUNNING | JobStatus.ENDING | JobStatus.UNKNOWN if unwanted and self._due(
-                job
-            ):
-                self._stop(Cancel(job.id, self.patience.again))
+            case JobStatus.UNKNOWN if self._is_gone(job):
+                pass  # there is nothing to cancel, and its number may be another job's by now
+            case JobStatus.PENDING | JobStatus.RUNNING | JobStatus.ENDING | JobStatus.UNKNOWN:
+                if unwanted and self._due(job):
+                    self._stop(Cancel(job.id, self.patience.again))
 
     def _surely_unsent(self, job: PilotJob) -> bool:
         """One that was forgotten once is looked for in the very pass that submits it again."""
@@ -406,6 +406,17 @@ def is_known(observation: Observation) -> bool:
     if observation.status is not JobStatus.UNKNOWN:
         return True
     return bool(observation.state) and status_of(observation.state) is JobStatus.UNKNOWN
+
+
+def is_this(observation: Observation, token: str) -> bool:
+    """Whether Slurm knows the job that carries the token: a controller that lost its state gives numbers again."""
+    return is_known(observation) and observation.token in (None, token)
+
+
+def was_seen(job: PilotJob, seen: Seen) -> bool:
+    """Whether Slurm told of the job."""
+    observation = seen.jobs.get(job.slurm_id or "")
+    return observation is not None and is_this(observation, job.token)
 
 
 def differs(known: Observation, observation: Observation) -> bool:

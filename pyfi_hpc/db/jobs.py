@@ -335,11 +335,11 @@ def ended_because(seen: Observation) -> str:
     return f"{seen.state}{reason}{code}"
 
 
-def observed(cursor: Cursor, slurm_ids: Collection[str]) -> None:
-    """Slurm knows these jobs as they are on record."""
+def observed(cursor: Cursor, jobs: Collection[bytes]) -> None:
+    """Slurm told of these jobs."""
     cursor.execute(
-        "UPDATE pyfi.job SET observed = clock_timestamp() WHERE slurm_id = ANY (%s) AND status <> 'ENDED'",
-        (sorted(slurm_ids),),
+        "UPDATE pyfi.job SET observed = clock_timestamp() WHERE id = ANY (%s::uuid[]) AND status <> 'ENDED'",
+        ([job.hex() for job in jobs],),
     )
 
 
