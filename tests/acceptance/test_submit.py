@@ -67,6 +67,13 @@ class Desk:
             "PYFI_SLURM_POLL_SECONDS": "1",
         }
 
+    def sit_down(self, patch: pytest.MonkeyPatch) -> None:
+        """Make this process one of somebody who works here."""
+        for name, value in {**self.settings(), **self.cluster.environment}.items():
+            patch.setenv(name, value)
+        patch.setenv("XDG_CONFIG_HOME", str(self.folder / "config"))
+        patch.chdir(self.folder)
+
     def rows(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
         """Do one statement; what it gives."""
         with closing(psycopg2.connect(self.uri)) as connection, connection, connection.cursor() as cursor:
@@ -115,10 +122,7 @@ def uri() -> Iterator[str]:
 @pytest.fixture
 def desk(slurm: SlurmCluster, uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Desk]:
     made = Desk(slurm, uri, tmp_path)
-    for name, value in {**made.settings(), **slurm.environment}.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
-    monkeypatch.chdir(tmp_path)
+    made.sit_down(monkeypatch)
     yield made
     slurm.clear()
 
@@ -326,6 +330,17 @@ def test_what_slurm_itself_refuses_is_told_in_its_own_words(desk: Desk) -> None:
     assert (done.returncode, done.stdout) == (2, "")
     assert "E_SUBMIT" in done.stderr and "Invalid feature specification" in done.stderr
     assert [job["status"] for job in desk.jobs()] == ["ENDED"]
+
+
+def test_an_account_that_one_may_not_charge_is_refused_with_those_that_one_may(
+    slurm_accounting: SlurmCluster, uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    desk = Desk(slurm_accounting, uri, tmp_path)
+    desk.sit_down(monkeypatch)
+    code, _, err = typed(capfd, "--processor", "proc1", "-A", "labb")
+    assert code == 2 and not desk.jobs()
+    assert "no account 'labb' (E_NOT_FOUND)" in err and "did you mean 'lab'?" in err
 
 
 # what the docs say
