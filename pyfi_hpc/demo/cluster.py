@@ -71,7 +71,8 @@ class ClusterStage:
         made = add_processor(client, folder)
         # as on sbatch, which spreads tasks over nodes only when told so
         each = f"--slurm-arg=--ntasks-per-node={TASKS // NODES}"
-        submitted = self._pyfi("submit", "-N", str(NODES), "-n", str(TASKS), each, "-t", "10", "--processor", "analysis")
+        sizes = ["-N", str(NODES), "-n", str(TASKS), each, "-t", "10"]
+        submitted = self._pyfi("submit", *sizes, "--processor", "analysis")
         return [made, submitted.rstrip()]
 
     def harm(self, cursor: Cursor) -> str:
