@@ -13,6 +13,7 @@ import click
 import structlog
 from rich.console import Console
 
+from benchmarks import needed  # noqa: F401 (before all that needs them)
 from benchmarks.cluster.first_result import open_first_result
 from benchmarks.cluster.passes import open_passes
 from benchmarks.cluster.queries import open_queries
