@@ -20,13 +20,22 @@ class Place:
     slot: int | None = None
 
 
+#: A device without a UUID has a number, which means something to its agent only (`gpu.visible`).
+_NUMBERED = "index:"
+
+
 @dataclass(slots=True)
 class Gpus:
     """Every device, known by its UUID wherever it is seen: two agents of one node may both see it."""
 
-    given: set[str] = field(default_factory=set)
+    given: set[tuple[bytes, str]] = field(default_factory=set)
     #: those of jobs' slots: nobody else's, also while no worker has them
-    granted: set[str] = field(default_factory=set)
+    granted: set[tuple[bytes, str]] = field(default_factory=set)
+
+
+def known(agent: bytes, devices: Iterable[str]) -> set[tuple[bytes, str]]:
+    """What tells these devices of an agent from all others."""
+    return {(agent if device.startswith(_NUMBERED) else b"", device) for device in devices}
 
 
 class Room:
@@ -43,19 +52,19 @@ class Room:
         for core in cores:
             self.free_cores -= self._load.get(core) == 0
             self._load[core] += 1
-        self._gpus.given.update(devices)
+        self._gpus.given |= known(self.node.agent, devices)
         if slot is not None:
             self._taken_slots.add(slot)
 
     def free_devices(self) -> list[str]:
         """What an agent without slots can give out."""
         given, granted = self._gpus.given, self._gpus.granted
-        return [device for device in self.node.devices if device not in given and device not in granted]
+        return [device for device in self.node.devices if (b"", device) not in given and (b"", device) not in granted]
 
     def free_slots(self) -> Iterator[Place]:
         """Its free slots, each as it is when it is asked for."""
         for number, slot in enumerate(self.node.slots):
-            if number not in self._taken_slots and self._gpus.given.isdisjoint(slot.devices):
+            if number not in self._taken_slots and self._gpus.given.isdisjoint(known(self.node.agent, slot.devices)):
                 yield Place(self.node, slot.cores, slot.devices, number)
 
     def rank(self, processor: WantedProcessor) -> tuple[int, int]:
@@ -79,13 +88,16 @@ class Rooms:
     def __init__(
         self, processors: Sequence[WantedProcessor], nodes: Sequence[ServingNode], workers: Sequence[ExistingWorker]
     ) -> None:
-        gpus = Gpus(granted={device for node in nodes for slot in node.slots for device in slot.devices})
+        gpus = Gpus()
+        for node in nodes:
+            for slot in node.slots:
+                gpus.granted |= known(node.agent, slot.devices)
         self._all = {node.agent: Room(node, gpus) for node in nodes}
         for worker in workers:
             if worker.agent in self._all:
                 self._all[worker.agent].take(worker.cores, worker.devices, worker.slot)
             else:
-                gpus.given.update(worker.devices)
+                gpus.given |= known(worker.agent, worker.devices)
         self._wanted = {processor.id for processor in processors if processor.wanted}
         accepting = [room for room in self._all.values() if room.node.accepts]
         self.open = [room for room in accepting if room.node.open]
