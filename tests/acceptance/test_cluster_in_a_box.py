@@ -91,11 +91,11 @@ def test_no_password_is_in_the_environment_of_a_job(started: Box) -> None:
 
 
 def test_a_second_start_says_that_it_runs_and_how_to_use_it(started: Box) -> None:
-    before = started.processes
+    before = Background(started.home).pid
     said = started("start")
     assert "runs already" in said
     assert f"source {started.home}/env" in said
-    assert started.processes == before
+    assert Background(started.home).pid == before
     assert "The cluster runs." in started("status")
 
 
