@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -111,11 +112,15 @@ def test_a_stop_leaves_nothing(box: Box) -> None:
     assert list(box.home.parent.iterdir()) == []
 
 
-def test_a_cluster_whose_process_is_killed_leaves_nothing_either(box: Box) -> None:
+@pytest.mark.parametrize("end", ["killed", "folder taken away"])
+def test_a_cluster_that_ends_in_another_way_leaves_nothing_either(box: Box, end: str) -> None:
     box("start", "--nodes", "1", "--gpus", "0")
     processes, folders = box.processes, traces(box.home)
-    holder = children(processes[0])[0]
-    os.kill(holder, signal.SIGKILL)
+    if end == "killed":
+        holder = children(processes[0])[0]
+        os.kill(holder, signal.SIGKILL)
+    else:
+        shutil.rmtree(box.home)
     eventually(lambda: not [pid for pid in processes if alive(pid)], timeout=30)
     assert not [folder for folder in folders if folder.exists()]
     assert "No cluster runs." in box("status")
