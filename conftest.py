@@ -54,8 +54,10 @@ _LEFT_OUT = pytest.StashKey[int]()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Tests marked `root` are for the superuser."""
-    barred = [item for item in items if item.get_closest_marker("root")] if os.geteuid() else []
+    """Tests marked `root` are for the superuser, those marked `cgroup` where it may also tell devices apart."""
+    missing = {"root"} if os.geteuid() else set[str]()
+    missing |= set() if os.access("/sys/fs/cgroup/devices", os.W_OK) else {"cgroup"}
+    barred = [item for item in items if any(item.get_closest_marker(name) for name in missing)]
     if barred:
         items[:] = [item for item in items if item not in barred]
         config.hook.pytest_deselected(items=barred)
@@ -65,4 +67,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     """Say how many were left out for that."""
     if count := config.stash.get(_LEFT_OUT, 0):
-        terminalreporter.write_line(f"left out, since they need root (network namespaces): {count} tests")
+        terminalreporter.write_line(
+            f"left out, since they need root (network namespaces, device cgroups): {count} tests"
+        )

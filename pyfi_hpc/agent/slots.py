@@ -141,15 +141,17 @@ def _taken(left: list[int], wanted: Sequence[int]) -> list[int]:
 
 
 def described(found: Layout, per: Per) -> str:
-    """One line for a person, such as `4 slots, one per GPU, 2 cores each, cores shared`."""
+    """One line for a person, such as `4 slots, one per GPU, 2 cores each, cores shared, 1 GPU not used`."""
+    name = {Per.TASK: "task", Per.CORE: "core", Per.GPU: "GPU", Per.MIG: "MIG instance"}[per]
     if not found.slots:
-        return f"no slots: the job has no {_NAMES[per]} here"
+        return f"no slots: the job has no {name} here"
     sizes = sorted({len(slot.cores) for slot in found.slots})
-    each = "-".join(map(str, {sizes[0]: None, sizes[-1]: None}))
-    parts = [f"{len(found.slots)} slots, one per {_NAMES[per]}", f"{each} cores each"]
+    width = f"{sizes[0]} to {sizes[-1]} cores" if len(sizes) > 1 else _counted(sizes[0], "core")
+    parts = [_counted(len(found.slots), "slot"), f"one per {name}", f"{width} each"]
     parts += ["cores shared"] if found.shared else []
-    parts += [f"{len(found.unused)} GPUs not used"] if found.unused else []
+    parts += [f"{_counted(len(found.unused), 'GPU')} not used"] if found.unused else []
     return ", ".join(parts)
 
 
-_NAMES = {Per.TASK: "task", Per.CORE: "core", Per.GPU: "GPU", Per.MIG: "MIG instance"}
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}{'' if count == 1 else 's'}"

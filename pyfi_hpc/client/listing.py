@@ -9,26 +9,41 @@ from typing import Any
 
 from pyfi_hpc.db.record import Cursor
 from pyfi_hpc.wire import messages
+from pyfi_hpc.wire.ids import child_id
 
+#: The GPUs of worker `w`, each as UUID and model.
+DEVICES = """(SELECT jsonb_agg(jsonb_build_object('uuid', u.uuid, 'model', d.model) ORDER BY u.place)
+        FROM unnest(w.devices) WITH ORDINALITY AS u (uuid, place)
+        LEFT JOIN pyfi.device d ON d.node_id = w.node_id AND d.uuid = u.uuid)"""
+#: Slurm's id of the job that worker `w` is in.
+JOB = "(SELECT j.slurm_id FROM pyfi.agent a JOIN pyfi.job j ON j.id = a.job_id WHERE a.id = w.agent_id)"
 DEAD = """
     SELECT h.id, s.name AS socket, o.error, h.used AS attempts, h.returns, o.committed AS since
     FROM pyfi.hold h JOIN pyfi.outcome o USING (owner, id) LEFT JOIN pyfi.socket s ON s.id = h.socket_id
     WHERE h.owner = %s AND h.state = 'DEAD' ORDER BY o.committed, h.id"""
-_ATTEMPTS = """
-    SELECT a.serial, a.status, a.cause, a.error, n.name AS node, w.cores, a.started, a.ended, a.out, a.err
+_ATTEMPTS = f"""
+    SELECT a.serial, a.status, a.cause, a.error, n.name AS node, w.cores, {DEVICES} AS devices, {JOB} AS job, a.started,
+        a.ended, a.out, a.err
     FROM pyfi.attempt a LEFT JOIN pyfi.worker w ON w.id = a.worker_id LEFT JOIN pyfi.node n ON n.id = w.node_id
     WHERE a.owner = %s AND a.id = %s::uuid ORDER BY a.serial"""
-_INVOCATION = """
+_INVOCATION = f"""
     SELECT k.id, k.owner, s.name AS socket, p.name AS processor, o.status AS outcome, o.error, o.serial,
-        octet_length(o.value) AS value_bytes, n.name AS node, w.cores, w.commit, o.parent, o.started, o.ended,
+        octet_length(o.value) AS value_bytes, n.name AS node, w.cores, {DEVICES} AS devices, {JOB} AS job, w.commit,
+        o.parent, o.started, o.ended,
         o.committed, h.state AS hold, h.due, h.serial AS next_serial, h.used, h.returns
     FROM (SELECT %s::text AS owner, %s::uuid AS id) AS k
     LEFT JOIN pyfi.outcome o USING (owner, id) LEFT JOIN pyfi.hold h USING (owner, id)
     LEFT JOIN pyfi.socket s ON s.id = coalesce(o.socket_id, h.socket_id)
     LEFT JOIN pyfi.processor p ON p.id = s.processor_id
     LEFT JOIN pyfi.worker w ON w.id = o.worker_id LEFT JOIN pyfi.node n ON n.id = w.node_id"""
-_WORKER = """
-    SELECT w.id, n.name AS node, w.cores, w.commit, w.pid FROM pyfi.outcome o JOIN pyfi.worker w ON w.id = o.worker_id
+_CHILDREN = """
+    SELECT k.id, s.name AS socket, coalesce(o.status::text, 'QUEUED') AS status
+    FROM unnest(%s::uuid[], %s::uuid[]) AS k (id, socket_id)
+    LEFT JOIN pyfi.outcome o ON o.owner = %s AND o.id = k.id LEFT JOIN pyfi.socket s ON s.id = k.socket_id
+    ORDER BY s.name, k.id"""
+_WORKER = f"""
+    SELECT w.id, n.name AS node, w.cores, w.slot, {DEVICES} AS devices, {JOB} AS job, w.commit, w.pid
+    FROM pyfi.outcome o JOIN pyfi.worker w ON w.id = o.worker_id
     JOIN pyfi.node n ON n.id = w.node_id WHERE o.owner = %s AND o.id = %s::uuid"""
 _BEHIND = """
     SELECT p.name, p.requested_status AS requested, p.status, p.reason,
@@ -59,6 +74,15 @@ def invocation_row(cursor: Cursor, owner: str, identity: bytes) -> dict[str, Any
     """Outcome and hold row of one invocation; most values are None where neither is there."""
     (row,) = listed(cursor, _INVOCATION, (owner, identity.hex()))
     return row
+
+
+def child_rows(cursor: Cursor, owner: str, identity: bytes) -> list[dict[str, Any]]:
+    """What its committed value was sent on to: id, socket, status of each."""
+    cursor.execute("SELECT routes FROM pyfi.outcome WHERE owner = %s AND id = %s::uuid", (owner, identity.hex()))
+    found = cursor.fetchone()
+    routes = messages.decode_routes(bytes(found[0])) if found and found[0] else ()
+    ids = [child_id(identity, route.edge).hex() for route in routes]
+    return listed(cursor, _CHILDREN, (ids, [route.socket.hex() for route in routes], owner))
 
 
 def behind(cursor: Cursor, network: str, socket: str) -> dict[str, Any] | None:

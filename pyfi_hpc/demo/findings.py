@@ -1,4 +1,4 @@
-"""What the demo shows at its end: the findings in the code, and who worked how much."""
+"""What a demo shows at its end: the findings in the code, and who worked how much."""
 
 from __future__ import annotations
 
@@ -35,3 +35,12 @@ def calls_by_core(cursor: Cursor) -> str:
         " GROUP BY w.cores ORDER BY w.cores"
     )
     return " · ".join(f"core {', '.join(map(str, cores))}: {count:,}" for cores, count in cursor.fetchall())
+
+
+def calls_by_node(cursor: Cursor) -> str:
+    """How many outcomes the workers of each node made, by the record."""
+    cursor.execute(
+        "SELECT n.host, count(*), count(DISTINCT w.id) FROM pyfi.outcome o JOIN pyfi.worker w ON w.id = o.worker_id"
+        " JOIN pyfi.node n ON n.id = w.node_id GROUP BY n.host ORDER BY n.host"
+    )
+    return " · ".join(f"node {host}: {count:,} by {workers} workers" for host, count, workers in cursor.fetchall())

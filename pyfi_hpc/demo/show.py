@@ -1,44 +1,71 @@
-"""The demo itself: set up, run, kill a worker, merge, check, tell."""
+"""The demo itself: set up, run, do harm on the way, merge, check, tell."""
 
 from __future__ import annotations
 
-import os
-import signal
 import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from contextlib import closing, suppress
-from typing import Any, TextIO
+from contextlib import AbstractContextManager, closing
+from pathlib import Path
+from typing import Any, Protocol, TextIO
 
 import psycopg2
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from pyfi_hpc import verify
-from pyfi_hpc.agent.service import host_name
 from pyfi_hpc.client.client import Client
 from pyfi_hpc.client.futures import Future
 from pyfi_hpc.config import Settings
+from pyfi_hpc.db.record import Cursor
 from pyfi_hpc.demo import source
-from pyfi_hpc.demo.findings import calls_by_core, show_findings
-from pyfi_hpc.demo.stage import ANALYSE, MERGE, Stage
+from pyfi_hpc.demo.code import ANALYSE, MERGE
+from pyfi_hpc.demo.findings import show_findings
 from pyfi_hpc.errors import Fault, WaitTimeout
 from pyfi_hpc.processes import until
 
 #: So many findings are merged by one call.
 BATCH = 32
-#: After the last value, acks and hold rows of the killed worker's calls may take a moment.
+#: After the last value, acks and hold rows of the harmed calls may take a moment.
 QUIET_SECONDS = 15.0
 #: Something is wrong with a machine that needs longer.
 TIME_LIMIT_SECONDS = 300.0
 
 
-def run(settings: Settings | None = None, out: TextIO | None = None) -> int:
+class Stage(Protocol):
+    """Where a demo plays: services and workers of its own, all of it gone afterwards."""
+
+    #: what is being started, for a person
+    opening: str
+    #: whose processes the checker looks for; None: it cannot look there
+    host: str | None
+
+    @property
+    def settings(self) -> Settings:
+        """Of everything on it, once it is open."""
+
+    @property
+    def accepted(self) -> Path:
+        """The file of the ids that the broker has confirmed."""
+
+    def open(self) -> AbstractContextManager[Client]:
+        """A client of the running stage."""
+
+    def build(self, client: Client) -> Sequence[str]:
+        """The processor `analysis` with its two sockets; lines that say what was made."""
+
+    def harm(self, cursor: Cursor) -> str:
+        """Take something away on which calls run now; what, for a person."""
+
+    def shares(self, cursor: Cursor) -> str:
+        """Who ran how many calls."""
+
+
+def run(stage: Stage, out: TextIO | None = None) -> int:
     """Show the demo on `out` (stdout); 0 only if the invariant checker found every promise kept."""
     console = Console(file=out or sys.stdout, highlight=False, soft_wrap=not (out or sys.stdout).isatty())
-    stage = Stage(settings or Settings.load())
-    console.print("Starting a service of the demo's own: Postgres, an agent; no server is needed, no port is opened …")
+    console.print(stage.opening)
     with stage.open() as client:
         return _Demo(console, stage, client).run()
 
@@ -48,8 +75,8 @@ class _Demo:
         self._console, self._stage, self._client = console, stage, client
 
     def run(self) -> int:
-        commit = self._stage.build(self._client)
-        self._console.print(f"Made the processor 'analysis' from a git repository, pinned at commit {commit[:12]}")
+        for line in self._stage.build(self._client):
+            self._console.print(line, markup=False)
         texts = source.files()
         self._console.print(f"Sending {len(texts):,} files of Python's standard library, a durable call each …")
         began = time.monotonic()
@@ -61,7 +88,7 @@ class _Demo:
         self._console.print()
         self._console.print(f"{report.done:,} calls in {seconds:.1f} s: {report.done / seconds:,.0f} calls per second")
         with self._session() as connection, connection.cursor() as cursor:
-            self._console.print(calls_by_core(cursor))
+            self._console.print(self._stage.shares(cursor), markup=False)
         for problem in report.problems:
             self._console.print(problem, markup=False)
         self._console.print(report.line)
@@ -77,7 +104,7 @@ class _Demo:
         with _Bar(self._console, len(futures)) as bar:
             third = _After(futures, len(futures) // 3, bar.advance)
             third.wait(self._still_working)
-            bar.say(self._kill_a_worker(third.done, len(futures)))
+            bar.say(f"After {third.done:,} of {len(futures):,}: {self._harm()}")
             return [future.result(TIME_LIMIT_SECONDS) for future in futures]
 
     def _merged(self, parts: list[dict[str, Any]]) -> dict[str, Any]:
@@ -94,16 +121,9 @@ class _Demo:
             reason = processor["reason"] or {}
             raise Fault(reason.get("code", "E_INTERNAL"), f"the demo's processor cannot run: {reason.get('what')}")
 
-    def _kill_a_worker(self, done: int, total: int) -> str:
+    def _harm(self) -> str:
         with self._session() as connection, connection.cursor() as cursor:
-            cursor.execute("SELECT pid, cores FROM pyfi.worker WHERE status = 'READY' AND pid IS NOT NULL ORDER BY id")
-            workers = cursor.fetchall()
-        for pid, cores in workers:
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-                where = ", ".join(map(str, cores))
-                return f"After {done:,} of {total:,}: killed worker {pid} on core {where} with SIGKILL"
-        raise RuntimeError("there is no worker to kill")
+            return self._stage.harm(cursor)
 
     # the check
 
@@ -123,7 +143,7 @@ class _Demo:
         accepted = verify.read_accepted(self._stage.accepted)
         with self._session() as connection:
             return verify.check(
-                connection, accepted, broker=session.broker, blob_dir=settings.blob_dir, host=host_name()
+                connection, accepted, broker=session.broker, blob_dir=settings.blob_dir, host=self._stage.host
             )
 
 

@@ -1,35 +1,37 @@
-"""Where the demo plays: a service of its own, a repository, a network. All of it is gone afterwards."""
+"""Where the demo on a laptop plays: a service of its own, a repository, a network. All of it is gone afterwards."""
 
 from __future__ import annotations
 
 import fcntl
 import os
 import shutil
-import subprocess
+import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
-from importlib import resources
-from pathlib import Path
 
 from pyfi_hpc import local
+from pyfi_hpc.agent.service import host_name
 from pyfi_hpc.client.client import Client
 from pyfi_hpc.client.session import ACCEPTED_LOG
 from pyfi_hpc.config import Broker, Database, Git, Settings
 from pyfi_hpc.db.embedded import EmbeddedPostgres
+from pyfi_hpc.db.record import Cursor
+from pyfi_hpc.demo.code import add_processor, variable
+from pyfi_hpc.demo.findings import calls_by_core
 from pyfi_hpc.errors import BadInput
 
-ANALYSE, MERGE = "analysis.analyse", "analysis.merge"
-_IDENTITY = ("-c", "user.name=pyfi demo", "-c", "user.email=demo@example.org", "-c", "commit.gpgsign=false")
 
+class LocalStage:
+    """This machine alone: the demo's own folders, embedded Postgres and an agent."""
 
-class Stage:
-    """The demo's folders and settings; `accepted` is the file of the ids that the broker has confirmed."""
+    opening = "Starting a service of the demo's own: Postgres, an agent; no server is needed, no port is opened …"
 
     def __init__(self, settings: Settings) -> None:
         self._lock = settings.state_dir / "demo.lock"
         self.home = settings.state_dir / "demo"
         self.accepted = self.home / "accepted"
+        self.host: str | None = host_name()
         self.settings = replace(
             settings,
             database=Database(),
@@ -46,7 +48,7 @@ class Stage:
         Raises:
             BadInput: E_IN_USE, another demo plays there.
         """
-        with self._alone(), _variable(ACCEPTED_LOG, str(self.accepted)):
+        with self._alone(), variable(ACCEPTED_LOG, str(self.accepted)):
             self.close()  # what a demo that was killed has left
             self.home.mkdir(mode=0o700)
             try:
@@ -72,41 +74,19 @@ class Stage:
         EmbeddedPostgres(self.home).remove()
         shutil.rmtree(self.home, ignore_errors=True)
 
-    def build(self, client: Client) -> str:
-        """A processor with its two sockets, from a repository made now; the commit."""
-        repository = self.home / "analysis"
-        commit = make_repository(repository)
-        network = client.network
-        network.add_queue(name="analysis")
-        network.add_processor(name="analysis", gitrepo=str(repository), module="code_analysis")
-        for socket in (ANALYSE, MERGE):
-            network.add_socket(name=socket, queue="analysis", processor="analysis", task=socket.rpartition(".")[2])
-        return commit
+    def build(self, client: Client) -> list[str]:
+        """The processor runs as soon as it is added: the agent is there."""
+        return [add_processor(client, self.home / "analysis")]
 
+    def harm(self, cursor: Cursor) -> str:
+        """Kill a worker with SIGKILL."""
+        cursor.execute("SELECT pid, cores FROM pyfi.worker WHERE status = 'READY' AND pid IS NOT NULL ORDER BY id")
+        for pid, cores in cursor.fetchall():
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+                return f"killed worker {pid} on core {', '.join(map(str, cores))} with SIGKILL"
+        raise RuntimeError("there is no worker to kill")
 
-@contextmanager
-def _variable(name: str, value: str) -> Iterator[None]:
-    """`name` is set in our own environment meanwhile."""
-    before = os.environ.get(name)
-    os.environ[name] = value
-    try:
-        yield
-    finally:
-        del os.environ[name]
-        if before is not None:
-            os.environ[name] = before
-
-
-def make_repository(path: Path) -> str:
-    """A git repository of the example `analysis` at `path`; its commit."""
-    with resources.as_file(resources.files("pyfi_hpc") / "examples" / "analysis") as source:
-        shutil.copytree(source, path, ignore=shutil.ignore_patterns("__pycache__"))
-    _git(path, "init", "--quiet", "--initial-branch=main")
-    _git(path, "add", "--all")
-    _git(path, *_IDENTITY, "commit", "--quiet", "--no-verify", "--message=Two tasks that read Python")
-    return _git(path, "rev-parse", "HEAD")
-
-
-def _git(path: Path, *arguments: str) -> str:
-    command = ["git", "-C", str(path), *arguments]
-    return subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=True).stdout.strip()
+    def shares(self, cursor: Cursor) -> str:
+        """By core."""
+        return calls_by_core(cursor)

@@ -78,6 +78,25 @@ class Database:
         if self.fits:
             yield from looked("agents", self._agents)
             yield from looked("processors", self._processors)
+            yield from looked("schedulers", self._schedulers)
+
+    def _schedulers(self) -> Iterator[Finding]:
+        """Jobs in Slurm with nobody to follow them are worth a look; so is a Slurm that does not answer."""
+        found = self._rows(
+            """SELECT s.name, coalesce(s.lease_until > now(), false), s.problem,
+                   (SELECT count(*) FROM pyfi.job j WHERE j.scheduler_id = s.id AND j.status <> 'ENDED')
+               FROM pyfi.scheduler s JOIN pyfi.network n ON n.id = s.network_id WHERE n.name = :network
+               ORDER BY s.name"""
+        )
+        for name, led, problem, live in found:
+            jobs = f"{live} live job{'s' if live != 1 else ''}"
+            if problem:
+                yield Finding(Mark.DOUBTFUL, "scheduler", f"{name}: {problem}", "pyfi doctor slurm")
+            elif not led and live:
+                seen = f"nobody leads {name}, which has {jobs}"
+                yield Finding(Mark.DOUBTFUL, "scheduler", seen, f"pyfi scheduler start -n {name}")
+            else:
+                yield Finding(Mark.GOOD, "scheduler", f"{name} {'is led' if led else 'waits for work'}, {jobs}")
 
     def live_nodes(self) -> int:
         """On how many nodes an agent has its lease."""
@@ -86,9 +105,10 @@ class Database:
     def _newest_agents(self) -> list[Any]:
         return self._rows(
             """SELECT DISTINCT ON (n.id) n.name, n.host, a.ended IS NULL AND a.lease_until > now(),
-                   CASE WHEN a.ended IS NULL OR a.ended >= a.lease_until THEN a.lease_until END
+                   CASE WHEN (a.ended IS NULL OR a.ended >= a.lease_until) AND a.job_id IS NULL THEN a.lease_until END
                FROM pyfi.node n JOIN pyfi.network w ON w.id = n.network_id JOIN pyfi.agent a ON a.node_id = n.id
-               WHERE w.name = :network ORDER BY n.id, a.started DESC"""
+               WHERE w.name = :network
+               ORDER BY n.id, (a.ended IS NULL AND a.lease_until > now()) DESC, a.started DESC"""
         )
 
     def _agents(self) -> Iterator[Finding]:

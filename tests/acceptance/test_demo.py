@@ -16,7 +16,8 @@ from pyfi_hpc import demo, verify
 from pyfi_hpc.config import Settings
 from pyfi_hpc.db.embedded import EmbeddedPostgres
 from pyfi_hpc.demo import source
-from pyfi_hpc.demo.stage import Stage, make_repository
+from pyfi_hpc.demo.code import make_repository
+from pyfi_hpc.demo.stage import LocalStage
 from pyfi_hpc.wire.ids import id_text, new_id
 
 LINE = re.compile(r"sent (\d+)  done (\d+)  lost (\d+)  recorded twice (\d+)")
@@ -86,7 +87,7 @@ def test_a_second_demo_in_the_same_place_is_refused(tmp_path: Path) -> None:
     from pyfi_hpc.errors import BadInput
 
     settings = settings_in(tmp_path)
-    with Stage(settings)._alone(), pytest.raises(BadInput, match="runs already"):
+    with LocalStage(settings)._alone(), pytest.raises(BadInput, match="runs already"):
         demo.run(settings, io.StringIO())
     assert not EmbeddedPostgres(settings.state_dir / "demo").running()
 

@@ -99,7 +99,7 @@ def test_memory_is_the_nodes_share_however_it_was_asked_for(variables: dict[str,
 
 
 def test_what_the_controller_says_counts_for_more() -> None:
-    grant = grant_of({**LONE_TASK, "SLURM_JOB_END_TIME": "1"}, parsed(SAID, "n1"))
+    grant = grant_of({**LONE_TASK, "SLURM_JOB_END_TIME": "1", "SLURM_MEM_PER_CPU": "7"}, parsed(SAID, "n1"))
     end = datetime.datetime(2026, 11, 28, 12, 57, 46, tzinfo=datetime.UTC)
     assert (grant.mem_mib, grant.cpu_ids, grant.ends_at) == (100, (7,), end)
 
@@ -140,8 +140,13 @@ def test_no_time_limit_has_no_end(end: str) -> None:
 
 
 def test_a_job_without_gpus_has_no_places_of_them() -> None:
-    said = parsed(SAID.replace("gpu:h100:2(IDX:0-1)", ""), "n1")
-    assert (said.gpu_indexes, said.mem_mib) == (None, 100)
+    for gres in ("", "vgpu:2(IDX:0-1)"):
+        said = parsed(SAID.replace("gpu:h100:2(IDX:0-1)", gres), "n1")
+        assert (said.gpu_indexes, said.mem_mib) == (None, 100)
+
+
+def test_memory_that_slurm_does_not_count_is_not_limited() -> None:
+    assert parsed(SAID.replace("Mem=100", "Mem=0"), "n1").mem_mib is None
 
 
 def test_an_answer_about_other_nodes_leaves_the_share_open() -> None:
@@ -202,3 +207,5 @@ def test_without_nvml_gpus_are_known_by_number() -> None:
 
 def test_a_job_that_asked_for_none_has_none_of_the_gpus_that_open() -> None:
     assert own_devices(grant_of(LONE_TASK), gpus(0, 1)) == ()
+    # a variable of the person's own shell, which came with the job
+    assert own_devices(grant_of({**LONE_TASK, "CUDA_VISIBLE_DEVICES": "0"}), Inventory()) == ()

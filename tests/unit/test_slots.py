@@ -156,7 +156,7 @@ def test_tasks_share_gpus_out_evenly_and_never_use_one_together() -> None:
     found = layout(grant_of(2, tasks=2, gpus=5), Per.TASK, {0, 1}, 64, Inventory(devices, driver="550"))
     assert [slot.devices for slot in found.slots] == [("GPU-0", "GPU-1"), ("GPU-2", "GPU-3")]
     assert found.unused == ("GPU-4",)
-    assert described(found, Per.TASK) == "2 slots, one per task, 1 cores each, 1 GPUs not used"
+    assert described(found, Per.TASK) == "2 slots, one per task, 1 core each, 1 GPU not used"
     few = layout(grant_of(2, tasks=2, gpus=1), Per.TASK, {0, 1}, 64, Inventory(devices[:1], driver="550"))
     assert ([slot.devices for slot in few.slots], few.unused) == ([(), ()], ("GPU-0",))
 
