@@ -159,6 +159,12 @@ def test_to_cancel_a_job_that_is_not_known_is_no_error(service: Service) -> None
     service.launcher.cancel("987654")
 
 
+def test_the_output_goes_where_it_was_asked_to(service: Service) -> None:
+    job = service.submit("echo hello", f"--output={service.folder}/100%%-%x-%j.out", name="mine")
+    service.ended(job)
+    assert (service.folder / f"100%-mine-{job}.out").read_text() == "hello\n"
+
+
 @pytest.mark.parametrize(
     "option", ["--partition=nowhere", "--time=soon", "--dependency=afterok:987654x", "--begin=never"]
 )
