@@ -124,6 +124,28 @@ def test_a_requeued_jobs_new_incarnation_takes_over_and_the_old_one_ends_for_goo
     assert sent.agents() == [("n2", 1)]
 
 
+def test_an_incarnation_that_was_out_of_reach_wakes_up_and_its_values_lose(site: Site) -> None:
+    site.processor("work", workers=1)
+    sent = job(site, ntasks=1)
+    old = sent.agent()
+    site.ready()
+    futures = site.submit("p.work", [(number, str(site.runs), 0.2) for number in range(6)])
+    eventually(lambda: len(site.executions()) > 1)
+
+    # slurmd is stopped, its node counts as down: the job is requeued while its old agent and worker are still there
+    old.stall()
+    sent.agent("n2", restarts=1)
+    assert [future.result(timeout=60) for future in futures] == [2 * number for number in range(6)]
+    decided = site.rows("SELECT id, worker_id FROM pyfi.outcome ORDER BY 1")
+    old.wake()
+
+    assert old.ended(60) == 2
+    assert "E_SUPERSEDED" in said(old)
+    site.quiet()
+    assert site.rows("SELECT id, worker_id FROM pyfi.outcome ORDER BY 1") == decided
+    assert max(site.executions().values()) == 2
+
+
 def test_an_agent_hears_from_the_jobs_row_that_it_is_superseded(site: Site) -> None:
     site.processor("work", workers=1)
     sent = job(site, ntasks=1)
@@ -231,6 +253,24 @@ def test_a_node_by_hand_gives_out_its_gpus_and_shows_how_they_are_used(site: Sit
         lambda: site.rows("SELECT uuid, utilization FROM pyfi.device ORDER BY 1") == [("GPU-a", 0.99), ("GPU-b", 0.01)],
         timeout=20,
     )
+
+
+def test_a_jobs_gpus_are_not_given_out_by_the_agent_that_serves_its_node_by_hand(
+    site: Site, driver: FakeDriver
+) -> None:
+    driver.has(FakeGpu(uuid="GPU-a"), FakeGpu(uuid="GPU-b"))
+    site.processor("sees", workers=1)
+    site.processor("sees", name="other", workers=2, gpus=1)
+    sent = job(site, gpus_per_node="1", ntasks=None)
+    sent.agent(variables={"SLURM_GPUS_ON_NODE": "1", "SLURM_STEP_GPUS": "0", **driver.environment})
+    eventually(lambda: slots(site) == [("n1", "p", 0)], timeout=30)
+
+    site.agent("", "n1", respawn=False, job="", **driver.environment)
+
+    eventually(lambda: slots(site) == [("n1", "other", None), ("n1", "p", 0)], timeout=30)
+    given = site.rows("SELECT p.name, w.devices FROM pyfi.worker w JOIN pyfi.processor p ON p.id = w.processor_id")
+    assert sorted(given) == [("other", ["GPU-b"]), ("p", ["GPU-a"])]
+    assert site.client.call("other.sees", "CUDA_VISIBLE_DEVICES", timeout=30) in ("GPU-a", "GPU-b")
 
 
 def test_a_drained_node_is_emptied_at_once_and_takes_work_again_when_resumed(site: Site) -> None:
