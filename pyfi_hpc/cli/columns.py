@@ -33,6 +33,18 @@ LISTED: Mapping[str, Listed] = {
         ("name", "host", "status", "cpus", "mem_mib", "gpus", "agents", "workers"),
         ("cluster", "scheduler", *_OBJECT),
     ),
+    "scheduler": Listed(
+        "schedulers",
+        "schedulers, with who leads",
+        ("name", "leader", "live_jobs", "nodes", "problem"),
+        ("cluster", "polled", "queries", "epoch", "lease_until", *_OBJECT),
+    ),
+    "job": Listed(
+        "jobs",
+        "Slurm jobs, newest first",
+        ("job", "processor", "status", "workers", "ready", "nodes", "why"),
+        ("state", "restarts", "submitted", "started", "ends_at", "ended", "exit_code", "scheduler", "id"),
+    ),
     "agent": Listed(
         "agents",
         "agents, newest first",
@@ -42,8 +54,8 @@ LISTED: Mapping[str, Listed] = {
     "worker": Listed(
         "workers",
         "workers, with their core or GPU",
-        ("id", "processor", "node", "status", "cores", "devices", "pid", "calls"),
-        ("job", "slot", "commit", "environment", "reason", "created", "ended"),
+        ("id", "processor", "node", "job", "status", "cores", "devices", "pid", "calls"),
+        ("slot", "commit", "environment", "reason", "created", "ended"),
     ),
     "device": Listed(
         "devices",

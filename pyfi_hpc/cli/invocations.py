@@ -10,7 +10,7 @@ import click
 
 from pyfi_hpc.cli.command import Command
 from pyfi_hpc.cli.context import Platform, pass_platform
-from pyfi_hpc.cli.output import Output, output_options
+from pyfi_hpc.cli.output import Output, output_options, say
 from pyfi_hpc.cli.params import Seconds
 from pyfi_hpc.cli.values import as_json, as_text
 from pyfi_hpc.errors import PyfiError, WaitTimeout
@@ -43,7 +43,7 @@ def wait(platform: Platform, ids: tuple[str, ...], timeout: float | None, quiet:
         rows.append(row)
         first = first or error
         if out.form == "table" and error is None:
-            click.echo(as_text(row["value"]))
+            say(as_text(row["value"]))
     if out.form != "table":
         out.rows(rows, ["id", "status", "value", "error"])
     if first is not None:
@@ -65,32 +65,58 @@ def _waited(
 
 @click.command(
     cls=Command,
-    examples=("pyfi cancel 6f3a9c01de", "pyfi cancel 6f3a9c01de 77aa01b2c3", "pyfi cancel 6f3a9c01de -o json"),
+    examples=("pyfi cancel 6f3a9c01de", "pyfi cancel 6f3a9c01de 77aa01b2c3", "pyfi cancel 88121 -o json"),
 )
 @click.argument("ids", nargs=-1, required=True)
 @output_options
 @pass_platform
 def cancel(platform: Platform, ids: tuple[str, ...], out: Output) -> None:
-    """Cancel invocations that are not decided yet; running ones are stopped."""
-    out.rows(platform.client.cancel(*ids), ["id", "cancelled", "status"])
+    """Cancel invocations that are not decided yet, or jobs; what runs is stopped.
+
+    Digits alone that are the id of a Slurm job of this network mean that job: its workers finish what they run first.
+    """
+    jobs = [ident for ident in ids if platform.network.find_job(ident)]
+    calls = [ident for ident in ids if ident not in jobs]
+    rows = [_cancelled(platform, ident) for ident in jobs]
+    out.rows([*rows, *(platform.client.cancel(*calls) if calls else [])], ["id", "cancelled", "status"])
+
+
+def _cancelled(platform: Platform, which: str) -> dict[str, Any]:
+    from pyfi_hpc.control import submitting
+
+    row = platform.network.cancel_job(which)
+    if row["cancelled"] and submitting.turn_if_alone(platform.control, row["scheduler"]):
+        row = {**platform.network.show("job", row["id"]), "cancelled": True}
+    return {"id": row["job"] or row["id"], "cancelled": row["cancelled"], "status": row["status"]}
 
 
 @click.command(
     cls=Command,
-    examples=("pyfi logs 6f3a9c01de", "pyfi logs 6f3a9c01de -f", "pyfi logs 6f3a9c01de -o json"),
+    examples=("pyfi logs 6f3a9c01de", "pyfi logs -f 88121", "pyfi logs 6f3a9c01de -o json"),
 )
 @click.argument("ident", metavar="ID")
-@click.option("-f", "--follow", is_flag=True, help="Go on until the invocation has ended.")
+@click.option("-f", "--follow", is_flag=True, help="Go on until the invocation, or the job, has ended.")
 @output_options
 @pass_platform
 def logs(platform: Platform, ident: str, follow: bool, out: Output) -> None:
-    """Print what an invocation's attempts have printed, once each has ended."""
+    """Print what an invocation's attempts, or a job, have printed.
+
+    Of an attempt all is printed once it has ended; of a job, what it has written so far. Digits alone that are the id
+    of a Slurm job of this network mean that job.
+    """
+    if platform.network.find_job(ident):
+        from pyfi_hpc.cli import job_logs
+
+        return job_logs.show(platform, ident, follow=follow)
     if follow:
         return _follow(platform, ident)
     if out.form != "table":
         columns = ["serial", "status", "cause", "node", "started", "ended", "out", "err"]
         return out.rows(platform.client.operations.attempts(ident), columns)
-    return click.echo(platform.client.operations.logs(ident), nl=False)
+    text = platform.client.operations.logs(ident)
+    if not text:
+        click.echo("nothing was printed by any attempt that has ended", err=True)
+    return say(text, nl=False)
 
 
 def _follow(platform: Platform, ident: str) -> None:
@@ -105,7 +131,7 @@ def _follow(platform: Platform, ident: str) -> None:
             for attempt in platform.client.operations.attempts(future.id):
                 if attempt["ended"] and attempt["serial"] not in shown:
                     shown.add(attempt["serial"])
-                    click.echo(attempt["out"] + attempt["err"], nl=False)
+                    say(attempt["out"] + attempt["err"], nl=False)
 
 
 @click.command(
@@ -118,7 +144,13 @@ def _follow(platform: Platform, ident: str) -> None:
 def ps(platform: Platform, ident: str | None, out: Output) -> None:
     """Show the workers that are there, or all that is on record of one invocation."""
     if ident is not None:
-        return out.row(platform.client.operations.invocation(ident))
+        return out.row(_called_so(platform.client.operations.invocation(ident), out))
     live = [row for row in platform.network.list("worker") if row["status"] not in ("EXITED", "LOST")]
-    columns = ["processor", "node", "cores", "devices", "pid", "status", "calls", "id"]
-    return out.rows(live, columns, ["job", "commit", "environment", "created"])
+    columns = ["processor", "node", "job", "cores", "devices", "pid", "status", "calls", "id"]
+    return out.rows(live, columns, ["slot", "commit", "environment", "created"])
+
+
+def _called_so(row: dict[str, Any], out: Output) -> dict[str, Any]:
+    """An id that the record knows nothing of is called so, in words for people."""
+    nothing = row["outcome"] is None and row["hold"] is None and not row["attempts"]
+    return {**row, "status": "queued or unknown"} if nothing and out.form in ("table", "wide") else row

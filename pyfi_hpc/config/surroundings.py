@@ -18,8 +18,13 @@ def environment(settings: Settings) -> Mapping[str, str]:
     """
     ours = {key.variable for key in KEYS.values()} | {"PYFI_HOME"}
     others = {name: value for name, value in os.environ.items() if name not in ours}
-    told = {name: _text(settings.value(name)) for name in KEYS}
+    told = written(settings)
     return others | {KEYS[name].variable: text for name, text in told.items() if not _stays(settings, name, text)}
+
+
+def written(settings: Settings) -> dict[str, str]:
+    """Every setting, by "section.key", as a file or variable has it."""
+    return {name: _text(settings.value(name)) for name in KEYS}
 
 
 def _stays(settings: Settings, name: str, text: str) -> bool:
