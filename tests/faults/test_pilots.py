@@ -9,6 +9,7 @@ import pytest
 
 from pyfi_hpc.box.nvml import FakeGpu
 from pyfi_hpc.client import rows
+from pyfi_hpc.control.leftovers import forget_job
 from pyfi_hpc.errors import BadInput
 from tests.faults.own import change
 from tests.gpus import FakeDriver
@@ -77,6 +78,19 @@ def test_two_jobs_serve_one_node_at_once(site: Site) -> None:
     assert ends[0].stop() == 0
     assert (first.agents(), second.agents()) == ([], [("n1", 0)])
     assert site.rows("SELECT status FROM pyfi.node") == [("UP",)]
+
+
+def test_what_a_killed_agent_leaves_goes_with_its_job(site: Site) -> None:
+    sent = job(site, None)
+    agent = sent.agent()
+    sent.serves("n1")
+    folder = site.home / "state" / "nodes" / "n1" / sent.token
+    agent.kill()
+    assert folder.is_dir()
+
+    forget_job(site.home / "state", sent.token)
+
+    assert not folder.exists()
 
 
 def test_a_second_agent_of_a_job_on_a_node_is_refused(site: Site, tmp_path: Path) -> None:
