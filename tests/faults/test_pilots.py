@@ -198,7 +198,7 @@ def test_the_early_warning_drains_the_pilot(site: Site) -> None:
 @pytest.mark.parametrize("why", ["walltime", "preempted"])
 def test_what_cannot_finish_in_time_is_given_back_at_no_cost(site: Site, why: str) -> None:
     site.processor("work", workers=1)
-    agent = job(site, ntasks=1).agent(seconds=3600, variables={"PYFI_SLURM_KILL_WAIT_SECONDS": "2"})
+    agent = job(site, ntasks=1).agent(seconds=3600, variables={"PYFI_AGENT_KILL_WAIT_SECONDS": "2"})
     site.ready()
     (future,) = site.submit("p.work", [(7, str(site.runs), 60.0)])
     eventually(lambda: site.executions().get(future.id))
