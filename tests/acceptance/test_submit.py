@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -20,6 +21,7 @@ from pyfi_hpc.box.postgres import ADMIN, ROLE, Postgres
 from pyfi_hpc.box.slurm import SlurmCluster
 from pyfi_hpc.cli.main import run
 from pyfi_hpc.db import schema
+from tests.acceptance.test_docs import FENCE, fits
 from tests.support import eventually
 
 AGENT = f"""\
@@ -64,6 +66,13 @@ class Desk:
             "PYFI_SLURM_PYTHON": str(self.python),
             "PYFI_SLURM_POLL_SECONDS": "1",
         }
+
+    def sit_down(self, patch: pytest.MonkeyPatch) -> None:
+        """Make this process one of somebody who works here."""
+        for name, value in {**self.settings(), **self.cluster.environment}.items():
+            patch.setenv(name, value)
+        patch.setenv("XDG_CONFIG_HOME", str(self.folder / "config"))
+        patch.chdir(self.folder)
 
     def rows(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
         """Do one statement; what it gives."""
@@ -113,10 +122,7 @@ def uri() -> Iterator[str]:
 @pytest.fixture
 def desk(slurm: SlurmCluster, uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Desk]:
     made = Desk(slurm, uri, tmp_path)
-    for name, value in {**made.settings(), **slurm.environment}.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
-    monkeypatch.chdir(tmp_path)
+    made.sit_down(monkeypatch)
     yield made
     slurm.clear()
 
@@ -324,3 +330,42 @@ def test_what_slurm_itself_refuses_is_told_in_its_own_words(desk: Desk) -> None:
     assert (done.returncode, done.stdout) == (2, "")
     assert "E_SUBMIT" in done.stderr and "Invalid feature specification" in done.stderr
     assert [job["status"] for job in desk.jobs()] == ["ENDED"]
+
+
+def test_an_account_that_one_may_not_charge_is_refused_with_those_that_one_may(
+    slurm_accounting: SlurmCluster, uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    desk = Desk(slurm_accounting, uri, tmp_path)
+    desk.sit_down(monkeypatch)
+    code, _, err = typed(capfd, "--processor", "proc1", "-A", "labb")
+    assert code == 2 and not desk.jobs()
+    assert "no account 'labb' (E_NOT_FOUND)" in err and "did you mean 'lab'?" in err
+
+
+# what the docs say
+
+
+@pytest.mark.slow
+def test_the_card_for_people_who_know_sbatch_does_what_it_says(desk: Desk) -> None:
+    desk.rows(
+        "UPDATE pyfi.processor SET name = 'detect' WHERE network_id = (SELECT id FROM pyfi.network WHERE name = %s)",
+        desk.network,
+    )
+    page = (Path(__file__).parents[2] / "docs" / "submit.md").read_text()
+    (script,) = [found["text"] for found in FENCE.finditer(page) if found["kind"] == "bash"]
+    desk.script(script)
+    shell = subprocess.Popen(
+        ["bash"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=desk.folder,
+        env={**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
+    )  # fmt: skip
+    assert shell.stdin is not None and shell.stdout is not None
+    blocks = [found["text"] for found in FENCE.finditer(page) if found["kind"] == "console"]
+    steps = [part.partition("\n") for text in blocks for part in re.split(r"^\$ ", text, flags=re.MULTILINE)[1:]]
+    assert len(steps) > 8
+    for command, _, shows in steps:
+        shell.stdin.write(f"{command}\necho '<done>'\n")
+        shell.stdin.flush()
+        said = "".join(iter(shell.stdout.readline, "<done>\n"))
+        assert fits(shows, said), f"{command}\nshows:\n{shows}says:\n{said}"
+    shell.communicate(timeout=30)
