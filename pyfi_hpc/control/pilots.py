@@ -10,6 +10,7 @@ from __future__ import annotations
 import datetime
 import math
 import zlib
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias
@@ -237,7 +238,9 @@ class _Pass:
         silent: bool,
     ) -> None:
         self.processors, self.seen, self.now, self.patience = processors, seen, now, patience
-        self.jobs = sorted(jobs, key=lambda job: job.created, reverse=True)
+        self.jobs_of: dict[bytes | None, list[PilotJob]] = defaultdict(list)
+        for job in sorted(jobs, key=lambda job: job.created, reverse=True):
+            self.jobs_of[job.processor].append(job)
         self.live = sorted((job for job in jobs if job.status is not JobStatus.ENDED), key=lambda job: job.created)
         self.may_start = 0 if silent else MAX_STARTS
         self.may_stop = MAX_STOPS
@@ -343,7 +346,7 @@ class _Pass:
     def _want(self, processor: PilotProcessor) -> None:
         if processor.shape is None or processor.requested is not Requested.RUNNING:
             return
-        jobs = [job for job in self.jobs if job.processor == processor.id]
+        jobs = self.jobs_of[processor.id]
         live = [job for job in jobs if job.status is not JobStatus.ENDED]
         failed = failures(jobs, processor.wanted_since)
         paused = _alike(failed) or (bool(failed) and processor.workers is None and not live)
