@@ -182,7 +182,7 @@ def test_no_secret_is_to_be_seen_anywhere(pilots: Pilots, monkeypatch: pytest.Mo
     shown = pilots.cluster.ask("scontrol", "show", "job", "-dd", job)
     script = pilots.cluster.ask("scontrol", "write", "batch_script", job, "-")
     assert "Comment=pyfi:" in shown and "mine" in shown
-    assert "module" not in script and "pyfi_hpc.agent.main" in script
+    assert "pyfi_hpc.agent.main" in script
     for text in (shown, script, *map(str, agents), str(sorted(pilots.folder.rglob("*")))):
         assert SECRET not in text
     pilots.cluster.run("scancel", "--batch", "--signal=USR2", job)
@@ -221,8 +221,15 @@ def _job(cluster: SlurmCluster, job: str) -> dict[str, str]:
     lines = cluster.ask("scontrol", "show", "job", job).splitlines()
     found = dict(word.split("=", 1) for line in lines for word in _fields(line.strip()))
     shown = {name: value for name, value in found.items() if name not in _OWN and not name.endswith("Time")}
+<<<<<<< HEAD
+    return {
+        name: value.replace(f"/jobs/{job}", "/jobs/JOB") if name.startswith("Std") else value
+        for name, value in shown.items()
+    }
+=======
     files = {name: value.replace(f"/{job}", "/JOB") for name, value in shown.items() if name.startswith("Std")}
     return shown | files
+>>>>>>> scheduler
 
 
 def _fields(line: str) -> list[str]:
