@@ -46,6 +46,14 @@ class Respawner:
         kernel.adopt_orphans()
         for number, handed_on in _HANDED_ON.items():
             signal.signal(number, partial(self._stop, handed_on))
+        try:
+            return self._keep()
+        finally:
+            # Slurm's warning comes again and again: an interpreter that is about to end has no handlers any more
+            for number in _HANDED_ON:
+                signal.signal(number, signal.SIG_IGN)
+
+    def _keep(self) -> int:
         delay = FIRST_DELAY
         while True:
             began = time.monotonic()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import pytest
 from pyfi_hpc.box.postgres import ADMIN, ROLE, Postgres
 from pyfi_hpc.box.slurm import SlurmCluster
 from pyfi_hpc.db import schema
-from tests.acceptance.test_cli import Shell
+from tests.acceptance.typed import Typed
 from tests.support import eventually
 from tests.support_git import make_repository
 
@@ -25,21 +26,24 @@ def do_something(message):
 """
 
 
-class Cluster(Shell):
+class Cluster(Typed):
     """A person on a login node."""
 
     def __init__(self, home: Path, slurm: SlurmCluster, database: str) -> None:
-        super().__init__(home)
-        self.environment |= {
-            **slurm.environment,
+        ours = {
             "PYFI_DATABASE_URI": database,
             "PYFI_GIT_ALLOW": f"file://{home}",
             "PYFI_SLURM_POLL_SECONDS": "1",
         }
+        super().__init__(home, {**slurm.environment, **ours})
 
     def job(self, which: str) -> dict[str, object]:
         """All of one job."""
         return self.items(f"pyfi show job {which}")[0]
+
+    def live(self) -> list[str]:
+        """The jobs that Slurm has and that have not ended."""
+        return [row["job"] for row in self.items("pyfi ls jobs") if row["job"] and row["status"] != "ENDED"]
 
     def ends(self, which: str) -> None:
         """Return once the job has ended."""
@@ -85,7 +89,8 @@ def test_a_pilot_is_submitted_works_and_is_cancelled_with_nobody_leading(pyfi: C
     assert "live job" in pyfi("pyfi delete scheduler default -y", status=2)
     assert "live job" in pyfi("pyfi delete processor proc1 -y", status=2)
 
-    assert f"{job}  yes" in pyfi(f"pyfi cancel {job}")
+    (cancelled,) = pyfi.items(f"pyfi cancel {job}")
+    assert (cancelled["id"], cancelled["cancelled"]) == (job, True)
     followed = pyfi.run(f"pyfi logs -f {job}")
     assert "stopping: finishing what runs" in followed.stdout
     assert f"job {job} ended" in followed.stderr
@@ -103,11 +108,12 @@ def test_a_scheduler_that_leads_sends_the_pilots_that_processors_lack(pyfi: Clus
     try:
         eventually(lambda: pyfi.items("pyfi ls schedulers")[0]["leader"], timeout=30, interval=0.5)
         pyfi("pyfi proc start -n proc1")
-        job = str(eventually(lambda: pyfi.items("pyfi ls jobs")[0]["job"], timeout=30, interval=0.5))
+        (job,) = eventually(pyfi.live, timeout=30, interval=0.5)
         assert pyfi("pyfi call proc1.do_something '\"again\"' --timeout 100") == "Self: again\n"
         pyfi("pyfi proc stop -n proc1")
         pyfi.ends(job)
-        assert pyfi.items("pyfi ls processors")[0]["status"] == "STOPPED"
+        eventually(lambda: pyfi.items("pyfi ls processors")[0]["status"] == "STOPPED", timeout=30, interval=0.5)
+        assert pyfi.live() == []
         cured = pyfi("pyfi doctor slurm -o json")
         assert all(word in cured for word in ("slurm-wlm", "answers for cluster", "main: 2 nodes"))
     finally:
@@ -120,11 +126,13 @@ def test_a_scheduler_that_leads_sends_the_pilots_that_processors_lack(pyfi: Clus
 def test_doctor_names_a_controller_that_is_stopped(pyfi: Cluster, slurm: SlurmCluster) -> None:
     slurm.kill_slurmctld()
     try:
-        found = pyfi.run("pyfi doctor slurm", status=3).stdout
+        found = json.loads(pyfi.run("pyfi doctor slurm -o json", status=3).stdout)["items"]
     finally:
         slurm.start_slurmctld()
-    assert "✗     slurmctld" in found and "E_SLURM" in found
-    eventually(lambda: "✗" not in pyfi("pyfi doctor slurm"), timeout=30)
+    bad = [(each["check"], "E_SLURM" in each["seen"]) for each in found if each["mark"] == "✗"]
+    assert bad == [("slurmctld", True)]
+    eventually(lambda: slurm.ask("scontrol", "ping").endswith("UP"), timeout=30)
+    pyfi("pyfi doctor slurm")
 
 
 def test_what_slurm_refuses_is_told_in_its_own_words(pyfi: Cluster) -> None:

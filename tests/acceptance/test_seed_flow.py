@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from pyfi_hpc.db.embedded import EmbeddedPostgres
-from tests.acceptance.test_cli import SAMPLE, SETUP, Shell
+from tests.acceptance.test_cli import SAMPLE, SETUP
+from tests.acceptance.typed import Typed
 
 pytestmark = pytest.mark.slow
 
@@ -44,12 +45,12 @@ pyfi add outlet -n proc3.outlet1 -q pyfi.queue3 -pn proc3
 
 
 @pytest.fixture(scope="module")
-def pyfi(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
+def pyfi(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Typed]:
     """The flow of the script, in embedded mode."""
     home = tmp_path_factory.mktemp("seed")
     repository = home / "repository"
     _make(repository)
-    shell = Shell(home)
+    shell = Typed(home, {})
     try:
         for line in SCRIPT.format(repository=repository).splitlines():
             if line:
@@ -69,7 +70,7 @@ def _make(repository: Path) -> None:
         subprocess.run(["git", "-C", str(repository), *command], check=True)
 
 
-def test_the_script_makes_the_scheduler_with_its_nodes(pyfi: Shell) -> None:
+def test_the_script_makes_the_scheduler_with_its_nodes(pyfi: Typed) -> None:
     (scheduler,) = pyfi.items("pyfi ls schedulers")
     assert (scheduler["name"], scheduler["nodes"]) == ("sched1", ["node1", "node2", "node3"])
     assert (scheduler["leader"], scheduler["live_jobs"]) == (None, 0)
@@ -81,11 +82,11 @@ def test_the_script_makes_the_scheduler_with_its_nodes(pyfi: Shell) -> None:
     }
 
 
-def test_no_pilot_is_sent_for_processors_without_a_shape(pyfi: Shell) -> None:
+def test_no_pilot_is_sent_for_processors_without_a_shape(pyfi: Typed) -> None:
     assert {row["shape"] for row in pyfi.items("pyfi ls processors")} == {None}
 
 
-def test_a_node_is_under_one_scheduler_alone(pyfi: Shell) -> None:
+def test_a_node_is_under_one_scheduler_alone(pyfi: Typed) -> None:
     pyfi("pyfi add scheduler -n sched2")
     refused = pyfi("pyfi scheduler -n sched2 add --node node1", status=2)
     assert "node node1 is under scheduler sched1 (E_IN_USE)" in refused
@@ -96,7 +97,7 @@ def test_a_node_is_under_one_scheduler_alone(pyfi: Shell) -> None:
     assert pyfi.items("pyfi ls schedulers")[1]["nodes"] == ["node1"]
 
 
-def test_a_scheduler_goes_once_it_has_no_nodes(pyfi: Shell) -> None:
+def test_a_scheduler_goes_once_it_has_no_nodes(pyfi: Typed) -> None:
     pyfi("pyfi add scheduler -n sched3")
     pyfi("pyfi add node -n node9 -h nine")
     pyfi("pyfi scheduler -n sched3 add --node node9")
@@ -107,8 +108,8 @@ def test_a_scheduler_goes_once_it_has_no_nodes(pyfi: Shell) -> None:
     assert node["scheduler"] is None
 
 
-def test_bad_names_are_refused(pyfi: Shell) -> None:
-    assert "did you mean 'sched1'?" in pyfi("pyfi scheduler -n sched add --node node1", status=2)
+def test_bad_names_are_refused(pyfi: Typed) -> None:
+    assert "did you mean 'sched1'?" in pyfi("pyfi scheduler -n shed1 add --node node1", status=2)
     assert "(E_NOT_FOUND)" in pyfi("pyfi scheduler -n sched1 add --node nobody", status=2)
     assert "name is missing" in pyfi("pyfi scheduler add --node node2", status=2)
     assert "only one name" in pyfi("pyfi scheduler -n sched1 add -n sched1 --node node2", status=2)
