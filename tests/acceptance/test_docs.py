@@ -130,7 +130,7 @@ def test_the_page_about_the_cluster_does_what_it_says(tmp_path: Path) -> None:
     try:
         follow(reader, DOCS / "cluster.md")
     finally:
-        reader.does("make cluster-stop")
+        reader.does(f"make -C {ROOT} cluster-stop")
         reader.leaves()
 
 
