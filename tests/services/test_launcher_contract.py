@@ -281,8 +281,9 @@ def test_a_job_requeued_and_held_has_not_ended(slurm: SlurmCluster, cluster_serv
 
 
 def test_a_suspended_job_still_has_its_nodes(slurm: SlurmCluster, cluster_service: Service) -> None:
-    job = cluster_service.submit("sleep 600")
-    cluster_service.running(job)
+    job = cluster_service.submit("echo up; sleep 600")
+    # suspended before its script has begun, a job takes a cancellation only much later
+    eventually(lambda: cluster_service.output == "up\n", timeout=PATIENCE)
     slurm.run("scontrol", "suspend", job)
     seen = eventually(lambda: seen if (seen := cluster_service.look(job)).state == "SUSPENDED" else None)
     assert seen is not None and (seen.status, bool(seen.nodes)) == (JobStatus.RUNNING, True)
