@@ -14,8 +14,12 @@ import signal
 
 _ACTIONS = {"crash": signal.SIGKILL, "stop": signal.SIGSTOP}
 
-#: Every fail point there is, in the order in which one invocation meets them.
+#: Every fail point there is: first those of a job on its way into Slurm, then in the order in which one invocation
+#: meets them.
 NAMES = (
+    "submit_before_intent",
+    "submit_after_intent",
+    "submit_after_sbatch",
     "client_before_publish",
     "client_after_publish",
     "agent_after_receive",

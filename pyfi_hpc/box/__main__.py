@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import get_args
 
@@ -30,9 +32,9 @@ def parser() -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=meaning, description=meaning)
         command.add_argument("--home", type=Path, default=default_home(), help="its folder (default: %(default)s)")
         if name == "start":
-            command.add_argument("--nodes", type=int, default=3, help="how many (default: %(default)s)")
-            command.add_argument("--cpus", type=int, default=8, help="of each node (default: %(default)s)")
-            command.add_argument("--gpus", type=int, default=4, help="of each node (default: %(default)s)")
+            command.add_argument("--nodes", type=_from(1), default=3, help="how many (default: %(default)s)")
+            command.add_argument("--cpus", type=_from(1), default=8, help="of each node (default: %(default)s)")
+            command.add_argument("--gpus", type=_from(0), default=4, help="of each node (default: %(default)s)")
             command.add_argument(
                 "--profile",
                 choices=get_args(Profile),
@@ -81,7 +83,20 @@ def _step(line: str) -> None:
 def _show_use(cluster: Background) -> None:
     print(f"To use it in this shell:  {cluster.how_to_use()}")
     print("Then, for example:        sinfo; pyfi doctor")
-    print("To stop it:               make cluster-stop")
+    print(f"To stop it:               python -m pyfi_hpc.box stop{_named(cluster)}")
+
+
+def _named(cluster: Background) -> str:
+    return "" if cluster.home == default_home() else f" --home {shlex.quote(str(cluster.home))}"
+
+
+def _from(least: int) -> Callable[[str], int]:
+    def number(text: str) -> int:
+        if (value := int(text)) < least:
+            raise argparse.ArgumentTypeError(f"at least {least}, not {value}")
+        return value
+
+    return number
 
 
 COMMANDS = {"start": start, "status": status, "stop": stop}

@@ -16,14 +16,14 @@ from pathlib import Path
 from typing import IO, Any
 
 from pyfi_hpc.box import init
-from pyfi_hpc.box.cluster import Cluster, Tell
-from pyfi_hpc.errors import Unavailable
+from pyfi_hpc.box.cluster import Cluster, Tell, traces
+from pyfi_hpc.errors import PyfiError, Unavailable
 from pyfi_hpc.processes import end
 
 #: A removal in order takes a second or two.
 STOP_SECONDS = 60.0
-#: What the last line of a start that went well begins with.
-READY = "ready"
+#: The last line of a start that went well, and what that of another one begins with; JSON follows.
+READY, REFUSED = "ready", "refused "
 
 
 def default_home() -> Path:
@@ -67,6 +67,7 @@ class Background:
             Unavailable: it does not start, and why; nothing of it is left.
         """
         self.home.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        sweep(self.home)
         command = [sys.executable, "-P", "-m", "pyfi_hpc.box.background", str(self.home), json.dumps(options)]
         with self.log.open("wb") as log:
             keeper = subprocess.Popen(
@@ -79,26 +80,33 @@ class Background:
                 start_new_session=True,
             )
         assert keeper.stdout is not None
-        last = ""
         try:
-            for last in map(str.strip, keeper.stdout):
-                if last == READY:
+            for line in map(str.strip, keeper.stdout):
+                if line == READY:
                     return
-                tell(last)
+                if line.startswith(REFUSED):
+                    raise _refusal(line)
+                tell(line)
+            raise Unavailable("E_SLURM", "the cluster does not start", at=str(self.log), cure="read the log")
         except BaseException:
             end(keeper.pid, signal.SIGTERM, patience=STOP_SECONDS)
+            keeper.wait()
             raise
-        keeper.wait()
-        raise Unavailable("E_SLURM", f"the cluster does not start: {last or 'it said nothing'}", at=str(self.log))
 
     def stop(self) -> bool:
         """Nothing of the cluster is left; False when there was none."""
         pid = self.pid
         if pid is not None:
             end(pid, signal.SIGTERM, patience=STOP_SECONDS)
+        sweep(self.home)
         for file in (self._lock, self.log):
             file.unlink(missing_ok=True)
         return pid is not None
+
+
+def _refusal(line: str) -> Unavailable:
+    code, what, at, cure = json.loads(line.removeprefix(REFUSED))
+    return Unavailable(code, what, at=at, cure=cure)
 
 
 @contextmanager
@@ -123,30 +131,26 @@ def keep(home: Path, options: str) -> None:
         _let_go_of_stdout()
         child.wait()
         init.go_dark()
-        for path in traces(home):
-            shutil.rmtree(path, ignore_errors=True)
+        sweep(home)
 
 
-def traces(home: Path) -> list[Path]:
-    """The folders that a cluster which was killed has left."""
-    with suppress(FileNotFoundError, ValueError):
-        return [*map(Path, json.loads((home / "traces").read_text())), home]
-    return [home]
+def sweep(home: Path) -> None:
+    """Take away the folders that a cluster which was killed has left."""
+    for path in reversed(traces(home)):
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def hold(home: Path, options: str) -> None:
     """Hold the cluster until we are told to end, or are left alone."""
     over, wake = os.pipe()
     signal.signal(signal.SIGTERM, lambda *_: os.write(wake, b"."))
-    tell(f"Making {home}")
     try:
-        with Cluster(**json.loads(options), home=home, tell=tell) as cluster:
-            (home / "traces").write_text(json.dumps([str(path) for path in cluster.folders]))
+        with Cluster(**json.loads(options), home=home, tell=tell):
             tell(READY)
             _let_go_of_stdout()
             select.select([over, 0], [], [])
-    except Unavailable as error:
-        tell(str(error))
+    except PyfiError as error:
+        tell(REFUSED + json.dumps([error.code, error.what, error.at, error.cure]))
         sys.exit(error.exit_code)
 
 

@@ -18,7 +18,10 @@ from pyfi_hpc.box.rabbitmq import RabbitMQ
 from pyfi_hpc.box.slurm import Profile, SlurmCluster
 from pyfi_hpc.config.sections import KEYS
 from pyfi_hpc.db import schema
+from pyfi_hpc.errors import BadInput
 
+#: The file that names every folder of a cluster.
+TRACES = "traces"
 #: Called with one line for each step of a start.
 Tell = Callable[[str], None]
 
@@ -62,17 +65,27 @@ class Cluster:
     def _start(self, stack: ExitStack) -> None:
         self.home = home = _folder(self.home)
         stack.callback(shutil.rmtree, home)
+        self._note(home)
         self._tell(f"Starting Slurm with {len(self.slurm.nodes)} nodes")
         stack.enter_context(self.slurm)
+        self._note(self.slurm.home)
         self.rabbitmq = RabbitMQ(self.slurm.address)
         stack.callback(self.rabbitmq.remove)
         self.rabbitmq.launch()
+        self._note(self.rabbitmq.console.parent)
         self._tell("Starting Postgres")
         self.postgres = stack.enter_context(Postgres(self.slurm.address))
+        self._note(self.postgres.log.parent)
         schema.init(self.postgres.uri(ADMIN), grant_to=ROLE)
         self._tell("Starting RabbitMQ (a few seconds)")
         self.rabbitmq.wait_ready()
         self._write_settings(home)
+
+    def _note(self, folder: Path) -> None:
+        """For whoever cleans up after a process that was killed; see `traces`."""
+        assert self.home is not None
+        with (self.home / TRACES).open("a") as file:
+            file.write(f"{folder}\n")
 
     def remove(self) -> None:
         """Afterwards no process, file, port or network of it is left."""
@@ -97,12 +110,6 @@ class Cluster:
         """The variables that make Slurm's commands and `pyfi` use it; there is no password among them."""
         path = f"{Path(sys.executable).parent}:{os.environ.get('PATH', os.defpath)}"
         return {**self.slurm.environment, "PYFI_INI": str(self.ini), "PATH": path}
-
-    @property
-    def folders(self) -> list[Path]:
-        """Everything of it on disk."""
-        assert self.home is not None
-        return [self.home, self.slurm.home, self.postgres.log.parent, self.rabbitmq.console.parent]
 
     def settings(self) -> dict[str, str]:
         """`section.key` → what the settings file says."""
@@ -146,9 +153,21 @@ def _folder(home: Path | None) -> Path:
     """The folder, made here; nobody else may enter.
 
     Raises:
-        FileExistsError: it is there already.
+        BadInput: it is there already.
     """
     if home is None:
         return Path(tempfile.mkdtemp(prefix="pyfi-cluster-", dir="/tmp"))
-    home.mkdir(mode=0o700, parents=True)
+    try:
+        home.mkdir(mode=0o700, parents=True)
+    except FileExistsError as error:
+        what = "the folder is there already, and not a cluster's"
+        raise BadInput.of("E_EXISTS", "home", str(home), what, cure="name another one") from error
     return home
+
+
+def traces(home: Path) -> list[Path]:
+    """The folders of the cluster in `home`; none where there is no cluster, so that nothing else is ever removed."""
+    try:
+        return [Path(line) for line in (home / TRACES).read_text().splitlines()]
+    except FileNotFoundError:
+        return []

@@ -145,3 +145,18 @@ def plug(platform: Platform, name: str, procname: str | None, procid: uuid.UUID 
 def node(platform: Platform, name: str, host: str) -> None:
     """Add a node by its host name, before its agent has reported it."""
     _added(platform, "node", name=name, host=host)
+
+
+@add.command(
+    cls=Command,
+    examples=(
+        "pyfi add scheduler --name sched1",
+        "pyfi add scheduler -n sched1",
+        "pyfi add --id 0198c7a2-4f00-7abc-8def-001122334455 scheduler -n sched1",
+    ),
+)
+@name_option
+@pass_platform
+def scheduler(platform: Platform, name: str) -> None:
+    """Add a scheduler; `pyfi scheduler start` serves it."""
+    _added(platform, "scheduler", name=name)

@@ -28,12 +28,24 @@ LISTED: Mapping[str, Listed] = {
     "socket": Listed("sockets", "sockets", ("name", "processor", "task", "queue"), ("binding", "signature", *_OBJECT)),
     "plug": Listed("plugs", "plugs", ("name", "processor", "source", "queue", "target", "key"), _OBJECT),
     "node": Listed("nodes", "nodes", ("name", "host", "status", "cpus", "mem_mib"), ("cluster", *_OBJECT)),
+    "scheduler": Listed(
+        "schedulers",
+        "schedulers, with who leads",
+        ("name", "leader", "live_jobs", "nodes", "problem"),
+        ("cluster", "polled", "queries", "epoch", "lease_until", *_OBJECT),
+    ),
+    "job": Listed(
+        "jobs",
+        "Slurm jobs, newest first",
+        ("job", "processor", "status", "workers", "ready", "nodes", "why"),
+        ("state", "restarts", "submitted", "started", "ends_at", "ended", "exit_code", "scheduler", "id"),
+    ),
     "agent": Listed("agents", "agents, newest first", ("id", "node", "pid", "cores", "started", "ended"), ("version",)),
     "worker": Listed(
         "workers",
         "workers, with their core",
-        ("id", "processor", "node", "status", "cores", "pid", "calls"),
-        ("commit", "environment", "reason", "created", "ended"),
+        ("id", "processor", "node", "job", "status", "cores", "pid", "calls"),
+        ("slot", "devices", "commit", "environment", "reason", "created", "ended"),
     ),
     "event": Listed("events", "events, newest first", ("at", "kind", "object", "name", "what"), ("actor", "detail")),
 }

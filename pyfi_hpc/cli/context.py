@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pyfi_hpc.brokers.base import Broker
     from pyfi_hpc.client.client import Client
     from pyfi_hpc.client.network import Network
+    from pyfi_hpc.control.submitting import Control
 
 
 class Platform:
@@ -70,6 +71,15 @@ class Platform:
     def network(self) -> Network:
         """The objects of the network that the settings name."""
         return self.client.network
+
+    @cached_property
+    def control(self) -> Control:
+        """What submits and cancels jobs; by Slurm, or on this machine alone, as the settings say."""
+        from pyfi_hpc.control.submitting import Control
+        from pyfi_hpc.slurm.connect import launcher_for
+
+        session = self.client.session
+        return Control(session.link, session.broker, launcher_for(self.settings), self.settings)
 
     def close(self) -> None:
         """End every connection."""

@@ -11,7 +11,7 @@ from pyfi_hpc.cli.params import Choice
 from pyfi_hpc.errors import Unavailable
 
 #: As `pyfi_hpc.doctor.AREAS`, which is not imported for `--help`.
-AREAS = ("settings", "db", "broker", "network", "machine")
+AREAS = ("settings", "db", "broker", "network", "slurm", "machine")
 
 
 @click.command(cls=Command, examples=("pyfi doctor", "pyfi doctor db", "pyfi doctor -o json"))

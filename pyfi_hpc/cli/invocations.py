@@ -65,26 +65,49 @@ def _waited(
 
 @click.command(
     cls=Command,
-    examples=("pyfi cancel 6f3a9c01de", "pyfi cancel 6f3a9c01de 77aa01b2c3", "pyfi cancel 6f3a9c01de -o json"),
+    examples=("pyfi cancel 6f3a9c01de", "pyfi cancel 6f3a9c01de 77aa01b2c3", "pyfi cancel 88121 -o json"),
 )
 @click.argument("ids", nargs=-1, required=True)
 @output_options
 @pass_platform
 def cancel(platform: Platform, ids: tuple[str, ...], out: Output) -> None:
-    """Cancel invocations that are not decided yet; running ones are stopped."""
-    out.rows(platform.client.cancel(*ids), ["id", "cancelled", "status"])
+    """Cancel invocations that are not decided yet, or jobs; what runs is stopped.
+
+    Digits alone that are the id of a Slurm job of this network mean that job: its workers finish what they run first.
+    """
+    jobs = [ident for ident in ids if platform.network.find_job(ident)]
+    calls = [ident for ident in ids if ident not in jobs]
+    rows = [_cancelled(platform, ident) for ident in jobs]
+    out.rows([*rows, *(platform.client.cancel(*calls) if calls else [])], ["id", "cancelled", "status"])
+
+
+def _cancelled(platform: Platform, which: str) -> dict[str, Any]:
+    from pyfi_hpc.control import submitting
+
+    row = platform.network.cancel_job(which)
+    if row["cancelled"] and submitting.turn_if_alone(platform.control, row["scheduler"]):
+        row = {**platform.network.show("job", row["id"]), "cancelled": True}
+    return {"id": row["job"] or row["id"], "cancelled": row["cancelled"], "status": row["status"]}
 
 
 @click.command(
     cls=Command,
-    examples=("pyfi logs 6f3a9c01de", "pyfi logs 6f3a9c01de -f", "pyfi logs 6f3a9c01de -o json"),
+    examples=("pyfi logs 6f3a9c01de", "pyfi logs -f 88121", "pyfi logs 6f3a9c01de -o json"),
 )
 @click.argument("ident", metavar="ID")
-@click.option("-f", "--follow", is_flag=True, help="Go on until the invocation has ended.")
+@click.option("-f", "--follow", is_flag=True, help="Go on until the invocation, or the job, has ended.")
 @output_options
 @pass_platform
 def logs(platform: Platform, ident: str, follow: bool, out: Output) -> None:
-    """Print what an invocation's attempts have printed, once each has ended."""
+    """Print what an invocation's attempts, or a job, have printed.
+
+    Of an attempt all is printed once it has ended; of a job, what it has written so far. Digits alone that are the id
+    of a Slurm job of this network mean that job.
+    """
+    if platform.network.find_job(ident):
+        from pyfi_hpc.cli import job_logs
+
+        return job_logs.show(platform, ident, follow=follow)
     if follow:
         return _follow(platform, ident)
     if out.form != "table":
@@ -120,5 +143,5 @@ def ps(platform: Platform, ident: str | None, out: Output) -> None:
     if ident is not None:
         return out.row(platform.client.operations.invocation(ident))
     live = [row for row in platform.network.list("worker") if row["status"] not in ("EXITED", "LOST")]
-    columns = ["processor", "node", "cores", "pid", "status", "calls", "id"]
-    return out.rows(live, columns, ["commit", "environment", "created"])
+    columns = ["processor", "node", "job", "cores", "pid", "status", "calls", "id"]
+    return out.rows(live, columns, ["slot", "devices", "commit", "environment", "created"])

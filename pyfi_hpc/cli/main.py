@@ -19,7 +19,7 @@ COMMANDS = {
     "call": ("pyfi_hpc.cli.call:call", "Run one invocation and print its value; arguments are JSON."),
     "cancel": (
         "pyfi_hpc.cli.invocations:cancel",
-        "Cancel invocations that are not decided yet; running ones are stopped.",
+        "Cancel invocations that are not decided yet, or jobs; what runs is stopped.",
     ),
     "config": ("pyfi_hpc.cli.config:config", "See, check and store settings."),
     "db": ("pyfi_hpc.cli.db:db", "Make the database ready and bring it up to date."),
@@ -31,7 +31,7 @@ COMMANDS = {
     "local": ("pyfi_hpc.cli.local:local", "The service of this machine: Postgres and an agent, in the background."),
     "logs": (
         "pyfi_hpc.cli.invocations:logs",
-        "Print what an invocation's attempts have printed, once each has ended.",
+        "Print what an invocation's attempts, or a job, have printed.",
     ),
     "ls": ("pyfi_hpc.cli.objects:ls", "List objects."),
     "proc": ("pyfi_hpc.cli.proc:proc", "Run or manage processors."),
@@ -40,7 +40,15 @@ COMMANDS = {
         "Show the workers that are there, or all that is on record of one invocation.",
     ),
     "queue": ("pyfi_hpc.cli.queue:queue", "Look into a queue, or empty it."),
+    "scheduler": (
+        "pyfi_hpc.cli.scheduler:scheduler",
+        "Manage schedulers: they place workers and send pilots into Slurm.",
+    ),
     "show": ("pyfi_hpc.cli.objects:show", "Show all of one object."),
+    "submit": (
+        "pyfi_hpc.cli.submit:submit",
+        "Put a pilot into Slurm: a job whose agents bring workers for a processor.",
+    ),
     "task": ("pyfi_hpc.cli.call:task", "Run tasks, by the original's name."),
     "update": ("pyfi_hpc.cli.update:update", "Change an object of the network."),
     "verify": (

@@ -96,8 +96,26 @@ def _delete(kind: str) -> None:
         click.echo(f"{kind} {which} deleted")
 
 
+@show.command(
+    "job",
+    cls=Command,
+    examples=("pyfi show job 88121", "pyfi show job 88121 --script", "pyfi show job 88121 -o json"),
+)
+@click.argument("which", metavar="JOB")
+@click.option("--script", is_flag=True, help="Print the job script as Slurm got it.")
+@output_options
+@pass_platform
+def show_job(platform: Platform, which: str, script: bool, out: Output) -> None:
+    """Show all of one Slurm job, by Slurm's id or by ours."""
+    if script:
+        click.echo(platform.network.job_script(which), nl=False)
+    else:
+        out.row(platform.network.show("job", which))
+
+
 for _kind, _listed in LISTED.items():
     _ls(_kind, _listed)
-    _show(_kind)
+    if _kind != "job":
+        _show(_kind)
 for _kind in KINDS:
     _delete(_kind)

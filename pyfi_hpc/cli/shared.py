@@ -15,7 +15,7 @@ from pyfi_hpc.model.status import Requested
 F = TypeVar("F", bound=Callable[..., Any])
 
 #: The original's objects, by the word that people type.
-KINDS = ("queue", "processor", "socket", "plug", "node")
+KINDS = ("queue", "processor", "socket", "plug", "node", "scheduler")
 
 
 def together(*options: Callable[[F], F]) -> Callable[[F], F]:

@@ -19,14 +19,16 @@ from pyfi_hpc.client.objects import (
     declaring,
     discarding,
     ensuring,
+    jobs,
     nodes,
     plugs,
     processors,
     queues,
+    schedulers,
     sockets,
 )
 from pyfi_hpc.client.objects.common import KINDS, Record, Tools, Which, find
-from pyfi_hpc.db import tables
+from pyfi_hpc.db import job_listing, tables
 from pyfi_hpc.db.engine import database_errors
 from pyfi_hpc.envs.mirror import Mirror
 from pyfi_hpc.envs.repository import Allow
@@ -39,11 +41,13 @@ _MODULES: dict[str, Any] = {
     "socket": sockets,
     "plug": plugs,
     "node": nodes,
+    "scheduler": schedulers,
 }
 _LISTED: dict[str, Callable[[Tools], list[Record]]] = {
     "agent": nodes.agents,
     "worker": nodes.workers,
     "event": nodes.events,
+    "job": jobs.every,
 }
 
 
@@ -115,6 +119,8 @@ class Network:
 
     def show(self, kind: str, which: Which) -> Record:
         """One object. Raises E_NOT_FOUND."""
+        if kind == "job":
+            return self._job(str(which))
         with self._tools(with_broker=False) as tools:
             if kind in _LISTED:
                 return _among(kind, _LISTED[kind](tools), which)
@@ -152,6 +158,10 @@ class Network:
         """`name`, `host`: see `objects.nodes.add`."""
         return self._added(nodes.add, values)
 
+    def add_scheduler(self, **values: Any) -> Record:
+        """`name`: see `objects.schedulers.add`."""
+        return self._added(schedulers.add, values)
+
     def _added(self, add: Callable[..., Record], values: dict[str, Any]) -> Record:
         made: Record = self._change(lambda tools: add(tools, **values))
         return made
@@ -183,6 +193,39 @@ class Network:
     def stop_agent(self, which: Which) -> Record:
         """The node's agent drains and ends. Raises E_NOT_FOUND, E_NODE."""
         row: Record = self._change(lambda tools: nodes.stop_agent(tools, which))
+        return row
+
+    # schedulers and jobs
+
+    def add_to_scheduler(self, which: Which, node: Which) -> Record:
+        """The node is under this scheduler. Raises E_NOT_FOUND, E_IN_USE."""
+        row: Record = self._change(lambda tools: schedulers.add_node(tools, which, node))
+        return row
+
+    def remove_from_scheduler(self, which: Which, node: Which) -> Record:
+        """The node is under no scheduler. Raises E_NOT_FOUND, E_NODE."""
+        row: Record = self._change(lambda tools: schedulers.remove_node(tools, which, node))
+        return row
+
+    def find_job(self, which: str) -> Record | None:
+        """The job that Slurm's id, ours or its token means; None for none."""
+        with self._tools(with_broker=False) as tools:
+            return jobs.find(tools, which)
+
+    def _job(self, which: str) -> Record:
+        found = self.find_job(which)
+        if found is None:
+            raise job_listing.unknown(which)
+        return found
+
+    def job_script(self, which: str) -> str:
+        """The job script as Slurm got it. Raises E_NOT_FOUND."""
+        with self._tools(with_broker=False) as tools:
+            return jobs.script(tools, which)
+
+    def cancel_job(self, which: str) -> Record:
+        """The job is to end: its agents drain first. Raises E_NOT_FOUND, E_USAGE."""
+        row: Record = self._change(lambda tools: jobs.cancel(tools, which))
         return row
 
     # processors

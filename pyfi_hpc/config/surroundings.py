@@ -16,7 +16,12 @@ def environment(settings: Settings) -> Mapping[str, str]:
     """
     ours = {key.variable for key in KEYS.values()} | {"PYFI_HOME"}
     others = {name: value for name, value in os.environ.items() if name not in ours}
-    return others | {key.variable: _text(settings.value(name)) for name, key in KEYS.items()}
+    return others | {KEYS[name].variable: text for name, text in written(settings).items()}
+
+
+def written(settings: Settings) -> dict[str, str]:
+    """Every setting, by "section.key", as a file or variable has it."""
+    return {name: _text(settings.value(name)) for name in KEYS}
 
 
 def _text(value: object) -> str:

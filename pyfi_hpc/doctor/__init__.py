@@ -15,12 +15,12 @@ from pyfi_hpc.brokers.connect import connect
 from pyfi_hpc.config import Settings, kinds
 from pyfi_hpc.db import engine as engines
 from pyfi_hpc.db.embedded import EmbeddedPostgres
-from pyfi_hpc.doctor import broker, machine
+from pyfi_hpc.doctor import broker, cluster, machine
 from pyfi_hpc.doctor.database import Database
 from pyfi_hpc.doctor.findings import Finding, Mark
 
 #: What the examination can be limited to.
-AREAS = ("settings", "db", "broker", "network", "machine")
+AREAS = ("settings", "db", "broker", "network", "slurm", "machine")
 
 
 def examine(settings: Settings, area: str | None = None) -> Iterator[Finding]:
@@ -36,6 +36,8 @@ def examine(settings: Settings, area: str | None = None) -> Iterator[Finding]:
         nodes = 0
     else:
         nodes = yield from _services(settings, uri, wanted)
+    if "slurm" in wanted:
+        yield from cluster.look(settings)
     if "machine" in wanted:
         yield from machine.look(settings, nodes)
 

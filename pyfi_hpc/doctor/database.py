@@ -78,6 +78,25 @@ class Database:
         if self.fits:
             yield from looked("agents", self._agents)
             yield from looked("processors", self._processors)
+            yield from looked("schedulers", self._schedulers)
+
+    def _schedulers(self) -> Iterator[Finding]:
+        """Jobs in Slurm with nobody to follow them are worth a look; so is a Slurm that does not answer."""
+        found = self._rows(
+            """SELECT s.name, coalesce(s.lease_until > now(), false), s.problem,
+                   (SELECT count(*) FROM pyfi.job j WHERE j.scheduler_id = s.id AND j.status <> 'ENDED')
+               FROM pyfi.scheduler s JOIN pyfi.network n ON n.id = s.network_id WHERE n.name = :network
+               ORDER BY s.name"""
+        )
+        for name, led, problem, live in found:
+            jobs = f"{live} live job{'s' if live != 1 else ''}"
+            if problem:
+                yield Finding(Mark.DOUBTFUL, "scheduler", f"{name}: {problem}", "pyfi doctor slurm")
+            elif not led and live:
+                seen = f"nobody leads {name}, which has {jobs}"
+                yield Finding(Mark.DOUBTFUL, "scheduler", seen, f"pyfi scheduler start -n {name}")
+            else:
+                yield Finding(Mark.GOOD, "scheduler", f"{name} {'is led' if led else 'waits for work'}, {jobs}")
 
     def live_nodes(self) -> int:
         """On how many nodes an agent has its lease."""

@@ -152,6 +152,8 @@ REASONS: Mapping[str, Words] = {
     "JobHeldUser": Words("its owner holds it", "scontrol release JOB"),
     "JobHeldAdmin": Words("an administrator holds it", "only an administrator can release it"),
     "JobHoldMaxRequeue": Words("it was requeued too often and is held", "see why it ended, then scontrol release JOB"),
+    # squeue's text for a job after `scontrol requeuehold`
+    "job requeued in held state": Words("it was sent back into the queue and is held", "scontrol release JOB"),
     "JobArrayTaskLimit": Words(
         "as many elements of its array run as may at a time", "the number after % sets how many"
     ),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sqlalchemy as sa
+
 from pyfi_hpc.brokers.base import TaskQueue
 from pyfi_hpc.client.objects import declaring, processors
 from pyfi_hpc.client.objects.common import Record, Tools, Which, claim, event, find, in_use
@@ -14,8 +16,15 @@ def ask(tools: Tools, which: Which, to: Requested, generation: int | None = None
     """Ask a processor to be RUNNING, STOPPED or PAUSED from now on. Raises E_BAD_TRANSITION, E_STALE."""
     row = _claimed(tools, which, generation)
     row.requested_status = request(row.requested_status, to, row.name)
+    if to is Requested.RUNNING:
+        _asked_again(row)
     event(tools, "processor", row, f"asked to be {to.value}")
     return processors.record(tools, row)
+
+
+def _asked_again(row: tables.Processor) -> None:
+    """A person asks for it anew: what kept its pilots from being sent is over."""
+    row.wanted_since = sa.func.now()
 
 
 def _claimed(tools: Tools, which: Which, generation: int | None = None) -> tables.Processor:
@@ -39,6 +48,7 @@ def restart(tools: Tools, which: Which, generation: int | None = None) -> Record
     row = _claimed(tools, which, generation)
     row.requested_status = request(row.requested_status, Requested.RUNNING, row.name)
     row.restarts += 1
+    _asked_again(row)
     event(tools, "processor", row, "asked to restart")
     return processors.record(tools, row)
 

@@ -25,7 +25,7 @@ from pyfi_hpc.model.status import ProcessorStatus
 Record: TypeAlias = dict[str, Any]
 #: A name, or an id.
 Which: TypeAlias = str | uuid.UUID
-Named = TypeVar("Named", tables.Queue, tables.Processor, tables.Socket, tables.Plug, tables.Node)
+Named = TypeVar("Named", tables.Queue, tables.Processor, tables.Socket, tables.Plug, tables.Node, tables.Scheduler)
 
 KINDS: Mapping[str, type[Any]] = {
     "queue": tables.Queue,
@@ -33,6 +33,7 @@ KINDS: Mapping[str, type[Any]] = {
     "socket": tables.Socket,
     "plug": tables.Plug,
     "node": tables.Node,
+    "scheduler": tables.Scheduler,
 }
 
 

@@ -93,14 +93,19 @@ def agents(tools: Tools) -> list[Record]:
 def workers(tools: Tools) -> list[Record]:
     """Every worker, newest first."""
     rows = tools.session.execute(
-        sa.select(tables.Worker, tables.Processor.name, tables.Node.name)
+        sa.select(tables.Worker, tables.Processor.name, tables.Node.name, tables.Job.slurm_id)
         .join(tables.Processor, tables.Worker.processor_id == tables.Processor.id)
         .join(tables.Node, tables.Worker.node_id == tables.Node.id)
+        .join(tables.Agent, tables.Worker.agent_id == tables.Agent.id)
+        .outerjoin(tables.Job, tables.Agent.job_id == tables.Job.id)
         .where(tables.Node.network_id == tools.network.id)
         .order_by(tables.Worker.created.desc())
     )
     left_out = ("processor_id", "node_id", "agent_id")
-    return [{**columns(row, leave_out=left_out), "processor": processor, "node": node} for row, processor, node in rows]
+    return [
+        {**columns(row, leave_out=left_out), "processor": processor, "node": node, "job": job}
+        for row, processor, node, job in rows
+    ]
 
 
 def events(tools: Tools, limit: int = 1000) -> list[Record]:

@@ -24,7 +24,7 @@ from pyfi_hpc.client.objects.common import (
 from pyfi_hpc.db import tables
 from pyfi_hpc.errors import BadInput
 from pyfi_hpc.model.names import checked_choice, checked_name, task_key
-from pyfi_hpc.model.status import Requested, WorkerStatus, request
+from pyfi_hpc.model.status import JobStatus, Requested, WorkerStatus, request
 
 _LIMITS: Mapping[str, tuple[float, float]] = {
     "cpus": (1, 4096),
@@ -122,6 +122,8 @@ def update(
     claim(tools, row, generation)
     if requested_status is not None:
         row.requested_status = request(row.requested_status, _requested(requested_status), row.name)
+        if row.requested_status is Requested.RUNNING:
+            row.wanted_since = sa.func.now()
     if found is not None:
         _move(tools, row, found, values.get("default_task"))
     for key, value in values.items():
@@ -158,6 +160,7 @@ def delete(tools: Tools, which: Which, *, generation: int | None = None, cascade
     counts = {
         "queued message": sum(declaring.queued(tools, socket.queue, socket.task_key) for socket in own),
         "running worker": living(tools, row),
+        "live job": _live_jobs(tools, row),
     }
     if not cascade:
         counts |= {"socket": len(own), "plug": len(out)}
@@ -166,6 +169,7 @@ def delete(tools: Tools, which: Which, *, generation: int | None = None, cascade
         raise in_use("processor", row.name, counts, cure)
     delete_ends(tools, row)
     tools.session.execute(sa.delete(tables.Worker).where(tables.Worker.processor_id == row.id))
+    tools.session.execute(sa.update(tables.Job).where(tables.Job.processor_id == row.id).values(processor_id=None))
     event(tools, "processor", row, "deleted")
     tools.session.delete(row)
 
@@ -175,6 +179,11 @@ def living(tools: Tools, row: tables.Processor) -> int:
     ended = [WorkerStatus.EXITED, WorkerStatus.LOST]
     query = sa.select(sa.func.count()).where(tables.Worker.processor_id == row.id, tables.Worker.status.not_in(ended))
     return tools.session.scalar(query) or 0
+
+
+def _live_jobs(tools: Tools, row: tables.Processor) -> int:
+    live = sa.and_(tables.Job.processor_id == row.id, tables.Job.status != JobStatus.ENDED)
+    return tools.session.scalar(sa.select(sa.func.count()).where(live)) or 0
 
 
 def _plugs(tools: Tools, row: tables.Processor) -> Sequence[tables.Plug]:
