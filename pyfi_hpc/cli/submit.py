@@ -35,6 +35,7 @@ from pyfi_hpc.slurm.script import make_submission
 from pyfi_hpc.slurm.slots import slots, told
 
 if TYPE_CHECKING:
+    from pyfi_hpc.db.jobs import Standing
     from pyfi_hpc.slurm.launcher import Launcher, Submission
 
     _Kind = click.ParamType[Any]
@@ -243,7 +244,7 @@ def _wait(platform: Platform, record: dict[str, Any]) -> None:
 
     job, said = record["job"], record["status"]
 
-    def ended(standing: submitting.Standing) -> bool:
+    def ended(standing: Standing) -> bool:
         nonlocal said
         if standing.status != said:
             said = standing.status
