@@ -37,6 +37,29 @@ def _state(pid: int) -> str:
     return stat.rpartition(")")[2].split()[0]
 
 
+def start_ticks(pid: int) -> int:
+    """When `pid` started, in clock ticks since the machine did; 0 when it is gone.
+
+    Source: proc(5), field 22 of `/proc/PID/stat`; the second may hold spaces and parentheses.
+    """
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(errors="replace")
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+    return int(stat.rpartition(")")[2].split()[19])
+
+
+def fingerprint(pid: int) -> str:
+    """What tells process `pid` from every other, on any machine, at any time; empty when it is gone.
+
+    A number alone says little: it is used again, and it counts in a namespace of a machine.
+    Source: proc(5), `/proc/sys/kernel/random/boot_id`; pid_namespaces(7).
+    """
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    ticks = start_ticks(pid)
+    return f"{boot}:{os.stat('/proc/self/ns/pid').st_ino}:{pid}:{ticks}" if ticks else ""
+
+
 def arguments(pid: int) -> list[str]:
     """The command line of `pid`; empty when it is gone."""
     try:

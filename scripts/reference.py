@@ -31,13 +31,14 @@ Made by `python scripts/reference.py` from the tables that the program works wit
 [Error codes](#error-codes) · [Commands](#commands)"""
 
 SETTINGS = """Later ones win: the site's `/etc/pyfi/pyfi.ini`, your own `~/.config/pyfi/pyfi.ini`, the `pyfi.ini` of the
-folder you are in or above it, the file of `-i`, variables, options. In a file, `git.allow` is the key `allow` of the
-section `[git]`.
+folder you are in or above it, the files of `PYFI_INI` and `-i`, variables, options. In a file, `git.allow` is the key
+`allow` of the section `[git]`.
 `pyfi config show` tells the value of each, `--origin` where it comes from."""
 
 #: Variables that are no settings, and what they do.
 SPECIAL = {
     "PYFI_HOME": "a short name of `PYFI_PATHS_STATE`",
+    "PYFI_INI": "a settings file, read just before that of `-i`: all that a job's environment says of passwords",
     "PYFI_ACCEPTED_LOG": "a file: clients append the id of each accepted call, for `pyfi verify --accepted`",
     "PYFI_FAILPOINT": "for tests: make a process die or stop at a named place",
 }
@@ -74,7 +75,7 @@ def page() -> str:
         "## Settings",
         SETTINGS,
         table(("setting", "variable", "default", "meaning"), _settings()),
-        "And three variables that are no settings:",
+        "And some variables that are no settings:",
         table(("variable", "meaning"), ((f"`{name}`", meaning) for name, meaning in SPECIAL.items())),
         "## Statuses",
         "The database enforces these tables: no other status, and no other way from one to the next.",

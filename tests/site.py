@@ -108,6 +108,11 @@ def hungry(x, log, mib):
     return len(held)
 
 
+def sees(name):
+    """A variable of the worker's environment."""
+    return os.environ.get(name)
+
+
 def kills_agent(x, log, bad):
     """Ends the agent where x is the bad one."""
     note(log)
@@ -236,15 +241,19 @@ class Site:
             self.client.network.add_socket(name=f"{name}.{task}", queue=self.queue, processor=name, task=task)
 
     def agent(
-        self, failpoint: str = "", host: str = "host1", *, respawn: bool = False, **variables: str
+        self, failpoint: str = "", host: str = "host1", *, respawn: bool = False, job: str = "", **variables: str
     ) -> AgentProcess:
-        """Start an agent, with `PYFI_FAILPOINT` set to `failpoint`; with `respawn` under the parent that keeps it."""
+        """Start an agent, with `PYFI_FAILPOINT` set to `failpoint`; with `respawn` under the parent that keeps it.
+
+        `job`: the token of the job that it runs in.
+        """
         log = self.home / f"agent-{len(self.agents)}.log"
         environment = {**self.environment, "PYFI_FAILPOINT": failpoint, **variables}
         # tied to this process: a test run that is killed leaves no agent behind
         tied = ["--parent", str(os.getpid())]
         command = [sys.executable, "-P", "-m", "pyfi_hpc.agent.main", "--host", host, *tied]
         command += ["--respawn"] if respawn else []
+        command += ["--job", job] if job else []
         with log.open("wb") as file:
             process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=file, stderr=file, env=environment)
         agent = AgentProcess(process, log, host)
@@ -318,7 +327,7 @@ class Site:
         pids = [pid for (pid,) in self.rows("SELECT pid FROM pyfi.worker WHERE pid IS NOT NULL")]
         strays = [f"process {pid}" for pid in pids if alive(pid) and "pyfi_hpc.worker" in arguments(pid)]
         sockets = [str(path) for path in self.home.rglob("*") if path.is_socket()]
-        return strays + sockets + [str(path) for path in self.home.glob("state/nodes/*/scratch/*")]
+        return strays + sockets + [str(path) for path in self.home.glob("state/nodes/*/*/scratch/*")]
 
     def tails(self) -> list[str]:
         """The last lines that each agent wrote, for a failed test's report."""

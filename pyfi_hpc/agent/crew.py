@@ -21,6 +21,7 @@ from pyfi_hpc.agent.process import Launch, WorkerProcess, describe_end
 from pyfi_hpc.control import reconcile
 from pyfi_hpc.db.record import Cursor
 from pyfi_hpc.errors import BadInput, PyfiError, shown
+from pyfi_hpc.gpu.visible import worker_environment
 from pyfi_hpc.model.status import Cause, WorkerStatus
 from pyfi_hpc.wire.frames import Done, Hello, Item, Run, Stop
 from pyfi_hpc.wire.messages import ErrorRecord
@@ -33,6 +34,8 @@ CRASHES, CRASH_MINUTES = 5, 5.0
 #: How long a processor's second crash holds its next worker back; doubled with each further one.
 RESTART_SECONDS = 0.25
 _CODE = {Cause.TIMEOUT: "E_TIMEOUT"}
+#: The agent ends, and with it a worker that had not finished.
+_ENDINGS = frozenset({Cause.DRAINED, Cause.WALLTIME, Cause.PREEMPTED})
 
 
 @dataclass(slots=True)
@@ -42,6 +45,7 @@ class Hand:
     row: bytes
     processor: bytes
     cores: tuple[int, ...]
+    devices: tuple[str, ...]
     process: WorkerProcess | None = None
     environment: str = ""
     calls: int = 0
@@ -104,7 +108,7 @@ class Crew:
         program = self._programs.get(worker.processor)
         if program is None:
             return
-        hand = Hand(worker.id, worker.processor, worker.cores)
+        hand = Hand(worker.id, worker.processor, worker.cores, worker.devices)
         self.hands[worker.id] = hand
 
         def launching(wanted: bool) -> None:
@@ -121,16 +125,17 @@ class Crew:
         hand = self.hands.get(built.worker)
         if hand is None:
             return
-        if built.error is not None or built.environment is None:
-            self._cannot_start(hand, built.error)
-        elif hand.draining:
+        if hand.draining:
+            # also where the build failed: what ended this agent may have ended it too
             self._buried(hand, "not wanted any more")
+        elif built.error is not None or built.environment is None:
+            self._cannot_start(hand, built.error)
         else:
             hand.environment = built.environment.key
             hand.deadline = time.monotonic() + HELLO_SECONDS
             launch = Launch(
                 built.environment.python, built.program.module, hand.cores, self._blobs, self._scratch,
-                self._max_value_bytes, {},
+                self._max_value_bytes, worker_environment(hand.devices),
             )  # fmt: skip
             hand.process = WorkerProcess(self._next, launch)
             self._by_number[self._next] = hand
@@ -321,7 +326,7 @@ class Crew:
         cause, words = describe_end(status, killed)
         lot = self._lots(token) if blamed else None
         if blamed and lot is not None:
-            if killed in (Cause.DRAINED, Cause.RETURNED):
+            if killed is Cause.RETURNED:
                 cause = killed
             self.cancelled.pop(blamed, None)
             now = time.time()
@@ -333,10 +338,12 @@ class Crew:
         self._after_death(hand, process, killed, words, err)
 
     def _after_death(self, hand: Hand, process: WorkerProcess, killed: Cause | None, words: str, err: bytes) -> None:
-        if process.hello is None:
+        if process.hello is None and hand.draining:
+            self._buried(hand, "not wanted any more")
+        elif process.hello is None:
             tail = shown(err.decode(errors="replace")[-2000:], 2000)
             self._cannot_start(hand, BadInput("E_IMPORT", f"the worker never became ready: {words}", log=tail))
-        elif hand.stopping or killed in (Cause.DRAINED,):
+        elif hand.stopping or killed in _ENDINGS:
             self._buried(hand, "drained")
         elif killed in (Cause.TIMEOUT, Cause.HOST_OOM, Cause.RETURNED):
             # one call's fault and our doing: no sign that the processor is sick

@@ -8,26 +8,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from pyfi_hpc.agent import devices
 from pyfi_hpc.agent.lots import Served
+from pyfi_hpc.agent.registering import AGENT_LEASE_SECONDS
 from pyfi_hpc.brokers.base import TaskQueue
 from pyfi_hpc.control import reconcile
 from pyfi_hpc.db import record, topology
 from pyfi_hpc.db.record import Cursor, Due
-from pyfi_hpc.errors import BadInput
+from pyfi_hpc.gpu.sampling import Sample
 from pyfi_hpc.model.status import Requested, WorkerStatus
 
-AGENT_LEASE_SECONDS = 30.0
 LONG_CALL_LEASE_SECONDS = 30.0
 _MOST_DUE = 200
-
-
-@dataclass(frozen=True, slots=True)
-class Identity:
-    """This incarnation of the agent."""
-
-    id: bytes
-    node: bytes
-    node_name: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +29,7 @@ class OwnWorker:
     id: bytes
     processor: bytes
     cores: tuple[int, ...]
+    devices: tuple[str, ...]
     status: WorkerStatus
     version: str
 
@@ -59,7 +52,13 @@ class Program:
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """What the database wants of this agent now. `superseded`: its lease is gone, it must not go on."""
+    """What the database wants of this agent now.
+
+    Attributes:
+        superseded: its lease is gone, it must not go on.
+        outdated: its job was started again, and this is the earlier incarnation.
+        seconds_left: until Slurm ends its job; None: not known, never, or by hand.
+    """
 
     superseded: bool
     stop_requested: bool
@@ -71,53 +70,8 @@ class View:
     next_due_seconds: float | None = None
     #: every queue that the broker should have
     queues: tuple[TaskQueue, ...] = ()
-
-
-def register(
-    cursor: Cursor,
-    network: str,
-    *,
-    agent: bytes,
-    cluster: str,
-    host: str,
-    cores: Sequence[int],
-    mem_mib: int,
-    shared_cores: bool,
-    pid: int,
-    version: str,
-) -> Identity:
-    """Make this agent the one of its node, ending an earlier one: the caller holds the node's lock file.
-
-    A node added by hand is matched by host name; an unknown one is added under its host name.
-    """
-    cursor.execute(
-        """INSERT INTO pyfi.node (network_id, name, cluster, host, cpus, mem_mib, shared_cores, status)
-           SELECT n.id, %s, %s, %s, %s, %s, %s, 'UP' FROM pyfi.network n WHERE n.name = %s
-           ON CONFLICT (network_id, cluster, host) DO UPDATE SET cpus = excluded.cpus, mem_mib = excluded.mem_mib,
-               shared_cores = excluded.shared_cores, status = 'UP'
-           RETURNING uuid_send(id), name, id::text""",
-        (_node_name(host, cluster), cluster, host, len(cores), mem_mib, shared_cores, network),
-    )
-    row = cursor.fetchone()
-    if row is None:
-        raise BadInput.of("E_NOT_FOUND", "network", network, f"no network {network!r}", cure="pyfi add network")
-    cursor.execute(
-        "UPDATE pyfi.agent SET ended = now() WHERE node_id = %s::uuid AND ended IS NULL RETURNING id::text", (row[2],)
-    )
-    earlier = [old[0] for old in cursor.fetchall()]
-    cursor.execute(
-        """INSERT INTO pyfi.agent (id, node_id, pid, cores, version, lease_until)
-           VALUES (%s::uuid, %s::uuid, %s, %s, %s, now() + %s * interval '1 second')""",
-        (agent.hex(), row[2], pid, list(cores), version, AGENT_LEASE_SECONDS),
-    )
-    if earlier:
-        reconcile.close_workers(cursor, earlier, WorkerStatus.LOST, "a new agent took the node over")
-    return Identity(agent, bytes(row[0]), row[1])
-
-
-def _node_name(host: str, cluster: str) -> str:
-    name = f"{cluster}-{host}" if cluster else host
-    return name if name[:1].isalpha() else f"n{name}"
+    outdated: bool = False
+    seconds_left: float | None = None
 
 
 def stopping(cursor: Cursor, agent: bytes) -> None:
@@ -131,22 +85,26 @@ def deregister(cursor: Cursor, agent: bytes) -> None:
     reconcile.close_workers(cursor, [agent.hex()], WorkerStatus.EXITED, "its agent was stopped")
 
 
-def look(cursor: Cursor, network: str, agent: bytes, calls: Mapping[bytes, int]) -> View:
+def look(
+    cursor: Cursor, network: str, agent: bytes, calls: Mapping[bytes, int], samples: Sequence[Sample] = ()
+) -> View:
     """Renew the leases, run a reconcile pass, and read what this agent is to do.
 
-    `calls`: worker row -> how many calls it has run, where that changed since the last look.
+    `calls`: worker row -> how many calls it has run, where that changed since the last look. `samples`: of its GPUs.
     """
     cursor.execute(
-        "UPDATE pyfi.agent SET lease_until = now() + %s * interval '1 second'"
-        " WHERE id = %s::uuid AND ended IS NULL RETURNING stop_requested",
+        """UPDATE pyfi.agent SET lease_until = now() + %s * interval '1 second'
+           WHERE id = %s::uuid AND ended IS NULL RETURNING stop_requested""",
         (AGENT_LEASE_SECONDS, agent.hex()),
     )
     row = cursor.fetchone()
+    outdated, seconds_left = _of_job(cursor, agent)
     if row is None:
-        return View(True, True, (), {}, {}, ())
+        return View(True, True, (), {}, {}, (), outdated=outdated)
     record.renew_leases(cursor, agent, LONG_CALL_LEASE_SECONDS)
     for worker, count in calls.items():
         cursor.execute("UPDATE pyfi.worker SET calls = %s WHERE id = %s::uuid", (count, worker.hex()))
+    devices.note(cursor, agent, samples)
     reconcile.reconcile(cursor, network)
     due = tuple(record.take_due(cursor, _MOST_DUE))
     return View(
@@ -158,7 +116,22 @@ def look(cursor: Cursor, network: str, agent: bytes, calls: Mapping[bytes, int])
         due=due,
         next_due_seconds=_soonest(record.next_due(cursor), reconcile.next_start(cursor, network)),
         queues=topology.task_queues(cursor, network),
+        outdated=outdated,
+        seconds_left=seconds_left,
     )
+
+
+def _of_job(cursor: Cursor, agent: bytes) -> tuple[bool, float | None]:
+    """Whether the agent's job runs in a later incarnation, and in how many seconds Slurm ends it."""
+    cursor.execute(
+        """SELECT j.restarts > a.incarnation
+               OR EXISTS (SELECT FROM pyfi.agent o WHERE o.job_id = j.id AND o.incarnation > a.incarnation),
+               extract(epoch FROM coalesce(CASE WHEN j.restarts = a.incarnation THEN j.ends_at END, a.ends_at)
+                   - now())::float8
+           FROM pyfi.agent a JOIN pyfi.job j ON j.id = a.job_id WHERE a.id = %s::uuid""",
+        (agent.hex(),),
+    )
+    return cursor.fetchone() or (False, None)
 
 
 def _soonest(*seconds: float | None) -> float | None:
@@ -167,12 +140,12 @@ def _soonest(*seconds: float | None) -> float | None:
 
 def _own_workers(cursor: Cursor, agent: bytes) -> tuple[OwnWorker, ...]:
     cursor.execute(
-        """SELECT uuid_send(id), uuid_send(processor_id), cores, status, version FROM pyfi.worker
+        """SELECT uuid_send(id), uuid_send(processor_id), cores, devices, status, version FROM pyfi.worker
            WHERE agent_id = %s::uuid AND status NOT IN ('EXITED', 'LOST') ORDER BY created, id""",
         (agent.hex(),),
     )
     return tuple(
-        OwnWorker(bytes(row[0]), bytes(row[1]), tuple(row[2]), WorkerStatus(row[3]), row[4])
+        OwnWorker(bytes(row[0]), bytes(row[1]), tuple(row[2]), tuple(row[3]), WorkerStatus(row[4]), row[5])
         for row in cursor.fetchall()
     )
 

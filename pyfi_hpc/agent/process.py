@@ -9,7 +9,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,10 +17,19 @@ from pyfi_hpc.errors import BadInput
 from pyfi_hpc.model.status import Cause
 from pyfi_hpc.wire.frames import Done, FrameBuffer, Hello, Progress, Run, Stop, pack, read_for_agent
 from pyfi_hpc.wire.limits import OUTPUT_TAIL_BYTES
+from pyfi_hpc.worker.interrupts import FROM_SLURM
 
 #: What of a worker's output may pile up in memory before its agent lets the older part go.
 _OUTPUT_KEPT_BYTES = 8 * 1024 * 1024
 _PASSED = ("PATH", "LANG", "LC_ALL", "TZ", "TMPDIR", "HOME", "USER", "LOGNAME", "SHELL", "LD_LIBRARY_PATH")
+
+
+#: Why an agent gave a running call back at no cost.
+_GIVEN_BACK = {
+    Cause.DRAINED: "its agent was stopped, and the call was given back",
+    Cause.WALLTIME: "its job's time limit was near, and the call was given back",
+    Cause.PREEMPTED: "Slurm ended its job, and the call was given back",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +51,16 @@ def environment(cores: Sequence[int], extra: Mapping[str, str]) -> dict[str, str
     threads = str(len(cores))
     limits = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), threads)
     return {**kept, **limits, "PYTHONUNBUFFERED": "1", **extra}
+
+
+@contextlib.contextmanager
+def _blocked(signals: Iterable[signal.Signals]) -> Iterator[None]:
+    """What is started meanwhile has these signals blocked until it says otherwise; they wait for it."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _memory_file(name: str) -> int:
@@ -90,16 +109,17 @@ class WorkerProcess:
             "--blobs", str(launch.blobs),
             "--max-value-bytes", str(launch.max_value_bytes),
         ]  # fmt: skip
-        return subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=self._out,
-            stderr=self._err,
-            pass_fds=(theirs.fileno(), memory),
-            cwd=launch.scratch,
-            env=environment(launch.cores, launch.extra),
-            start_new_session=True,
-        )
+        with _blocked(FROM_SLURM):
+            return subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=self._out,
+                stderr=self._err,
+                pass_fds=(theirs.fileno(), memory),
+                cwd=launch.scratch,
+                env=environment(launch.cores, launch.extra),
+                start_new_session=True,
+            )
 
     @property
     def pid(self) -> int:
@@ -222,6 +242,8 @@ def describe_end(status: int, killed: Cause | None) -> tuple[Cause, str]:
         return Cause.TIMEOUT, "the time limit passed and the call was ended"
     if killed is Cause.HOST_OOM:
         return Cause.HOST_OOM, "the memory limit was passed and the call was ended"
+    if killed is not None and killed in _GIVEN_BACK:
+        return killed, _GIVEN_BACK[killed]
     if status < 0:
         return Cause.SIGNAL, f"the worker was ended by {signal.Signals(-status).name}"
     return Cause.SIGNAL, f"the worker exited with status {status}"

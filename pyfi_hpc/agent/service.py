@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import selectors
 import signal
@@ -17,25 +18,31 @@ from typing import Any
 import psycopg2
 import structlog
 
-from pyfi_hpc.agent import keeper
+from pyfi_hpc.agent import ending, keeper
 from pyfi_hpc.agent.builder import Builder
 from pyfi_hpc.agent.committer import Announce, Committer, DeadLetter, Then, Within
 from pyfi_hpc.agent.crew import Crew
+from pyfi_hpc.agent.devices import Sampler
 from pyfi_hpc.agent.dispatch import Dispatcher
+from pyfi_hpc.agent.ending import Ending
 from pyfi_hpc.agent.housekeeping import Housekeeping
 from pyfi_hpc.agent.intake import Intake
 from pyfi_hpc.agent.keeper import View
 from pyfi_hpc.agent.lots import Announced, Finished, Looked, Lot
 from pyfi_hpc.agent.mending import Mender
+from pyfi_hpc.agent.pilot import superseded
 from pyfi_hpc.agent.process import WorkerProcess
+from pyfi_hpc.agent.registering import Application, Identity, register
 from pyfi_hpc.agent.spool import Spool, Spooled
 from pyfi_hpc.brokers.base import Broker, Delivery, Publication, dead_queue
+from pyfi_hpc.control import reconcile
 from pyfi_hpc.control.retention import Keep
 from pyfi_hpc.db import record
 from pyfi_hpc.db.record import Due, Key
 from pyfi_hpc.envs.build import EnvironmentCache
 from pyfi_hpc.envs.repository import Allow
 from pyfi_hpc.failpoints import reach
+from pyfi_hpc.gpu.sampling import Sample
 from pyfi_hpc.model.status import Cause, OutcomeStatus
 from pyfi_hpc.wire import messages
 from pyfi_hpc.wire.frames import Item
@@ -46,7 +53,6 @@ log = structlog.get_logger("pyfi.agent")
 
 TICK_SECONDS = 0.05
 SWEEP_SECONDS = 1.0
-DRAIN_SECONDS = 30.0
 _DEAD_PREFETCH = 20
 
 
@@ -58,22 +64,19 @@ class Service:
         *,
         database_uri: str,
         broker: Broker,
-        network: str,
-        host: str,
-        cores: tuple[int, ...],
-        shared_cores: bool,
+        application: Application,
         state: Path,
         cache: Path,
         blobs: Path,
         rules: Allow,
         poll_seconds: float = 2.0,
+        kill_wait_seconds: float = 30.0,
         max_value_bytes: int = 2**30,
         keep: Keep | None = None,
-        version: str = "",
     ) -> None:
-        self._network, self._host, self._cores, self._shared = network, host, cores, shared_cores
-        self._broker, self._poll_seconds, self._version = broker, poll_seconds, version
-        self.id = new_id()
+        self._application, self._network = application, application.post.network
+        self._broker, self._poll_seconds, self._kill_wait_seconds = broker, poll_seconds, kill_wait_seconds
+        self.id = application.agent
         self._posted: deque[Callable[[], None]] = deque()
         self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._selector = selectors.DefaultSelector()
@@ -82,7 +85,7 @@ class Service:
         connect = partial(_connect, database_uri)
         self._mender = Mender(broker)
         self._committer = Committer(
-            connect, broker, self._mender, network, self.id, self._spool, self._from_committer, self._due_in
+            connect, broker, self._mender, self._network, self.id, self._spool, self._from_committer, self._due_in
         )
         self._dispatcher = Dispatcher()
         self._intake = Intake(broker, self._dispatcher, self._committer.put, self._delivered)
@@ -96,10 +99,18 @@ class Service:
             self.look_soon, scratch, blobs, max_value_bytes,
         )  # fmt: skip
         self._housekeeping = Housekeeping(keep or Keep(), blobs, connect, self._committer.put, self.post, builder.spare)
+        self._sampler = Sampler([each.uuid for each in application.devices], self._sampled)
+        #: newest samples of the GPUs, written with the next look
+        self._samples: tuple[Sample, ...] = ()
         self._view: View | None = None
         self._looking = False
         self._look_at = 0.0
-        self._stopping: float | None = None
+        #: why and until when it drains
+        self._ending: Ending | None = None
+        self._drained_by = math.inf
+        #: when Slurm ends the job, on the monotonic clock
+        self._job_ends: float | None = None
+        self._superseded = False
         self._letters: Any = None
         self._failed: BaseException | None = None
         self._healthy = True
@@ -112,8 +123,11 @@ class Service:
         os.eventfd_write(self._bell, 1)
 
     def stop(self) -> None:
-        """Drain and end. Also what SIGTERM and SIGINT do."""
-        self.post(self._stop)
+        """Drain and end, as a person asked."""
+        self.post(partial(self._stop, ending.ASKED))
+
+    def _sampled(self, samples: tuple[Sample, ...]) -> None:
+        self._samples = samples
 
     def _delivered(self, processor: bytes, delivery: Delivery) -> None:
         self.post(partial(self._intake.take, processor, delivery))
@@ -127,9 +141,14 @@ class Service:
     # the main thread
 
     def run(self) -> int:
-        """Serve until stopped; returns the exit status: 0 stopped, 1 superseded by another agent of this node."""
-        signal.signal(signal.SIGTERM, lambda *_: self.stop())
-        signal.signal(signal.SIGINT, lambda *_: self.stop())
+        """Serve until stopped; returns the exit status: 0 stopped, 1 the lease is lost.
+
+        Raises:
+            BadInput: E_SUPERSEDED, the job was started again and this was its earlier incarnation.
+        """
+        signal.signal(signal.SIGTERM, lambda *_: self.post(self._told_to_end))
+        signal.signal(signal.SIGINT, lambda *_: self.post(self._told_to_end))
+        signal.signal(signal.SIGUSR2, lambda *_: self.post(self._warned))
         self._committer.start()
         self._register()
         tick = sweep = 0.0
@@ -144,6 +163,7 @@ class Service:
                 self._crew.watch_limits(now, self._timeout_of)
                 self._crew.stop_drained()
                 self._look_if_due(now)
+                self._watch_time_limit(now)
                 self._follow_health()
                 self._housekeeping.turn(now)
             if now - sweep >= SWEEP_SECONDS:
@@ -202,24 +222,27 @@ class Service:
     # the database's wishes
 
     def _register(self) -> None:
-        work = partial(
-            keeper.register, network=self._network, agent=self.id, cluster="", host=self._host, cores=self._cores,
-            mem_mib=_memory_mib(), shared_cores=self._shared, pid=os.getpid(), version=self._version,
-        )  # fmt: skip
-
-        def registered(identity: keeper.Identity) -> None:
-            log.info("agent ready", node=identity.node_name, cores=len(self._cores), broker=self._broker.kind)
+        def registered(identity: Identity | None) -> None:
+            if identity is None:
+                self.post(self._be_superseded)
+                return
+            log.info("agent ready", node=identity.node_name, cores=len(self._application.cores),
+                     slots=len(self._application.slots or ()), broker=self._broker.kind)  # fmt: skip
             self.post(self._open)
 
-        self._committer.put(Within(work, registered))
+        self._committer.put(Within(partial(register, application=self._application), registered))
 
     def _open(self) -> None:
+        if self._ending is not None:
+            return
         self._broker.on_hint(self._network, self._hint)
         self._letters = self._broker.consume(
             dead_queue(self._network),
             prefetch=_DEAD_PREFETCH,
             deliver=lambda delivery: self._committer.put(DeadLetter(delivery)),
         )
+        if self._application.devices:
+            self._sampler.start()
         self.look_soon()
 
     def _hint(self, text: str) -> None:
@@ -246,11 +269,18 @@ class Service:
         if not self._looking and now >= self._look_at and self._letters is not None:
             self._looking = True
             self._look_at = now + self._poll_seconds
-            work = partial(keeper.look, network=self._network, agent=self.id, calls=self._crew.counted())
+            samples, self._samples = self._samples, ()
+            work = partial(
+                keeper.look, network=self._network, agent=self.id, calls=self._crew.counted(), samples=samples
+            )
             self._committer.put(Within(work, lambda view: self.post(partial(self._follow, view))))
 
     def _follow(self, view: View) -> None:
         first, self._view, self._looking = self._view is None, view, False
+        if view.outdated:
+            self._be_superseded()
+        if view.superseded and self._superseded:
+            return
         if view.superseded:
             log.error("this agent's lease is gone: another one serves the node, or the lease lapsed")
             self._failed = RuntimeError("superseded")
@@ -258,10 +288,12 @@ class Service:
             return
         if first:
             self._recover_spool()
-        if view.stop_requested:
-            self._stop()
+        if view.stop_requested and self._ending is None:
+            # while it drains the row says so too, for reasons that may leave it more time
+            self._stop(ending.ASKED)
+        self._job_ends = None if view.seconds_left is None else time.monotonic() + view.seconds_left
         self._mender.know(view.queues)
-        if self._stopping is None:
+        if self._ending is None:
             self._crew.follow(view)
         self._publish_due(view.due)
         if view.next_due_seconds is not None:
@@ -276,7 +308,7 @@ class Service:
             # its last worker died and another is on its way: what waits here may go on waiting
             if self._intake.consumes(processor):
                 ready.setdefault(processor, 1)
-        self._intake.follow(self._view, ready, open_for_work=self._committer.healthy and self._stopping is None)
+        self._intake.follow(self._view, ready, open_for_work=self._committer.healthy and self._ending is None)
         if self._committer.healthy:
             self._intake.give_back(each for each in self._dispatcher.processors() if not self._intake.consumes(each))
 
@@ -343,12 +375,42 @@ class Service:
 
     # ending
 
-    def _stop(self) -> None:
-        if self._stopping is None:
-            log.info("stopping: finishing what runs, giving back what waits")
-            self._stopping = time.monotonic() + DRAIN_SECONDS
+    def _told_to_end(self) -> None:
+        """TERM, which in a job is Slurm's."""
+        in_job = self._application.pilot is not None
+        self._stop(ending.told_by_slurm(self._kill_wait_seconds, self._seconds_left) if in_job else ending.ASKED)
+
+    def _warned(self) -> None:
+        """USR2, perhaps again and again: the time limit is near."""
+        if self._ending is None:
+            log.info("the job's time limit is near", seconds=self._seconds_left)
+        self._stop(ending.near_time_limit(self._seconds_left))
+
+    def _watch_time_limit(self, now: float) -> None:
+        """Slurm may have been asked for no warning."""
+        if self._ending is None and self._job_ends is not None and now > self._job_ends - reconcile.ENDING_SECONDS:
+            self._warned()
+
+    def _be_superseded(self) -> None:
+        """Take nothing new; what runs goes on as attempts that may lose."""
+        if not self._superseded:
+            log.error("the job was started again elsewhere: this incarnation of it is over")
+            self._superseded = True
+            self._stop(ending.SUPERSEDED)
+
+    @property
+    def _seconds_left(self) -> float | None:
+        return None if self._job_ends is None else self._job_ends - time.monotonic()
+
+    def _stop(self, why: Ending) -> None:
+        first, until = self._ending is None, time.monotonic() + why.seconds
+        if until < self._drained_by:
+            self._ending, self._drained_by = why, until
+        if first:
+            log.info("stopping: finishing what runs, giving back what waits", seconds=why.seconds)
             self._committer.put(Within(partial(keeper.stopping, agent=self.id), lambda _: None))
             self._housekeeping.close()
+            self._sampler.close()
             self._subscribe()
             self._intake.close()
             if self._letters is not None:
@@ -362,21 +424,27 @@ class Service:
             self._crew.kill_all(Cause.DRAINED)
         if self._failed is not None:
             return True
-        if self._stopping is None:
+        if self._ending is None:
             return False
-        if time.monotonic() > self._stopping:
-            self._crew.kill_all(Cause.DRAINED)
+        if time.monotonic() > self._drained_by:
+            self._crew.kill_all(self._ending.cause)
         return not any(hand.process for hand in self._crew.hands.values())
 
     def _end(self) -> int:
         self._housekeeping.close()
+        self._sampler.close()
         self._builder.close()
         if self._failed is None:
+            # what a killed worker had not begun
+            self._intake.give_back(self._dispatcher.processors())
             work = partial(keeper.deregister, agent=self.id)
             self._committer.put(Within(work, lambda _: None))
         self._committer.stop(10.0)
         self._broker.close()
         self._selector.close()
+        if self._superseded:
+            post = self._application.post
+            raise superseded(post.token or "", post.incarnation)
         return 0 if self._failed is None else 1
 
 
@@ -412,10 +480,6 @@ def _connect(uri: str) -> Any:
         keepalives_interval=2,
         keepalives_count=3,
     )
-
-
-def _memory_mib() -> int:
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 1_048_576
 
 
 def host_name() -> str:

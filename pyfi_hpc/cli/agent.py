@@ -29,6 +29,7 @@ _options = together(
     click.option("--cores", help="Cores to use, such as 0-3,8; else all it may use."),
     click.option("--network", type=Name(), help="The network to serve."),
     click.option("--respawn", is_flag=True, help="Start the agent again when it dies."),
+    click.option("--job", metavar="TOKEN", help="Serve the slots of the job that this runs in; job scripts say it."),
     click.option("--unsafe", is_flag=True, help="Serve a database that may lose what it has committed."),
 )
 

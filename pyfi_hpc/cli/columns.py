@@ -27,7 +27,12 @@ LISTED: Mapping[str, Listed] = {
     ),
     "socket": Listed("sockets", "sockets", ("name", "processor", "task", "queue"), ("binding", "signature", *_OBJECT)),
     "plug": Listed("plugs", "plugs", ("name", "processor", "source", "queue", "target", "key"), _OBJECT),
-    "node": Listed("nodes", "nodes", ("name", "host", "status", "cpus", "mem_mib"), ("cluster", *_OBJECT)),
+    "node": Listed(
+        "nodes",
+        "nodes, with how many workers and GPUs each has",
+        ("name", "host", "status", "cpus", "mem_mib", "gpus", "agents", "workers"),
+        ("cluster", "scheduler", *_OBJECT),
+    ),
     "scheduler": Listed(
         "schedulers",
         "schedulers, with who leads",
@@ -40,12 +45,23 @@ LISTED: Mapping[str, Listed] = {
         ("job", "processor", "status", "workers", "ready", "nodes", "why"),
         ("state", "restarts", "submitted", "started", "ends_at", "ended", "exit_code", "scheduler", "id"),
     ),
-    "agent": Listed("agents", "agents, newest first", ("id", "node", "pid", "cores", "started", "ended"), ("version",)),
+    "agent": Listed(
+        "agents",
+        "agents, newest first",
+        ("id", "node", "pid", "cores", "job", "slots", "started", "ended"),
+        ("incarnation", "ends_at", "version"),
+    ),
     "worker": Listed(
         "workers",
-        "workers, with their core",
-        ("id", "processor", "node", "job", "status", "cores", "pid", "calls"),
-        ("slot", "devices", "commit", "environment", "reason", "created", "ended"),
+        "workers, with their core or GPU",
+        ("id", "processor", "node", "job", "status", "cores", "devices", "pid", "calls"),
+        ("slot", "commit", "environment", "reason", "created", "ended"),
+    ),
+    "device": Listed(
+        "devices",
+        "GPUs and MIG instances, by node",
+        ("uuid", "node", "model", "mem_mib", "processor", "utilization", "mem_used_mib"),
+        ("temperature_celsius", "power_watts", "sampled", "parent", "cores"),
     ),
     "event": Listed("events", "events, newest first", ("at", "kind", "object", "name", "what"), ("actor", "detail")),
 }

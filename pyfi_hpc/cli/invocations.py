@@ -143,5 +143,5 @@ def ps(platform: Platform, ident: str | None, out: Output) -> None:
     if ident is not None:
         return out.row(platform.client.operations.invocation(ident))
     live = [row for row in platform.network.list("worker") if row["status"] not in ("EXITED", "LOST")]
-    columns = ["processor", "node", "job", "cores", "pid", "status", "calls", "id"]
-    return out.rows(live, columns, ["slot", "devices", "commit", "environment", "created"])
+    columns = ["processor", "node", "job", "cores", "devices", "pid", "status", "calls", "id"]
+    return out.rows(live, columns, ["slot", "commit", "environment", "created"])

@@ -34,6 +34,7 @@ COMMANDS = {
         "Print what an invocation's attempts, or a job, have printed.",
     ),
     "ls": ("pyfi_hpc.cli.objects:ls", "List objects."),
+    "node": ("pyfi_hpc.cli.node:node", "Take a node out of service, or back into it."),
     "proc": ("pyfi_hpc.cli.proc:proc", "Run or manage processors."),
     "ps": (
         "pyfi_hpc.cli.invocations:ps",

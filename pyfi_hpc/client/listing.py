@@ -10,25 +10,34 @@ from typing import Any
 from pyfi_hpc.db.record import Cursor
 from pyfi_hpc.wire import messages
 
+#: The GPUs of worker `w`, each as UUID and model.
+DEVICES = """(SELECT jsonb_agg(jsonb_build_object('uuid', u.uuid, 'model', d.model) ORDER BY u.place)
+        FROM unnest(w.devices) WITH ORDINALITY AS u (uuid, place)
+        LEFT JOIN pyfi.device d ON d.node_id = w.node_id AND d.uuid = u.uuid)"""
+#: Slurm's id of the job that worker `w` is in.
+JOB = "(SELECT j.slurm_id FROM pyfi.agent a JOIN pyfi.job j ON j.id = a.job_id WHERE a.id = w.agent_id)"
 DEAD = """
     SELECT h.id, s.name AS socket, o.error, h.used AS attempts, h.returns, o.committed AS since
     FROM pyfi.hold h JOIN pyfi.outcome o USING (owner, id) LEFT JOIN pyfi.socket s ON s.id = h.socket_id
     WHERE h.owner = %s AND h.state = 'DEAD' ORDER BY o.committed, h.id"""
-_ATTEMPTS = """
-    SELECT a.serial, a.status, a.cause, a.error, n.name AS node, w.cores, a.started, a.ended, a.out, a.err
+_ATTEMPTS = f"""
+    SELECT a.serial, a.status, a.cause, a.error, n.name AS node, w.cores, {DEVICES} AS devices, {JOB} AS job, a.started,
+        a.ended, a.out, a.err
     FROM pyfi.attempt a LEFT JOIN pyfi.worker w ON w.id = a.worker_id LEFT JOIN pyfi.node n ON n.id = w.node_id
     WHERE a.owner = %s AND a.id = %s::uuid ORDER BY a.serial"""
-_INVOCATION = """
+_INVOCATION = f"""
     SELECT k.id, k.owner, s.name AS socket, p.name AS processor, o.status AS outcome, o.error, o.serial,
-        octet_length(o.value) AS value_bytes, n.name AS node, w.cores, w.commit, o.parent, o.started, o.ended,
+        octet_length(o.value) AS value_bytes, n.name AS node, w.cores, {DEVICES} AS devices, {JOB} AS job, w.commit,
+        o.parent, o.started, o.ended,
         o.committed, h.state AS hold, h.due, h.serial AS next_serial, h.used, h.returns
     FROM (SELECT %s::text AS owner, %s::uuid AS id) AS k
     LEFT JOIN pyfi.outcome o USING (owner, id) LEFT JOIN pyfi.hold h USING (owner, id)
     LEFT JOIN pyfi.socket s ON s.id = coalesce(o.socket_id, h.socket_id)
     LEFT JOIN pyfi.processor p ON p.id = s.processor_id
     LEFT JOIN pyfi.worker w ON w.id = o.worker_id LEFT JOIN pyfi.node n ON n.id = w.node_id"""
-_WORKER = """
-    SELECT w.id, n.name AS node, w.cores, w.commit, w.pid FROM pyfi.outcome o JOIN pyfi.worker w ON w.id = o.worker_id
+_WORKER = f"""
+    SELECT w.id, n.name AS node, w.cores, w.slot, {DEVICES} AS devices, {JOB} AS job, w.commit, w.pid
+    FROM pyfi.outcome o JOIN pyfi.worker w ON w.id = o.worker_id
     JOIN pyfi.node n ON n.id = w.node_id WHERE o.owner = %s AND o.id = %s::uuid"""
 _BEHIND = """
     SELECT p.name, p.requested_status AS requested, p.status, p.reason,

@@ -46,9 +46,12 @@ _MODULES: dict[str, Any] = {
 _LISTED: dict[str, Callable[[Tools], list[Record]]] = {
     "agent": nodes.agents,
     "worker": nodes.workers,
+    "device": nodes.devices,
     "event": nodes.events,
     "job": jobs.every,
 }
+#: Kinds whose lists hold less of each object than it shows by itself.
+_SEVERAL: dict[str, Callable[[Tools], list[Record]]] = {"node": nodes.several}
 
 
 class Network:
@@ -107,10 +110,10 @@ class Network:
     # every kind
 
     def list(self, kind: str) -> list[Record]:
-        """Every object of a kind, by name; agents, workers and events newest first."""
+        """Every object of a kind, by name; agents, workers and events newest first, devices by node."""
         with self._tools(with_broker=False) as tools:
-            if kind in _LISTED:
-                return _LISTED[kind](tools)
+            if several := _LISTED.get(kind) or _SEVERAL.get(kind):
+                return several(tools)
             table = KINDS[kind]
             rows = tools.session.scalars(
                 sa.select(table).where(table.network_id == tools.network.id).order_by(table.name)
@@ -228,6 +231,16 @@ class Network:
         row: Record = self._change(lambda tools: jobs.cancel(tools, which))
         return row
 
+    def drain_node(self, which: Which) -> Record:
+        """Its workers finish what they have and end, and no others start. Raises E_NODE."""
+        row: Record = self._change(lambda tools: nodes.drain(tools, which))
+        return row
+
+    def resume_node(self, which: Which) -> Record:
+        """It takes work again. Raises E_NODE."""
+        row: Record = self._change(lambda tools: nodes.resume(tools, which))
+        return row
+
     # processors
 
     def start(self, which: Which, *, generation: int | None = None) -> Record:
@@ -331,7 +344,7 @@ class Network:
 
 def _among(kind: str, records: list[Record], which: Which) -> Record:
     for record in records:
-        if str(which) in (record.get("name"), str(record["id"])):
+        if str(which) in (record.get("name"), record.get("uuid"), str(record["id"])):
             return record
     raise BadInput.of("E_NOT_FOUND", kind, str(which), f"no {kind} {str(which)!r}", cure=f"pyfi ls {kind}s")
 

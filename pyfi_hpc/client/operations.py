@@ -133,7 +133,7 @@ class Operations:
         return found
 
     def worker(self, identity: bytes) -> Record | None:
-        """Who made its outcome: id, node, cores, commit, pid."""
+        """Who made its outcome: id, node, cores, slot, devices (uuid, model of each), job (Slurm's id), commit, pid."""
         found: Record | None = self._run(lambda cursor, owner: worker_row(cursor, owner, identity))
         return found
 

@@ -43,9 +43,12 @@ class Provenance:
     cores: tuple[int, ...] = ()
     serial: int = 1
     attempts: int | None = None
+    #: model and UUID of each
+    gpus: tuple[str, ...] = ()
+    job: str | None = None
 
     def line(self) -> str:
-        """`detect.run@3f9c21d on gpu003 core 3, attempt 3 of 3`."""
+        """`detect.run@3f9c21d on gpu003 core 3 gpu NVIDIA H100 GPU-5a3f…, job 88121, attempt 3 of 3`."""
         words = self.socket or "?"
         if self.commit:
             words += f"@{self.commit[:7]}"
@@ -53,6 +56,10 @@ class Provenance:
             words += f" on {self.node}"
         if self.cores:
             words += f" core {','.join(map(str, self.cores))}"
+        if self.gpus:
+            words += f" gpu {', '.join(self.gpus)}"
+        if self.job:
+            words += f", job {self.job}"
         most = f" of {self.attempts}" if self.attempts is not None and self.attempts >= self.serial else ""
         return f"{words}, attempt {self.serial}{most}"
 

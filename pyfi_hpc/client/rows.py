@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pyfi_hpc.client.listing import DEVICES, JOB
 from pyfi_hpc.client.remote import Provenance
 from pyfi_hpc.db.record import Cursor
 from pyfi_hpc.errors import BadInput
@@ -78,7 +79,7 @@ def value(cursor: Cursor, owner: str, identity: bytes) -> bytes:
 def provenance(cursor: Cursor, owner: str, identity: bytes) -> Provenance | None:
     """Who made the outcome; None where there is none."""
     cursor.execute(
-        """SELECT s.name, coalesce(w.commit, p.commit), n.name, w.cores, o.serial, p.max_attempts
+        f"""SELECT s.name, coalesce(w.commit, p.commit), n.name, w.cores, o.serial, p.max_attempts, {DEVICES}, {JOB}
            FROM pyfi.outcome o LEFT JOIN pyfi.socket s ON s.id = o.socket_id
            LEFT JOIN pyfi.processor p ON p.id = s.processor_id
            LEFT JOIN pyfi.worker w ON w.id = o.worker_id LEFT JOIN pyfi.node n ON n.id = w.node_id
@@ -88,8 +89,9 @@ def provenance(cursor: Cursor, owner: str, identity: bytes) -> Provenance | None
     row = cursor.fetchone()
     if row is None:
         return None
-    socket, commit, node, cores, serial, most = row
-    return Provenance(socket or "", commit or "", node or "", tuple(cores or ()), serial, most)
+    socket, commit, node, cores, serial, most, devices, job = row
+    gpus = tuple(" ".join(filter(None, (each["model"], each["uuid"]))) for each in devices or ())
+    return Provenance(socket or "", commit or "", node or "", tuple(cores or ()), serial, most, gpus, job)
 
 
 def seconds_per_call(cursor: Cursor, owner: str, ids: Sequence[bytes]) -> float | None:

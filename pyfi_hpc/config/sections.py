@@ -43,6 +43,8 @@ class Slurm:
     python: str = key("", kinds.text, "the interpreter on compute nodes; empty: the one that submits")
     poll_seconds: int = key(10, kinds.whole(1, 3600), "between two looks at the queue")
     cluster: str = key("", kinds.text, "the cluster's name; empty: as Slurm says")
+    # Slurm's own default of KillWait
+    kill_wait_seconds: int = key(30, kinds.whole(1, 3600), "Slurm's KillWait: how long a job that is to end has")
     launcher: str = key(
         "auto", kinds.choice("auto", "slurm", "local"), "who runs pilots: Slurm (auto, slurm), or this machine alone"
     )

@@ -35,7 +35,7 @@ class Settings:
 
     @classmethod
     def load(cls, ini: Path | None = None, options: Mapping[str, str] | None = None) -> Settings:
-        """Read site, user and project files, `ini`, variables and `options`; later ones win.
+        """Read site, user and project files, those of `PYFI_INI` and `ini`, variables and `options`; later ones win.
 
         Raises:
             BadInput: E_CONFIG, E_CONFIG_MODE, E_DB_URI, E_BROKER_URI, E_RANGE, E_CHOICE, each with its place.

@@ -12,8 +12,8 @@ from pyfi_hpc.errors import BadInput, shown
 from pyfi_hpc.model.names import nearest
 
 FILE_NAME = "pyfi.ini"
-#: Variables that are no settings: the state directory's short name, and what tests and checkers use.
-SPECIAL = frozenset({"PYFI_HOME", "PYFI_FAILPOINT", "PYFI_ACCEPTED_LOG"})
+#: Variables that are no settings: the state directory's short name, a file of settings, what tests and checkers use.
+SPECIAL = frozenset({"PYFI_HOME", "PYFI_INI", "PYFI_FAILPOINT", "PYFI_ACCEPTED_LOG"})
 
 
 def user_file() -> Path:
@@ -22,22 +22,28 @@ def user_file() -> Path:
     return Path(base).expanduser() / "pyfi" / FILE_NAME
 
 
+def variable_file() -> Path | None:
+    """The file that `PYFI_INI` names: what a job is given in place of secrets in its environment."""
+    return Path(os.environ["PYFI_INI"]) if os.environ.get("PYFI_INI") else None
+
+
 def project_file(start: Path) -> Path | None:
     """The `pyfi.ini` beside or above `start`."""
     return next((folder / FILE_NAME for folder in (start, *start.parents) if (folder / FILE_NAME).is_file()), None)
 
 
 def from_files(ini: Path | None) -> Iterator[Given]:
-    """All settings in files: site, user, project, then `ini`, which must be there."""
+    """All settings in files: site, user, project, then that of `PYFI_INI` and `ini`, which must be there."""
     for path in (SITE_FILE, user_file()):
         if path.exists():
             yield from read_file(path)
+    named = [path for path in (variable_file(), ini) if path]
     project = project_file(Path.cwd())
-    if project and not (ini and ini.exists() and project.samefile(ini)):
+    if project and not any(path.exists() and project.samefile(path) for path in named):
         _check_trusted(project)
         yield from read_file(project)
-    if ini:
-        yield from read_file(ini)
+    for path in named:
+        yield from read_file(path)
 
 
 def from_variables(environment: Mapping[str, str]) -> Iterator[Given]:

@@ -1,118 +1,35 @@
 """Which workers should exist where: records in, actions out, no I/O.
 
-A processor wants a number of workers, or a fair share of the cores. Each worker is pinned to its own cores; where a
-node allows it (a laptop), every processor gets at least one worker even when the cores are all taken, and shares one.
+Some nodes have agents that were started by hand: there a processor gets the workers that it asks for, or a fair share
+of the cores, each worker pinned to cores of its own and with GPUs of its own. Where a node allows it (a laptop), every
+processor gets at least one worker even when the cores are all taken, and shares one.
+
+Other agents run in jobs and have slots. Those are for the processor that the job was sent for: each has one of its
+workers while anybody wants it, and is lent to others while nobody does.
+
 Workers of an older commit or restart are replaced.
 """
 
 from __future__ import annotations
 
-import itertools
-from collections import Counter, deque
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TypeAlias
+from collections.abc import Iterator, Sequence
+from itertools import islice
 
-from pyfi_hpc.model.status import (
-    PROCESSOR_NEXT,
-    ProcessorStatus,
-    Requested,
-    WorkerStatus,
+from pyfi_hpc.control import statuses
+from pyfi_hpc.control.records import (
+    LIVE,
+    Action,
+    Drain,
+    ExistingWorker,
+    ServingNode,
+    Start,
+    WantedProcessor,
 )
+from pyfi_hpc.control.rooms import Place, Rooms
+from pyfi_hpc.model.status import Requested, WorkerStatus
 
 #: At most so many workers are started in one pass.
 MAX_STARTS = 64
-LIVE = frozenset({WorkerStatus.PLANNED, WorkerStatus.LAUNCHING, WorkerStatus.READY})
-
-
-@dataclass(frozen=True, slots=True)
-class WantedProcessor:
-    """A processor as its row asks for it. `version` changes with commit, requirements and restarts."""
-
-    id: bytes
-    name: str
-    requested: Requested
-    status: ProcessorStatus
-    workers: int | None
-    cpus: int
-    host: str | None
-    version: str
-    #: False while a failed start waits for its next try
-    may_start: bool = True
-
-
-@dataclass(frozen=True, slots=True)
-class ServingNode:
-    """A node with a live agent."""
-
-    id: bytes
-    agent: bytes
-    name: str
-    host: str
-    cores: tuple[int, ...]
-    shared_cores: bool
-    draining: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class ExistingWorker:
-    """A worker row that has not ended."""
-
-    id: bytes
-    processor: bytes
-    agent: bytes
-    cores: tuple[int, ...]
-    status: WorkerStatus
-    version: str
-
-
-@dataclass(frozen=True, slots=True)
-class Start:
-    """Plan a worker of `processor` for `agent`'s node, pinned to `cores`."""
-
-    processor: bytes
-    agent: bytes
-    node: bytes
-    cores: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Drain:
-    """Let this worker finish what it has, then end."""
-
-    worker: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Become:
-    """Take a processor one step along the table, from `before` to `status`."""
-
-    processor: bytes
-    before: ProcessorStatus
-    status: ProcessorStatus
-
-
-Action: TypeAlias = Start | Drain | Become
-
-
-@dataclass(slots=True)
-class _Load:
-    """How often each core of each node is taken."""
-
-    taken: dict[bytes, Counter[int]] = field(default_factory=dict)
-
-    def add(self, agent: bytes, cores: Iterable[int]) -> None:
-        self.taken.setdefault(agent, Counter()).update(cores)
-
-    def remove(self, agent: bytes, cores: Iterable[int]) -> None:
-        self.taken.setdefault(agent, Counter()).subtract(cores)
-
-    def free(self, node: ServingNode) -> list[int]:
-        return [core for core in node.cores if not self.taken.get(node.agent, Counter())[core]]
-
-    def least(self, node: ServingNode, count: int) -> tuple[int, ...]:
-        load = self.taken.get(node.agent, Counter())
-        return tuple(sorted(sorted(node.cores, key=lambda core: (load[core], core))[:count]))
 
 
 def plan(
@@ -123,133 +40,132 @@ def plan(
     placing.drain_unwanted()
     placing.start_missing()
     # a processor that is given a worker starts in the same pass: its worker may have failed before the next one
-    return [*placing.actions, *_statuses(processors, [*workers, *placing.planned])]
+    return [*placing.actions, *statuses.changes(processors, [*workers, *placing.planned])]
 
 
 class _Placing:
-    """One pass: the load as it is, changed by each action as it is decided."""
+    """One pass: the rooms as they are, changed by each action as it is decided."""
 
     def __init__(
         self, processors: Sequence[WantedProcessor], nodes: Sequence[ServingNode], workers: Sequence[ExistingWorker]
     ) -> None:
         self.processors = {processor.id: processor for processor in processors}
-        self.nodes = [node for node in nodes if not node.draining]
-        self.workers = list(workers)
+        self.workers = workers
+        self.rooms = Rooms(processors, nodes, workers)
+        self.shares = _Shares(processors, self.rooms)
         self.actions: list[Action] = []
         self.planned: list[ExistingWorker] = []
-        self.load = _Load()
-        for worker in workers:
-            self.load.add(worker.agent, worker.cores)
-        self.kept: dict[bytes, list[ExistingWorker]] = {processor.id: [] for processor in processors}
-        self.targets = _targets(processors, self.nodes)
+        #: workers that stay: in slots of the processor's own jobs, and elsewhere
+        self.own: dict[bytes, list[ExistingWorker]] = {identity: [] for identity in self.processors}
+        self.elsewhere: dict[bytes, list[ExistingWorker]] = {identity: [] for identity in self.processors}
 
     def drain_unwanted(self) -> None:
-        agents = {node.agent for node in self.nodes}
+        slots: set[tuple[bytes, int]] = set()
         for worker in self.workers:
             if worker.status in LIVE:
-                wanted = self.processors.get(worker.processor)
-                if wanted and _runs(wanted) and worker.version == wanted.version and worker.agent in agents:
-                    self.kept[worker.processor].append(worker)
-                else:
-                    self._drain(worker)
-        for identity, kept in self.kept.items():
-            for worker in kept[self.targets.get(identity, 0) :]:
-                self._drain(worker)
-            del kept[self.targets.get(identity, 0) :]
+                self._keep_or_drain(worker, slots)
+        for identity, processor in self.processors.items():
+            ready = sum(worker.status is WorkerStatus.READY for worker in self.own[identity])
+            # what a pilot's workers stand in for goes once they are ready, not before
+            most = self._elsewhere_wanted(processor, ready)
+            self._drain(self.elsewhere[identity][most:])
+            del self.elsewhere[identity][most:]
 
-    def _drain(self, worker: ExistingWorker) -> None:
-        self.actions.append(Drain(worker.id))
+    def _keep_or_drain(self, worker: ExistingWorker, slots: set[tuple[bytes, int]]) -> None:
+        processor, node = self.processors.get(worker.processor), self.rooms.node(worker.agent)
+        if not (processor and processor.wanted and processor.version == worker.version and node):
+            self._drain([worker])
+        elif node.ending:
+            # its agent lets it finish and makes it end: it is counted no more, so that another takes its place
+            pass
+        elif not self._belongs(processor, node, worker.slot) or (worker.agent, worker.slot) in slots:
+            self._drain([worker])
+        else:
+            kept = self.own if node.for_processor == processor.id else self.elsewhere
+            kept[processor.id].append(worker)
+            if worker.slot is not None:
+                slots.add((worker.agent, worker.slot))
+
+    def _belongs(self, processor: WantedProcessor, node: ServingNode, slot: int | None) -> bool:
+        if node.draining or node.open is not (slot is None):
+            return False
+        if slot is None:
+            return True
+        return slot < len(node.slots) and (node.for_processor == processor.id or self.rooms.lent(node))
+
+    def _drain(self, workers: Sequence[ExistingWorker]) -> None:
+        self.actions += [Drain(worker.id) for worker in workers]
 
     def start_missing(self) -> None:
         """One worker each first, then the rest, so that nobody waits while another has several."""
-        starts = 0
-        for most in (1, None):
-            for processor in self.processors.values():
-                if processor.requested is not Requested.RUNNING or not processor.may_start:
-                    continue
-                target = self.targets.get(processor.id, 0)
-                while len(self.kept[processor.id]) < (target if most is None else min(most, target)):
-                    started = self._start(processor)
-                    starts += started
-                    if not started or starts >= MAX_STARTS:
+        startable = [
+            (processor, self._places(processor))
+            for processor in self.processors.values()
+            if processor.requested is Requested.RUNNING and processor.may_start
+        ]
+        for one_each in (True, False):
+            for processor, places in startable:
+                while not (one_each and self._has_any(processor)) and len(self.planned) < MAX_STARTS:
+                    place = next(places, None)
+                    if place is None:
                         break
+                    self._start(processor, place)
 
-    def _start(self, processor: WantedProcessor) -> bool:
-        first = not self.kept[processor.id]
-        for node in sorted(self.nodes, key=lambda node: -len(self.load.free(node))):
-            if processor.host not in (None, node.host, node.name) or len(node.cores) < processor.cpus:
-                continue
-            if len(self.load.free(node)) >= processor.cpus or (first and node.shared_cores):
-                cores = self.load.least(node, processor.cpus)
-                self.load.add(node.agent, cores)
-                self.actions.append(Start(processor.id, node.agent, node.id, cores))
-                planned = ExistingWorker(b"", processor.id, node.agent, cores, WorkerStatus.PLANNED, processor.version)
-                self.kept[processor.id].append(planned)
-                self.planned.append(planned)
-                return True
-        return False
+    def _has_any(self, processor: WantedProcessor) -> bool:
+        return bool(self.own[processor.id] or self.elsewhere[processor.id])
 
+    def _places(self, processor: WantedProcessor) -> Iterator[Place]:
+        """Where its missing workers may be, one after another."""
+        yield from self.rooms.own(processor)
+        wanted = self._elsewhere_wanted(processor, self.rooms.own_slots(processor))
+        yield from islice(self._places_elsewhere(processor), max(0, wanted - len(self.elsewhere[processor.id])))
 
-def _runs(processor: WantedProcessor) -> bool:
-    return processor.requested in (Requested.RUNNING, Requested.PAUSED)
+    def _places_elsewhere(self, processor: WantedProcessor) -> Iterator[Place]:
+        yield from self.rooms.roomy(processor)
+        if processor.workers is not None or not processor.shape:
+            yield from self.rooms.borrowed(processor)
+        if not self._has_any(processor):
+            yield from self.rooms.crowded(processor)
 
+    def _elsewhere_wanted(self, processor: WantedProcessor, own: int) -> int:
+        """How many workers it should have beside `own` ones in slots of its jobs."""
+        if not processor.wanted:
+            return 0
+        if processor.workers is None:
+            return self.shares.of(processor)
+        return max(0, processor.workers - own)
 
-def _targets(processors: Sequence[WantedProcessor], nodes: Sequence[ServingNode]) -> dict[bytes, int]:
-    """How many workers each processor should have: what it asks for, or a fair share of the cores it may use."""
-    running = [processor for processor in processors if _runs(processor)]
-    targets = {}
-    for processor in running:
-        usable = [node for node in nodes if processor.host in (None, node.host, node.name)]
-        cores = sum(len(node.cores) for node in usable)
-        share = max(1, cores // max(1, len(running)) // processor.cpus)
-        targets[processor.id] = processor.workers or share
-    return targets
-
-
-def _statuses(processors: Sequence[WantedProcessor], workers: Sequence[ExistingWorker]) -> list[Action]:
-    live: dict[bytes, list[WorkerStatus]] = {}
-    for worker in workers:
-        live.setdefault(worker.processor, []).append(worker.status)
-    actions: list[Action] = []
-    for processor in processors:
-        way = [processor.status, *steps(processor.status, observed(processor, live.get(processor.id, [])))]
-        actions += [Become(processor.id, before, after) for before, after in itertools.pairwise(way)]
-    return actions
+    def _start(self, processor: WantedProcessor, place: Place) -> None:
+        node = place.node
+        self.rooms.take(place)
+        self.actions.append(Start(processor.id, node.agent, node.id, place.cores, place.slot, place.devices))
+        planned = ExistingWorker(
+            b"", processor.id, node.agent, place.cores, WorkerStatus.PLANNED, processor.version, place.slot,
+            place.devices,
+        )  # fmt: skip
+        kept = self.own if node.for_processor == processor.id else self.elsewhere
+        kept[processor.id].append(planned)
+        self.planned.append(planned)
 
 
-def observed(processor: WantedProcessor, workers: Iterable[WorkerStatus]) -> ProcessorStatus:
-    """The status that a processor has, given what its workers do."""
-    statuses = set(workers)
-    if not _runs(processor):
-        if statuses:
-            return ProcessorStatus.STOPPING
-        return ProcessorStatus.REMOVED if processor.requested is Requested.REMOVED else ProcessorStatus.STOPPED
-    if processor.status is ProcessorStatus.FAILED and not (processor.may_start and statuses & LIVE):
-        return ProcessorStatus.FAILED
-    if WorkerStatus.READY in statuses:
-        return ProcessorStatus.PAUSED if processor.requested is Requested.PAUSED else ProcessorStatus.RUNNING
-    if processor.status in (ProcessorStatus.RUNNING, ProcessorStatus.PAUSED):
-        # a worker is being replaced: the processor has been started and stays so
-        return ProcessorStatus.PAUSED if processor.requested is Requested.PAUSED else ProcessorStatus.RUNNING
-    return ProcessorStatus.STARTING if statuses & LIVE else processor.status
+class _Shares:
+    """Fair shares of the nodes without slots: every processor that is wanted has the same right to them."""
 
+    def __init__(self, processors: Sequence[WantedProcessor], rooms: Rooms) -> None:
+        wanted = [processor for processor in processors if processor.wanted]
+        self._sharers = max(1, len(wanted))
+        self._gpu_sharers = max(1, sum(processor.gpus > 0 for processor in wanted))
+        self._rooms = rooms
+        self._all = self._count(None)
 
-def steps(
-    current: ProcessorStatus,
-    goal: ProcessorStatus,
-    table: Mapping[ProcessorStatus, frozenset[ProcessorStatus]] = PROCESSOR_NEXT,
-) -> list[ProcessorStatus]:
-    """The shortest legal way from `current` to `goal`, without `current`; empty when there is none or nothing to do."""
-    if current is goal:
-        return []
-    paths: deque[list[ProcessorStatus]] = deque([[current]])
-    seen = {current}
-    while paths:
-        path = paths.popleft()
-        # FAILED is a finding, never a way through
-        for following in sorted(table[path[-1]] - seen - ({ProcessorStatus.FAILED} - {goal})):
-            if following is goal:
-                return [*path[1:], following]
-            seen.add(following)
-            paths.append([*path, following])
-    return []
+    def _count(self, processor: WantedProcessor | None) -> tuple[int, int]:
+        nodes = [room.node for room in (self._rooms.open_to(processor) if processor else self._rooms.open)]
+        return sum(len(node.cores) for node in nodes), sum(len(node.devices) for node in nodes)
+
+    def of(self, processor: WantedProcessor) -> int:
+        """How many workers it may have, one at least: whether they fit is another matter."""
+        cores, devices = self._all if processor.host is None else self._count(processor)
+        share = cores // self._sharers // processor.cpus
+        if processor.gpus:
+            share = min(share, devices // self._gpu_sharers // processor.gpus)
+        return max(1, share)

@@ -7,23 +7,30 @@ every write names the state that it starts from.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
-from pyfi_hpc.control.placement import (
+from pyfi_hpc.control.placement import plan
+from pyfi_hpc.control.records import (
     Action,
     Become,
     Drain,
     ExistingWorker,
     ServingNode,
+    Slot,
     Start,
     WantedProcessor,
-    plan,
 )
 from pyfi_hpc.db.record import Cursor
 from pyfi_hpc.model.status import ProcessorStatus, Requested, WorkerStatus
 
 _PASS_LOCK = 0x70796669_0001
 #: What a worker's version is made of: it is replaced when any of this changes.
-VERSION = "md5(concat_ws(':', p.commit, p.module, p.requirements, p.python, p.cpus, p.restarts))"
+VERSION = "md5(concat_ws(':', p.commit, p.module, p.requirements, p.python, p.cpus, p.gpus, p.restarts))"
+#: An agent whose job ends so soon takes nothing new: its drain needs the time.
+ENDING_SECONDS = 30.0
+#: The job that agent `a` is in has gone on without it, ends, or is to end.
+_ENDING = f"""coalesce(j.restarts > a.incarnation OR j.cancel_requested OR j.status IN ('ENDING', 'ENDED')
+    OR a.ends_at < now() + {ENDING_SECONDS:g} * interval '1 second', false)"""
 
 
 def reconcile(cursor: Cursor, network: str) -> int:
@@ -62,64 +69,92 @@ def close_workers(cursor: Cursor, agents: Sequence[str], status: WorkerStatus, r
 def _processors(cursor: Cursor, network: str) -> list[WantedProcessor]:
     cursor.execute(
         f"""SELECT uuid_send(p.id), p.name, p.requested_status, p.status, p.workers, p.cpus, p.host, {VERSION},
-                p.retry_at IS NULL OR p.retry_at <= now() OR p.generation <> p.observed_generation
+                p.retry_at IS NULL OR p.retry_at <= now() OR p.generation <> p.observed_generation, p.gpus,
+                p.shape IS NOT NULL
             FROM pyfi.processor p JOIN pyfi.network n ON n.id = p.network_id
             WHERE n.name = %s AND p.status <> 'REMOVED' ORDER BY p.created, p.id""",
         (network,),
     )
     return [
-        WantedProcessor(
-            bytes(row[0]), row[1], Requested(row[2]), ProcessorStatus(row[3]), row[4], row[5], row[6], row[7], row[8]
-        )
-        for row in cursor.fetchall()
+        WantedProcessor(bytes(identity), name, Requested(requested), ProcessorStatus(status), *rest)
+        for identity, name, requested, status, *rest in cursor.fetchall()
     ]
 
 
 def _nodes(cursor: Cursor, network: str) -> list[ServingNode]:
     cursor.execute(
-        """SELECT uuid_send(n.id), uuid_send(a.id), n.name, n.host, a.cores, n.shared_cores,
-                n.drain_requested OR a.stop_requested
+        f"""SELECT uuid_send(n.id), uuid_send(a.id), n.name, n.host, a.cores, n.shared_cores,
+                n.drain_requested OR a.stop_requested, a.slots, d.uuids, uuid_send(a.job_id),
+                uuid_send(j.processor_id), {_ENDING}
            FROM pyfi.agent a JOIN pyfi.node n ON n.id = a.node_id JOIN pyfi.network w ON w.id = n.network_id
-           WHERE w.name = %s AND a.ended IS NULL ORDER BY n.name""",
+           LEFT JOIN pyfi.job j ON j.id = a.job_id
+           LEFT JOIN (SELECT node_id, array_agg(uuid ORDER BY uuid) AS uuids FROM pyfi.device GROUP BY node_id) d
+               ON d.node_id = n.id AND a.job_id IS NULL
+           WHERE w.name = %s AND a.ended IS NULL ORDER BY n.name, a.started, a.id""",
         (network,),
     )
-    return [
-        ServingNode(bytes(row[0]), bytes(row[1]), row[2], row[3], tuple(row[4]), row[5], row[6])
-        for row in cursor.fetchall()
-    ]
+    return [_node(*row) for row in cursor.fetchall()]
+
+
+def _node(
+    identity: Any, agent: Any, name: str, host: str, cores: Sequence[int], shared: bool, draining: bool,
+    slots: Sequence[Any] | None, devices: Sequence[str] | None, job: Any, processor: Any, ending: bool,
+) -> ServingNode:  # fmt: skip
+    return ServingNode(
+        bytes(identity), bytes(agent), name, host, tuple(cores), shared, draining,
+        slots=tuple(Slot(tuple(slot["cores"]), tuple(slot.get("devices", ()))) for slot in slots or ()),
+        devices=tuple(devices or ()), job=_bytes(job), for_processor=_bytes(processor), ending=ending,
+    )  # fmt: skip
+
+
+def _bytes(identity: Any) -> bytes | None:
+    return None if identity is None else bytes(identity)
 
 
 def _workers(cursor: Cursor, network: str) -> list[ExistingWorker]:
     cursor.execute(
-        """SELECT uuid_send(w.id), uuid_send(w.processor_id), uuid_send(w.agent_id), w.cores, w.status, w.version
+        """SELECT uuid_send(w.id), uuid_send(w.processor_id), uuid_send(w.agent_id), w.cores, w.status, w.version,
+               w.slot, w.devices
            FROM pyfi.worker w JOIN pyfi.processor p ON p.id = w.processor_id JOIN pyfi.network n ON n.id = p.network_id
            WHERE n.name = %s AND w.status NOT IN ('EXITED', 'LOST') ORDER BY w.created, w.id""",
         (network,),
     )
     return [
-        ExistingWorker(bytes(row[0]), bytes(row[1]), bytes(row[2]), tuple(row[3]), WorkerStatus(row[4]), row[5])
+        ExistingWorker(
+            bytes(row[0]), bytes(row[1]), bytes(row[2]), tuple(row[3]), WorkerStatus(row[4]), row[5], row[6],
+            tuple(row[7]),
+        )
         for row in cursor.fetchall()
-    ]
+    ]  # fmt: skip
 
 
 def _write(cursor: Cursor, actions: Sequence[Action]) -> None:
+    _drain(cursor, [action.worker for action in actions if isinstance(action, Drain)])
     for action in actions:
         match action:
             case Start():
-                cursor.execute(
-                    f"""INSERT INTO pyfi.worker (processor_id, node_id, agent_id, cores, commit, version)
-                        SELECT p.id, %s::uuid, %s::uuid, %s, p.commit, {VERSION} FROM pyfi.processor p
-                        WHERE p.id = %s::uuid""",
-                    (action.node.hex(), action.agent.hex(), list(action.cores), action.processor.hex()),
-                )
-            case Drain():
-                cursor.execute(
-                    "UPDATE pyfi.worker SET status = CASE status WHEN 'PLANNED' THEN 'EXITED' ELSE 'DRAINING' END"
-                    "::pyfi.worker_status WHERE id = %s::uuid AND status IN ('PLANNED', 'LAUNCHING', 'READY')",
-                    (action.worker.hex(),),
-                )
+                _start(cursor, action)
             case Become():
                 _become(cursor, action)
+
+
+def _drain(cursor: Cursor, workers: Sequence[bytes]) -> None:
+    if workers:
+        cursor.execute(
+            "UPDATE pyfi.worker SET status = CASE status WHEN 'PLANNED' THEN 'EXITED' ELSE 'DRAINING' END"
+            "::pyfi.worker_status WHERE id = ANY (%s::uuid[]) AND status IN ('PLANNED', 'LAUNCHING', 'READY')",
+            ([worker.hex() for worker in workers],),
+        )
+
+
+def _start(cursor: Cursor, start: Start) -> None:
+    cursor.execute(
+        f"""INSERT INTO pyfi.worker (processor_id, node_id, agent_id, cores, slot, devices, commit, version)
+            SELECT p.id, %s::uuid, %s::uuid, %s, %s, %s::text[], p.commit, {VERSION} FROM pyfi.processor p
+            WHERE p.id = %s::uuid""",
+        (start.node.hex(), start.agent.hex(), list(start.cores), start.slot, list(start.devices),
+         start.processor.hex()),
+    )  # fmt: skip
 
 
 def _become(cursor: Cursor, action: Become) -> None:

@@ -338,6 +338,8 @@ class Agent(Owned, Base):
     __tablename__ = "agent"
     node_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("node.id", ondelete="RESTRICT"))
     pid: Mapped[int]
+    #: what tells the process from any other that has its number (`processes.fingerprint`)
+    process: Mapped[str | None]
     cores: Mapped[list[int]]
     version: Mapped[str]
     epoch: Mapped[int] = mapped_column(BigInteger, server_default=text("1"))

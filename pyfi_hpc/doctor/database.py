@@ -105,9 +105,10 @@ class Database:
     def _newest_agents(self) -> list[Any]:
         return self._rows(
             """SELECT DISTINCT ON (n.id) n.name, n.host, a.ended IS NULL AND a.lease_until > now(),
-                   CASE WHEN a.ended IS NULL OR a.ended >= a.lease_until THEN a.lease_until END
+                   CASE WHEN (a.ended IS NULL OR a.ended >= a.lease_until) AND a.job_id IS NULL THEN a.lease_until END
                FROM pyfi.node n JOIN pyfi.network w ON w.id = n.network_id JOIN pyfi.agent a ON a.node_id = n.id
-               WHERE w.name = :network ORDER BY n.id, a.started DESC"""
+               WHERE w.name = :network
+               ORDER BY n.id, (a.ended IS NULL AND a.lease_until > now()) DESC, a.started DESC"""
         )
 
     def _agents(self) -> Iterator[Finding]:

@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 
 from pyfi_hpc.errors import BadInput
-from pyfi_hpc.processes import alive
+from pyfi_hpc.processes import alive, start_ticks
 
 
 class Running(msgspec.Struct, frozen=True):
@@ -28,18 +28,6 @@ class Running(msgspec.Struct, frozen=True):
     @property
     def true(self) -> bool:
         return alive(self.pid) and start_ticks(self.pid) == self.ticks
-
-
-def start_ticks(pid: int) -> int:
-    """When `pid` started, in clock ticks since the machine did; 0 when it is gone.
-
-    Source: proc(5), field 22 of `/proc/PID/stat`; the second may hold spaces and parentheses.
-    """
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text(errors="replace")
-    except (FileNotFoundError, ProcessLookupError):
-        return 0
-    return int(stat.rpartition(")")[2].split()[19])
 
 
 class Records:

@@ -23,7 +23,8 @@ from pyfi_hpc.db import schema
 from pyfi_hpc.db.embedded import ADMIN, ROLE, EmbeddedPostgres
 from pyfi_hpc.errors import PyfiError
 from pyfi_hpc.local.idle import Watch
-from pyfi_hpc.local.record import Records, Running, start_ticks
+from pyfi_hpc.local.record import Records, Running
+from pyfi_hpc.processes import start_ticks
 
 #: The agent's own drain takes 30 s at most, and its last commits ten.
 AGENT_SECONDS = 45.0

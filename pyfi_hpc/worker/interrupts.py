@@ -1,4 +1,4 @@
-"""Signals: SIGINT stops the running call and nothing of ours; SIGTERM is left to the agent."""
+"""Signals: SIGINT stops the running call and nothing of ours; SIGTERM and SIGUSR2 are left to the agent."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ from _signal import getsignal  # type: ignore[import-not-found]
 from types import FrameType
 
 _SIGINT = int(signal.SIGINT)
+#: What Slurm sends to every process of a step: the end, and the early warning of it. The agent starts a worker with
+#: them blocked, so that one that comes before `install` kills nobody.
+FROM_SLURM = (signal.SIGTERM, signal.SIGUSR2)
 
 
 class Interrupts:
@@ -28,7 +31,9 @@ class Interrupts:
     def install(self) -> None:
         """Take the handlers."""
         signal.signal(signal.SIGINT, self._handler)
-        signal.signal(signal.SIGTERM, _left_to_the_agent)
+        for number in FROM_SLURM:
+            signal.signal(number, _left_to_the_agent)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, FROM_SLURM)
 
     def reinstall(self) -> None:
         """Take the handlers again if user code took them since."""
@@ -42,7 +47,7 @@ class Interrupts:
 
 
 def _left_to_the_agent(number: int, frame: FrameType | None) -> None:
-    """Slurm sends SIGTERM to every process of a step; the agent drains us and says when to end.
+    """Slurm tells every process of a step; the agent drains us and says when to end.
 
     A handler, not SIG_IGN: programs that user code starts must not inherit our deafness.
     """
@@ -51,4 +56,5 @@ def _left_to_the_agent(number: int, frame: FrameType | None) -> None:
 def restore() -> None:
     """As in any fresh process; for children that user code forks, whose parent may end them by SIGTERM."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    for number in FROM_SLURM:
+        signal.signal(number, signal.SIG_DFL)

@@ -43,12 +43,12 @@ def rabbit_site(own_postgres: Postgres, shared_rabbitmq: RabbitMQ, home: Path) -
 
 def spooled(site: Site) -> int:
     """Bytes in spools."""
-    return sum(path.stat().st_size for path in (site.home / "state").glob("nodes/*/spool/*.spool"))
+    return sum(path.stat().st_size for path in (site.home / "state").glob("nodes/*/*/spool/*.spool"))
 
 
 def spool_entries(site: Site) -> int:
     """Values in spools."""
-    folders = (site.home / "state").glob("nodes/*/spool")
+    folders = (site.home / "state").glob("nodes/*/*/spool")
     return sum(len(entries) for folder in folders for _, entries in Spool(folder, b"").left_over())
 
 

@@ -440,14 +440,25 @@ def test_interrupts_between_calls_do_no_harm(worker: Worker) -> None:
     assert worker.value("square", 5) == 25
 
 
-def test_sigterm_is_left_to_the_agent(worker: Worker, tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR2])
+def test_what_slurm_sends_to_every_process_is_left_to_the_agent(
+    worker: Worker, tmp_path: Path, number: signal.Signals
+) -> None:
     mark = tmp_path / "running"
     token = worker.give("sleep", call(0.3, str(mark)))
     eventually(mark.exists)
 
-    os.kill(worker.pid, signal.SIGTERM)
+    os.kill(worker.pid, number)
 
     assert values.decode(worker.items(token, 1)[0].value or b"") == "slept"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR2])
+def test_what_slurm_sends_while_a_worker_starts_waits_for_it(start: Start, number: signal.Signals) -> None:
+    worker = start()
+    os.kill(worker.pid, number)
+
+    assert worker.hello().error is None
 
 
 # progress and the end

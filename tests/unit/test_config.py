@@ -11,6 +11,7 @@ import pytest
 
 from pyfi_hpc.config import Settings, set_value, user_file
 from pyfi_hpc.config.sections import KEYS
+from pyfi_hpc.config.surroundings import environment
 from pyfi_hpc.errors import BadInput
 
 URI = "postgresql://ana:hunter2@db.example:5432/pyfi"
@@ -75,6 +76,45 @@ def test_each_source_wins_over_those_before_it(home: Path, monkeypatch: pytest.M
         "slurm.cluster": "option",
         "slurm.account": f"{user_file()} line 7",
     }
+
+
+def test_a_file_named_by_a_variable_is_read_before_the_one_of_the_option(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written(home / "pyfi.ini", "[agent]\nnetwork = project\n[slurm]\ncluster = project\naccount = project\n")
+    job = written(home / "job.ini", "[agent]\nnetwork = job\n[slurm]\ncluster = job\n")
+    given = written(home / "given.ini", "[slurm]\ncluster = given\n")
+    monkeypatch.setenv("PYFI_INI", str(job))
+
+    settings = Settings.load(given)
+
+    assert (settings.agent.network, settings.slurm.cluster, settings.slurm.account) == ("job", "given", "project")
+    assert settings.origins["agent.network"] == f"{job} line 2"
+    monkeypatch.setenv("PYFI_AGENT_NETWORK", "variable")
+    assert Settings.load().agent.network == "variable"
+
+
+def test_a_file_named_by_a_variable_must_be_there(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYFI_INI", str(home / "gone.ini"))
+
+    assert (refusal().code, refusal().at) == ("E_CONFIG", str(home / "gone.ini"))
+
+
+def test_a_password_in_a_file_named_by_a_variable_reaches_no_environment(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = written(home / "job.ini", f"[database]\nuri = {URI}\n[agent]\nnetwork = job\n")
+    monkeypatch.setenv("PYFI_INI", str(job))
+    settings = Settings.load(options={"broker.uri": "amqp://ana:sesame@mq.example/pyfi"})
+
+    handed_on = environment(settings)
+
+    assert "hunter2" not in " ".join(handed_on.values())
+    for name in [name for name in os.environ if name.startswith("PYFI_")]:
+        monkeypatch.delenv(name)
+    for name in [name for name in handed_on if name.startswith("PYFI_")]:
+        monkeypatch.setenv(name, handed_on[name])
+    assert Settings.load() == settings
 
 
 def test_values_are_of_their_kinds(home: Path) -> None:

@@ -1,9 +1,8 @@
-"""Nodes, and the agents, workers and events that are only looked at."""
+"""Nodes, and the agents, workers, devices and events that are only looked at."""
 
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
 
 import sqlalchemy as sa
 
@@ -21,6 +20,7 @@ from pyfi_hpc.client.objects.common import (
 from pyfi_hpc.db import tables
 from pyfi_hpc.errors import BadInput
 from pyfi_hpc.model.names import checked_name
+from pyfi_hpc.model.status import NodeStatus, WorkerStatus
 
 
 def add(tools: Tools, *, name: str, host: str, id: uuid.UUID | None = None) -> Record:
@@ -55,6 +55,7 @@ def delete(tools: Tools, which: Which, *, generation: int | None = None, cascade
     )
     if live:
         raise in_use("node", row.name, {"agent": live}, f"stop its agent first: pyfi agent stop {row.name}")
+    tools.session.execute(sa.delete(tables.Device).where(tables.Device.node_id == row.id))
     tools.session.execute(sa.delete(tables.Worker).where(tables.Worker.node_id == row.id))
     tools.session.execute(sa.delete(tables.Agent).where(tables.Agent.node_id == row.id))
     event(tools, "node", row, "deleted")
@@ -72,26 +73,119 @@ def stop_agent(tools: Tools, which: Which) -> Record:
     return record(tools, row)
 
 
+def drain(tools: Tools, which: Which) -> Record:
+    """Want the node empty: its workers finish what they have and end, and no others start. Raises E_NODE."""
+    return _wanted_empty(tools, which, True)
+
+
+def resume(tools: Tools, which: Which) -> Record:
+    """Let workers be started on the node again. Raises E_NODE."""
+    return _wanted_empty(tools, which, False)
+
+
+def _wanted_empty(tools: Tools, which: Which, wanted: bool) -> Record:
+    row = _known(tools, which)
+    claim(tools, row)
+    row.drain_requested = wanted
+    if row.status is not NodeStatus.DOWN:
+        row.status = NodeStatus.DRAINING if wanted else NodeStatus.UP
+    event(tools, "node", row, "asked to drain" if wanted else "asked to take work again")
+    return record(tools, row)
+
+
+def _known(tools: Tools, which: Which) -> tables.Node:
+    try:
+        return find(tools, tables.Node, which)
+    except BadInput as error:
+        raise BadInput.of("E_NODE", "node", str(which), error.what, cure=error.cure) from None
+
+
 def record(tools: Tools, row: tables.Node) -> Record:
-    """A node as it is shown."""
+    """A node as it is shown, with its GPUs."""
     tools.session.flush()
     tools.session.refresh(row)
-    return columns(row, leave_out=("network_id",))
+    left_out = ("id", "node", "cores")
+    found = [{name: each[name] for name in each if name not in left_out} for each in devices(tools, row)]
+    return _shown(row, _counts(tools, row)[row.id]) | {"devices": found}
+
+
+def several(tools: Tools) -> list[Record]:
+    """Every node, by name."""
+    counts = _counts(tools)
+    rows = sa.select(tables.Node).where(tables.Node.network_id == tools.network.id).order_by(tables.Node.name)
+    return [_shown(row, counts[row.id]) for row in tools.session.scalars(rows)]
+
+
+def _shown(row: tables.Node, counts: Record) -> Record:
+    return columns(row, leave_out=("network_id", "scheduler_id")) | counts
+
+
+def _counts(tools: Tools, node: tables.Node | None = None) -> dict[uuid.UUID, Record]:
+    """Node -> its scheduler, and how many live agents, workers that take calls, and GPUs it has."""
+    agent, worker, device = tables.Agent, tables.Worker, tables.Device
+    agents = sa.select(sa.func.count()).where(agent.node_id == tables.Node.id, agent.ended.is_(None))
+    workers = sa.select(sa.func.count()).where(worker.node_id == tables.Node.id, worker.status == WorkerStatus.READY)
+    devices = sa.select(sa.func.count()).where(device.node_id == tables.Node.id)
+    asked = (
+        sa.select(
+            tables.Node.id,
+            tables.Scheduler.name.label("scheduler"),
+            agents.scalar_subquery().label("agents"),
+            workers.scalar_subquery().label("workers"),
+            devices.scalar_subquery().label("gpus"),
+        )
+        .outerjoin(tables.Scheduler, tables.Scheduler.id == tables.Node.scheduler_id)
+        .where(tables.Node.network_id == tools.network.id, tables.Node.id == node.id if node else sa.true())
+    )
+    found = tools.session.execute(asked).mappings()
+    return {row["id"]: {name: row[name] for name in row if name != "id"} for row in found}
+
+
+def devices(tools: Tools, node: tables.Node | None = None) -> list[Record]:
+    """Every GPU and MIG instance, by node, or those of one; `processor`: whose worker has it."""
+    device, worker = tables.Device, tables.Worker
+    holder = (
+        sa.select(tables.Processor.name)
+        .join(worker, worker.processor_id == tables.Processor.id)
+        .where(worker.node_id == device.node_id, device.uuid == sa.any_(worker.devices))
+        .where(worker.status.not_in((WorkerStatus.EXITED, WorkerStatus.LOST)))
+        .limit(1)
+    )
+    rows = tools.session.execute(
+        sa.select(device, tables.Node.name, holder.scalar_subquery())
+        .join(tables.Node, tables.Node.id == device.node_id)
+        .where(tables.Node.network_id == tools.network.id, tables.Node.id == node.id if node else sa.true())
+        .order_by(tables.Node.name, device.uuid)
+    )
+    left_out = ("node_id", "owner", "created", "updated", "generation")
+    return [
+        {"uuid": row.uuid, "node": name, "processor": processor, **columns(row, leave_out=left_out)}
+        for row, name, processor in rows
+    ]
 
 
 def agents(tools: Tools) -> list[Record]:
-    """Every incarnation of every agent, newest first."""
-    rows: Sequence[tables.Agent] = tools.session.scalars(
-        sa.select(tables.Agent)
+    """Every incarnation of every agent, newest first; `slots`: how many, `job`: Slurm's id."""
+    rows = tools.session.execute(
+        sa.select(tables.Agent, tables.Job.slurm_id)
         .join(tables.Node)
+        .outerjoin(tables.Job, tables.Job.id == tables.Agent.job_id)
         .where(tables.Node.network_id == tools.network.id)
         .order_by(tables.Agent.started.desc())
-    ).all()
-    return [{**columns(row, leave_out=("node_id",)), "node": row.node.name} for row in rows]
+    )
+    return [
+        {
+            **columns(row, leave_out=("node_id", "job_id")),
+            "slots": None if row.slots is None else len(row.slots),
+            "node": row.node.name,
+            "job": job,
+        }
+        for row, job in rows
+    ]
 
 
 def workers(tools: Tools) -> list[Record]:
-    """Every worker, newest first."""
+    """Every worker, newest first; `job`: Slurm's id of the job that it is in."""
     rows = tools.session.execute(
         sa.select(tables.Worker, tables.Processor.name, tables.Node.name, tables.Job.slurm_id)
         .join(tables.Processor, tables.Worker.processor_id == tables.Processor.id)

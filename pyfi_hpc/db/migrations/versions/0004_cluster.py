@@ -107,7 +107,7 @@ ALTER TABLE pyfi.processor ADD COLUMN shape jsonb,
 ALTER TABLE pyfi.node ADD COLUMN scheduler_id uuid,
     ADD CONSTRAINT fk_node_scheduler_id FOREIGN KEY (scheduler_id) REFERENCES pyfi.scheduler (id) ON DELETE RESTRICT;
 ALTER TABLE pyfi.agent ADD COLUMN job_id uuid, ADD COLUMN incarnation integer NOT NULL DEFAULT 0,
-    ADD COLUMN ends_at timestamptz, ADD COLUMN slots jsonb,
+    ADD COLUMN ends_at timestamptz, ADD COLUMN slots jsonb, ADD COLUMN process text,
     ADD CONSTRAINT fk_agent_job_id FOREIGN KEY (job_id) REFERENCES pyfi.job (id) ON DELETE RESTRICT;
 CREATE INDEX ix_agent_job_id ON pyfi.agent (job_id);
 ALTER TABLE pyfi.worker ADD COLUMN slot integer, ADD COLUMN devices text[] NOT NULL DEFAULT '{}';
@@ -251,7 +251,8 @@ def downgrade() -> None:
     op.execute(
         """
         ALTER TABLE pyfi.worker DROP COLUMN devices, DROP COLUMN slot;
-        ALTER TABLE pyfi.agent DROP COLUMN slots, DROP COLUMN ends_at, DROP COLUMN incarnation, DROP COLUMN job_id;
+        ALTER TABLE pyfi.agent DROP COLUMN process, DROP COLUMN slots, DROP COLUMN ends_at, DROP COLUMN incarnation,
+            DROP COLUMN job_id;
         ALTER TABLE pyfi.node DROP COLUMN scheduler_id;
         ALTER TABLE pyfi.processor DROP COLUMN wanted_since, DROP COLUMN shape;
         DROP TABLE pyfi.device, pyfi.job, pyfi.scheduler;
