@@ -46,6 +46,14 @@ class Respawner:
         kernel.adopt_orphans()
         for number, handed_on in _HANDED_ON.items():
             signal.signal(number, partial(self._stop, handed_on))
+        try:
+            return self._keep()
+        finally:
+            for number in _HANDED_ON:
+                # the interpreter gives up its handlers before it ends: one more warning would be its end
+                signal.signal(number, signal.SIG_IGN)
+
+    def _keep(self) -> int:
         delay = FIRST_DELAY
         while True:
             began = time.monotonic()
