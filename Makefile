@@ -1,14 +1,16 @@
-# make demo    set everything up, then run the main job on this machine
+# make demo           set everything up, then run the main job on this machine
 # make demo-cluster   the same on a cluster in a box: real Slurm, RabbitMQ and Postgres on this machine
-# make test    install what the tests need, then run everything, as CI does
-# make check   format, lint, types and quick tests
+# make cluster        start such a cluster, and say how to use it
+# make cluster-stop   take every trace of it away
+# make test           install what the tests need, then run everything, as CI does
+# make check          format, lint, types and quick tests
 PYTHON ?= python3
 export PYTHON
 BIN := .venv/bin
 # files of tests that run at the same time: most of their time they wait, for leases, time limits, services that restart
 AT_ONCE ?= 4
 
-.PHONY: help demo demo-cluster test check lint venv venv-test packages clean
+.PHONY: help demo demo-cluster cluster cluster-stop test check lint venv venv-test packages clean
 
 help:
 	@sed -n 's/^# make /  make /p' Makefile
@@ -29,6 +31,13 @@ check: venv-test lint
 	@echo "==> Quick tests" >&2
 	@$(BIN)/python -m pytest -q -m "not slow and not gpu" tests/unit
 
+# such as: make cluster ARGS="--nodes 5 --accounting"
+cluster: packages venv
+	@$(BIN)/python -m pyfi_hpc.box start $(ARGS)
+
+cluster-stop: venv
+	@$(BIN)/python -m pyfi_hpc.box stop $(ARGS)
+
 lint: venv-test
 	@echo "==> Format, lint and types" >&2
 	@$(BIN)/ruff format --quiet --check .
@@ -38,10 +47,10 @@ lint: venv-test
 packages:
 	@scripts/debian-packages
 
-venv:
+# after packages, where both are asked for: they bring python3-venv
+venv: $(if $(filter cluster demo-cluster,$(MAKECMDGOALS)),packages)
 	@scripts/venv
 
-# after packages, where both are asked for: they bring python3-venv
 venv-test: $(if $(filter test,$(MAKECMDGOALS)),packages)
 	@scripts/venv test
 

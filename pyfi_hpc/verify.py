@@ -21,7 +21,7 @@ from pyfi_hpc.errors import BadInput
 from pyfi_hpc.processes import alive, arguments
 from pyfi_hpc.wire import blobs, messages, values
 from pyfi_hpc.wire.ext import BLOB_BYTES
-from pyfi_hpc.wire.ids import call_digest, child_id, parse_id, short
+from pyfi_hpc.wire.ids import call_digest, child_id, id_text, parse_id
 
 _SHOWN = 5
 _FINAL = "('SUCCEEDED', 'FAILED', 'CANCELLED', 'DEAD')"
@@ -53,9 +53,9 @@ class Report:
         return [*self.problems, self.line]
 
     def found(self, invariant: str, what: str, ids: Iterable[bytes] = ()) -> None:
-        """Note a breach of `invariant`, with the first few ids."""
+        """Note a breach of `invariant`, with the first few ids, in full: some are on no record to find them in."""
         known = sorted(ids)
-        listed = ", ".join(map(short, known[:_SHOWN])) + (" …" if len(known) > _SHOWN else "")
+        listed = ", ".join(map(id_text, known[:_SHOWN])) + (" …" if len(known) > _SHOWN else "")
         self.problems.append(f"{invariant}: {what}{': ' if known else ''}{listed}")
 
 

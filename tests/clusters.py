@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from pyfi_hpc.box.cluster import Cluster
 from pyfi_hpc.box.slurm import SlurmCluster
 
 
@@ -21,3 +22,10 @@ def slurm_accounting() -> Iterator[SlurmCluster]:
     """The same with slurmdbd: account `lab`, QOS `high` that preempts `normal`, sacct."""
     with SlurmCluster(nodes=3, accounting=True) as cluster:
         yield cluster
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    """Three nodes beside each other with GPUs that NVML sees, RabbitMQ and Postgres with our schema."""
+    with Cluster(nodes=3) as made:
+        yield made

@@ -22,7 +22,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar
 
-from pyfi_hpc.box import accounting, nvml
+from pyfi_hpc.box import accounting, cgroups, nvml
 from pyfi_hpc.box.hosts import Host
 from pyfi_hpc.box.places import DATABASE_PORT, DBD_PORT, HEAD, Apart, Beside, Places
 from pyfi_hpc.box.programs import program, search_path
@@ -54,10 +54,15 @@ FOLDERS: Mapping[str, int] = {
 class SlurmCluster:
     """One controller and nodes `n1`, `n2`, …, each with `cpus`, `mem_mib` and `gpus` of type `gpu:h100`.
 
-    Partitions: `main`, the default, without a limit, and `gpu`, with MaxTime of an hour. With `accounting` there are
-    slurmdbd and what belongs to it, the account `lab`, and QOS `high` that preempts `normal`; with `nvml` a stand-in
-    for NVIDIA's library shows the same GPUs (see `nvml.py`). `extra` are further lines of slurm.conf. As a context
-    manager it starts, and leaves nothing behind; when the process that holds it dies, its processes end as well.
+    Partitions: `main`, the default, without a limit, and `gpu`, with MaxTime of an hour. As a context manager it
+    starts, and leaves nothing behind; when the process that holds it dies, its processes end as well.
+
+    Args:
+        accounting: with slurmdbd and what belongs to it, the account `lab`, and QOS `high` that preempts `normal`.
+        nvml: a stand-in for NVIDIA's library shows jobs the same GPUs, see `nvml.py`.
+        cgroups: a job gets no more memory than it asked for, and opens no other GPU than its own; nodes then have
+            names that no other cluster has.
+        extra: further lines of slurm.conf.
     """
 
     def __init__(
@@ -70,12 +75,17 @@ class SlurmCluster:
         profile: Profile = "multi",
         accounting: bool = False,
         nvml: bool = False,
+        cgroups: bool = False,
         extra: Sequence[str] = (),
     ) -> None:
-        self.nodes = [f"n{number}" for number in range(1, nodes + 1)]
+        # letters and digits alone, and another one for each cluster of this machine
+        self.name = f"box{secrets.token_hex(3)}"
+        # cgroups are the whole machine's, and named after the node
+        prefix = f"{self.name}n" if cgroups else "n"
+        self.nodes = [f"{prefix}{number}" for number in range(1, nodes + 1)]
         self.cpus, self.gpus, self.mem_mib = cpus, gpus, mem_mib
         self.profile = profile
-        self.accounting, self.nvml = accounting, nvml
+        self.accounting, self.nvml, self.cgroups = accounting, nvml, cgroups
         self.extra = tuple(extra)
         self._home: Path | None = None
         self._places: Places | None = None
@@ -114,7 +124,7 @@ class SlurmCluster:
         self._run(HEAD, "slurmdbd", "-D")
         self._await(self._dbd_answers, "slurmdbd does not start", "slurmdbd")
         if first:
-            self.define(accounting.definitions(self.plan.name, self.plan.user))
+            self.define(accounting.definitions(self.name, self.plan.user))
 
     def _dbd_answers(self) -> bool:
         return not self.run("sacctmgr", "--noheader", "list", "qos", check=False).returncode
@@ -168,6 +178,8 @@ class SlurmCluster:
         self._pids.clear()
         if self._places is not None:
             self._places.remove()
+        if self.cgroups:
+            cgroups.sweep(self.nodes)
         if self._home is not None:
             shutil.rmtree(self._home)
         self._home = self._plan = self._places = None
@@ -301,7 +313,10 @@ class SlurmCluster:
         self.resume(f"slurmd.{node}")
 
     def kill_slurmctld(self) -> None:
-        """End the controller with SIGKILL; jobs go on."""
+        """End the controller with SIGKILL; jobs go on.
+
+        What it was told in the last seconds may be lost: it answers before it has written its state.
+        """
         self._end("slurmctld", signal.SIGKILL)
 
     def lose_state(self) -> None:
@@ -360,6 +375,8 @@ class SlurmCluster:
     def _make(self) -> None:
         for name in ("slurmctld", "slurmd", "srun", "munged"):
             program(name)
+        if self.cgroups and not cgroups.available():
+            raise Unavailable("E_SLURM", "slurmd cannot make cgroups here", cure="be root, on a machine with version 1")
         # short: names of unix sockets have at most 108 bytes
         self._home = home = Path(tempfile.mkdtemp(prefix="pyfi-slurm-", dir="/tmp"))
         home.chmod(0o755)
@@ -387,14 +404,13 @@ class SlurmCluster:
 
     def gpu_uuid(self, node: str, index: int) -> str:
         """What NVML calls a GPU, known by Slurm as `index` of `node`; the same as long as the cluster is there."""
-        return f"GPU-{uuid.uuid5(uuid.NAMESPACE_OID, f'{self.plan.name}/{node}/{index}')}"
+        return f"GPU-{uuid.uuid5(uuid.NAMESPACE_OID, f'{self.name}/{node}/{index}')}"
 
     def _planned(self, home: Path, places: Places) -> Plan:
         head, *nodes = places.plan()
         database = accounting.Database(home / "db", places.head_port(DATABASE_PORT)) if self.accounting else None
         return Plan(
-            # letters and digits alone, and another one for each cluster of this machine
-            name=f"box{secrets.token_hex(3)}",
+            name=self.name,
             home=home,
             user=_user(),
             controller=head,
@@ -402,6 +418,7 @@ class SlurmCluster:
             cpus=self.cpus,
             mem_mib=self.mem_mib,
             gpu_files=device_files(home / "dev", self.gpus),
+            cgroups=self.cgroups,
             database=database,
             dbd_port=places.head_port(DBD_PORT) if database else 0,
             extra=self.extra,

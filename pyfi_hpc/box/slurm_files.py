@@ -87,6 +87,8 @@ def slurm_conf(plan: Plan) -> str:
         "SlurmdParameters=config_overrides",
         "SelectType=select/cons_tres",
         "SelectTypeParameters=CR_Core_Memory",
+        # a job that does not say would get all memory of its nodes
+        f"DefMemPerCPU={plan.mem_mib // plan.cpus}",
         "GresTypes=gpu",
         "MpiDefault=none",
         "SwitchType=switch/none",

@@ -16,6 +16,13 @@ def full(queue: str) -> BrokerUnavailable:
     return BrokerUnavailable("E_BACKPRESSURE", "the queue is full", at=f"queue {queue}", cure=cure)
 
 
+def no_space(error: Exception) -> BrokerUnavailable:
+    """The service's disk is full; `error` is what its client library said. Nothing of the message is kept."""
+    said = str(error).strip().splitlines()[0]
+    cure = "make space on the database's disk: pyfi doctor"
+    return BrokerUnavailable("E_STORAGE_FULL", f"the broker has no space left: {said}", cure=cure)
+
+
 def closed() -> BrokerUnavailable:
     """Our own side was closed before the broker's word came."""
     return BrokerUnavailable("E_BROKER", "the broker connection was closed before the message was confirmed")

@@ -9,7 +9,7 @@ import click
 from pyfi_hpc.cli.command import Command, Group
 from pyfi_hpc.cli.context import Platform, pass_platform
 from pyfi_hpc.cli.params import Name
-from pyfi_hpc.cli.shared import named, object_options, together
+from pyfi_hpc.cli.shared import object_options, only, together
 
 
 @click.group(cls=Group)
@@ -50,10 +50,11 @@ def run(platform: Platform, **given: Any) -> None:
     examples=("pyfi agent stop node1", "pyfi agent stop -n node1", "pyfi agent stop node1 && pyfi ls agents"),
 )
 @object_options
+@click.option("-h", "--host", help="The same as NAME, as `pyfi agent start` has it.")
 @pass_platform
-def stop(platform: Platform, target: str | None, name: str | None, ident: Any) -> None:
+def stop(platform: Platform, target: str | None, name: str | None, ident: Any, host: str | None) -> None:
     """Ask a node's agent to end: what runs is finished, what waits is given back."""
-    row = platform.network.stop_agent(named(target, name, ident))
+    row = platform.network.stop_agent(only({"NAME": target, "--name": name, "--host": host, "--id": ident}, "name"))
     click.echo(f"node {row['name']}: its agent drains and ends")
 
 

@@ -10,6 +10,7 @@ import click
 from pyfi_hpc.cli import render
 from pyfi_hpc.cli.command import Command, Group
 from pyfi_hpc.cli.context import Platform, pass_platform
+from pyfi_hpc.cli.output import say
 from pyfi_hpc.cli.params import Choice, Id, Seconds
 from pyfi_hpc.cli.shared import together
 from pyfi_hpc.cli.values import arguments, as_json, as_text, keywords
@@ -44,12 +45,12 @@ def _run(
         value = value_of(future, limit, platform.client, quiet=quiet)
     except TaskError as error:
         if verbose and (text := remote_traceback(error)):
-            click.echo(text, err=True)
+            say(text, err=True)
         raise
     if form == "json":
         click.echo(render.as_json([{"id": future.id, "status": "SUCCEEDED", "value": as_json(value)}]))
     else:
-        click.echo(as_text(value))
+        say(as_text(value))
     if verbose:
         click.echo(f"{future.id} {_made_by(platform, future.identity)}", err=True)
 

@@ -90,7 +90,7 @@ class Group(click.Group):
         return False
 
     def _first_line(self, name: str) -> str:
-        return self.lazy[name][1] if name in self.lazy else self.commands[name].get_short_help_str(limit=90)
+        return self.lazy[name][1] if name in self.lazy else self.commands[name].get_short_help_str(limit=1000)
 
     def _unknown(self, ctx: click.Context, name: str) -> BadInput:
         near = nearest(name, [*self.list_commands(ctx), *self.aliases])

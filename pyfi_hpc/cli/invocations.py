@@ -10,7 +10,7 @@ import click
 
 from pyfi_hpc.cli.command import Command
 from pyfi_hpc.cli.context import Platform, pass_platform
-from pyfi_hpc.cli.output import Output, output_options
+from pyfi_hpc.cli.output import Output, output_options, say
 from pyfi_hpc.cli.params import Seconds
 from pyfi_hpc.cli.values import as_json, as_text
 from pyfi_hpc.errors import PyfiError, WaitTimeout
@@ -43,7 +43,7 @@ def wait(platform: Platform, ids: tuple[str, ...], timeout: float | None, quiet:
         rows.append(row)
         first = first or error
         if out.form == "table" and error is None:
-            click.echo(as_text(row["value"]))
+            say(as_text(row["value"]))
     if out.form != "table":
         out.rows(rows, ["id", "status", "value", "error"])
     if first is not None:
@@ -113,7 +113,10 @@ def logs(platform: Platform, ident: str, follow: bool, out: Output) -> None:
     if out.form != "table":
         columns = ["serial", "status", "cause", "node", "started", "ended", "out", "err"]
         return out.rows(platform.client.operations.attempts(ident), columns)
-    return click.echo(platform.client.operations.logs(ident), nl=False)
+    text = platform.client.operations.logs(ident)
+    if not text:
+        click.echo("nothing was printed by any attempt that has ended", err=True)
+    return say(text, nl=False)
 
 
 def _follow(platform: Platform, ident: str) -> None:
@@ -128,7 +131,7 @@ def _follow(platform: Platform, ident: str) -> None:
             for attempt in platform.client.operations.attempts(future.id):
                 if attempt["ended"] and attempt["serial"] not in shown:
                     shown.add(attempt["serial"])
-                    click.echo(attempt["out"] + attempt["err"], nl=False)
+                    say(attempt["out"] + attempt["err"], nl=False)
 
 
 @click.command(
@@ -141,7 +144,13 @@ def _follow(platform: Platform, ident: str) -> None:
 def ps(platform: Platform, ident: str | None, out: Output) -> None:
     """Show the workers that are there, or all that is on record of one invocation."""
     if ident is not None:
-        return out.row(platform.client.operations.invocation(ident))
+        return out.row(_called_so(platform.client.operations.invocation(ident), out))
     live = [row for row in platform.network.list("worker") if row["status"] not in ("EXITED", "LOST")]
     columns = ["processor", "node", "job", "cores", "devices", "pid", "status", "calls", "id"]
     return out.rows(live, columns, ["slot", "commit", "environment", "created"])
+
+
+def _called_so(row: dict[str, Any], out: Output) -> dict[str, Any]:
+    """An id that the record knows nothing of is called so, in words for people."""
+    nothing = row["outcome"] is None and row["hold"] is None and not row["attempts"]
+    return {**row, "status": "queued or unknown"} if nothing and out.form in ("table", "wide") else row

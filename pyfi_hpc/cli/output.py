@@ -34,13 +34,15 @@ class Output:
     limit: int | None = None
     everything: bool = False
 
-    def rows(self, rows: Sequence[render.Row], columns: Sequence[str], wide: Sequence[str] = ()) -> None:
+    def rows(
+        self, rows: Sequence[render.Row], columns: Sequence[str], wide: Sequence[str] = (), *, whole_ids: bool = False
+    ) -> None:
         """Print `rows`; `wide` are the columns that a table leaves out unless asked."""
         known = list(dict.fromkeys([*columns, *wide, *(name for row in rows[:1] for name in row)]))
         for name in (*self.columns, *([self.sort.lstrip("-")] if self.sort else [])):
             checked_choice(name, known, "column")
         chosen = self.columns or (columns if self.form == "table" and not self.parsable else (*columns, *wide))
-        text = self._text(self._cut(self._sorted(rows)), chosen)
+        text = self._text(self._cut(self._sorted(rows)), chosen, whole_ids)
         if text:
             click.echo(text)
 
@@ -51,7 +53,7 @@ class Output:
         else:
             self.rows([row], list(row))
 
-    def _text(self, rows: Sequence[render.Row], columns: Sequence[str]) -> str:
+    def _text(self, rows: Sequence[render.Row], columns: Sequence[str], whole_ids: bool) -> str:
         if self.parsable:
             return render.as_parsable(rows, columns, self.header)
         if self.form in ("json", "yaml"):
@@ -63,7 +65,9 @@ class Output:
             return render.as_names(rows)
         width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
         wide = self.form == "wide"
-        return render.as_table(rows, columns, header=self.header, width=None if wide else width, whole_ids=wide)
+        return render.as_table(
+            rows, columns, header=self.header, width=None if wide else width, whole_ids=wide or whole_ids
+        )
 
     def _sorted(self, rows: Sequence[render.Row]) -> Sequence[render.Row]:
         if not self.sort:
@@ -78,6 +82,12 @@ class Output:
             return rows
         click.echo(f"showing {limit} of {f'{len(rows):,}'.replace(',', ' ')}, --all shows the rest", err=True)
         return rows[:limit]
+
+
+def say(text: str, *, nl: bool = True, err: bool = False) -> None:
+    """Print what a task made: as it is into a pipe or file, with control characters escaped on a terminal."""
+    stream = sys.stderr if err else sys.stdout
+    click.echo(render.tame(text) if stream.isatty() else text, nl=nl, err=err)
 
 
 def _order(value: Any) -> tuple[bool, Any]:

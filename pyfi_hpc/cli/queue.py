@@ -26,7 +26,9 @@ def queue() -> None:
 @pass_platform
 def peek(platform: Platform, name: str, count: int, out: Output) -> None:
     """Show the first calls that wait in a queue; they stay where they are."""
-    out.rows(platform.client.operations.peek(name, count), ["id", "owner", "serial", "bytes", "redelivered"], ["error"])
+    rows = platform.client.operations.peek(name, count)
+    # ids in full: what waits is not on record yet, so other commands would not find it by its last digits
+    out.rows(rows, ["id", "owner", "serial", "bytes", "redelivered"], ["error"], whole_ids=True)
 
 
 @queue.command(
@@ -39,6 +41,7 @@ def peek(platform: Platform, name: str, count: int, out: Output) -> None:
 def purge(platform: Platform, name: str, yes: bool) -> None:
     """Take everything that waits off a queue; each call gets the outcome CANCELLED."""
     platform.network.show("queue", name)
-    confirm(f"purge queue {name}: every call that waits in it ends CANCELLED", yes)
+    waiting = 0 if yes else platform.client.operations.waiting(name)
+    confirm(f"purge queue {name}: every call in the {waiting} messages that wait in it ends CANCELLED", yes)
     count = platform.client.operations.purge(name)
     click.echo(f"queue {name} purged: {count} calls cancelled")

@@ -79,6 +79,12 @@ def as_table(rows: Sequence[Row], columns: Sequence[str], *, header: bool, width
     return "\n".join(line if width is None or len(line) <= width else line[: width - 1] + "…" for line in lines)
 
 
+def tame(text: str) -> str:
+    """`text` with nothing in it that could steer a terminal: only line ends and tabs stay as they are."""
+    lines = text.replace("\r\n", "\n").split("\n")
+    return "\n".join("\t".join(shown(part, len(part) * 10 + 1) for part in line.split("\t")) for line in lines)
+
+
 def as_card(row: Row) -> str:
     """One object: a line for each field that has a value, more for text of several lines and for lists of objects."""
     fields = {name: _block(value) for name, value in row.items() if value is not None}
@@ -90,6 +96,9 @@ def as_card(row: Row) -> str:
 def _block(value: Any) -> list[str]:
     if isinstance(value, str) and "\n" in value:
         return [shown(line, 10_000) for line in value.splitlines()]
+    if isinstance(value, Mapping) and any(isinstance(part, str) and "\n" in part for part in value.values()):
+        # such as a processor's reason with the end of its build's log
+        return as_card(value).splitlines()
     if isinstance(value, list) and value and all(isinstance(item, Mapping) for item in value):
         return [
             "  ".join(f"{key} {cell(part)}" for key, part in item.items() if part not in (None, "")) for item in value

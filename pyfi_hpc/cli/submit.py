@@ -2,105 +2,27 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import sys
-from collections.abc import Callable, Iterator
-from dataclasses import replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from pyfi_hpc.cli.command import Command
 from pyfi_hpc.cli.context import Platform, pass_platform
-from pyfi_hpc.cli.params import flag
-from pyfi_hpc.cli.shared import together
+from pyfi_hpc.cli.sbatch_options import Submit, asked_for, given_on_line, table_options
 from pyfi_hpc.config import Settings
 from pyfi_hpc.errors import BadInput
-from pyfi_hpc.slurm.asking import Asked, settled
+from pyfi_hpc.model.status import JobStatus
+from pyfi_hpc.slurm.asking import Asked
 from pyfi_hpc.slurm.checks import check, check_folders
-from pyfi_hpc.slurm.options import (
-    OPTIONS,
-    OURS,
-    Given,
-    Option,
-    checked_extra,
-    from_environment,
-    unknown,
-)
-from pyfi_hpc.slurm.reading import script_from
-from pyfi_hpc.slurm.sbatch import PASSED, REFUSED, SHORT
+from pyfi_hpc.slurm.options import OPTIONS
 from pyfi_hpc.slurm.script import make_submission
 from pyfi_hpc.slurm.slots import slots, told
 
 if TYPE_CHECKING:
     from pyfi_hpc.db.jobs import Standing
     from pyfi_hpc.slurm.launcher import Launcher, Submission
-
-    _Kind = click.ParamType[Any]
-else:
-    _Kind = click.ParamType
-
-F = TypeVar("F", bound=Callable[..., Any])
-LINE = "command line"
-
-
-class Submit(Command):
-    """The command, which tells of an option that sbatch alone has what to do with it."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        try:
-            return super().parse_args(ctx, args)
-        except click.NoSuchOption as error:
-            raise _foreign(error.option_name) from error
-
-
-def _foreign(name: str) -> BadInput:
-    long = SHORT.get(name, name)
-    if long in REFUSED:
-        return BadInput.of("E_USAGE", "pyfi submit", name, f"a pilot cannot have {name}", cure=REFUSED[long])
-    if long in PASSED:
-        what = f"{name} is an option of sbatch that pyfi does not read"
-        return BadInput.of("E_USAGE", "pyfi submit", name, what, cure=f"--slurm-arg={long}… passes it on, in one word")
-    return unknown(name, "pyfi submit", "E_USAGE")
-
-
-class FromTable(_Kind):
-    """The value of an option of the table."""
-
-    def __init__(self, option: Option) -> None:
-        self.option, self.name = option, option.metavar
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        return self.option.convert(value, flag(param)) if isinstance(value, str) else value
-
-
-def _as_option(option: Option) -> Callable[[F], F]:
-    flags = "/".join(each.long for each in OPTIONS if each.field == option.field and each.constant is not None)
-    if flags:
-        return click.option(flags, _name(option), default=None, help=option.meaning)
-    return click.option(
-        *option.flags, _name(option), type=FromTable(option), metavar=option.metavar, help=option.meaning
-    )
-
-
-def _name(option: Option) -> str:
-    return option.long.removeprefix("--").replace("-", "_")
-
-
-#: The options of the table; `given_on_line` takes back what they give.
-table_options = together(*(_as_option(option) for option in [*OPTIONS, *OURS] if option.constant is not False))
-
-
-def given_on_line(values: dict[str, Any], extra: tuple[str, ...]) -> Iterator[Given]:
-    """What the options of the command line ask for."""
-    for option in [*OPTIONS, *OURS]:
-        value = values.get(_name(option))
-        if value is not None:
-            yield Given(option.field, value, LINE)
-    for word in extra:
-        yield Given("extra", checked_extra(word), LINE)
 
 
 @click.command(
@@ -143,7 +65,7 @@ def submit(
     processor = _processor(asked)
     check_folders(asked.request)
     launcher = platform.control.launcher
-    check(asked.request, launcher.partitions(), launcher.accounts() if asked.request.account else None, script=script)
+    _check(asked, launcher, script)
     platform.network.show("processor", processor)
     if dry_run:
         click.echo(_plan(asked, _preview(asked, platform.settings, launcher)))
@@ -153,37 +75,17 @@ def submit(
         _send(platform, asked, processor, scheduler, parsable=parsable, wait=wait)
 
 
-def asked_for(settings: Settings, script: str | None, line: Iterator[Given]) -> Asked:
-    """What settings, script, variables and command line come to; folders are whole.
-
-    Raises:
-        BadInput: as soon as one of them cannot be understood.
-    """
-    on_line = list(line)
-    read = script_from(script) if script else None
-    places = [
-        _from_settings(settings),
-        read.sbatch if read else (),
-        from_environment(os.environ),
-        read.pyfi if read else (),
-        on_line,
-    ]
-    asked = settled(places, read.setup if read else "")
-    return replace(asked, request=replace(asked.request, chdir=str(Path(asked.request.chdir or ".").absolute())))
-
-
-def _from_settings(settings: Settings) -> Iterator[Given]:
-    yield Given("chdir", os.getcwd(), "where you are")
-    for name in ("partition", "account"):
-        if value := settings.value(f"slurm.{name}"):
-            yield Given(name, value, f"slurm.{name} of {settings.origins.get(f'slurm.{name}', 'default')}")
-
-
 def _processor(asked: Asked) -> str:
     if asked.processor is None:
         cure = "pyfi submit --processor NAME …, or a line #PYFI --processor=NAME; pyfi ls processors"
         raise BadInput("E_MISSING", "processor is missing", at="pyfi submit --processor", cure=cure, field="processor")
     return asked.processor
+
+
+def _check(asked: Asked, launcher: Launcher, script: str | None) -> None:
+    """Refuse what the cluster can never give. Without Slurm nobody counts cores: workers share them."""
+    accounts = launcher.accounts() if asked.request.account else None
+    check(asked.request, launcher.partitions(), accounts, script=script, cores=launcher.kind != "local")
 
 
 def _preview(asked: Asked, settings: Settings, launcher: Launcher) -> Submission:
@@ -203,8 +105,11 @@ def _preview(asked: Asked, settings: Settings, launcher: Launcher) -> Submission
 
 def _plan(asked: Asked, submission: Submission) -> str:
     """The finished script, and behind it as comments the sbatch line and where each value comes from."""
-    lines = ["# sbatch line, with the script on its standard input; the job's own token stands in the place of 000…:"]
-    lines += [f"sbatch {shlex.join(submission.arguments)}", "", f"{told(asked.request)}. Where each value comes from:"]
+    lines = [
+        "Submitted by this line, with the script on its standard input; in place of 000… stands a token of its own:"
+    ]
+    lines += [f"sbatch --parsable {shlex.join(submission.arguments)}", ""]
+    lines += [f"{told(asked.request)}. Where each value comes from:"]
     lines += [f"  {word}  {origin}" for word, origin in origins(asked, submission)]
     return submission.script.rstrip("\n") + "\n\n" + "\n".join(f"# {line}".rstrip() for line in lines)
 
@@ -212,7 +117,7 @@ def _plan(asked: Asked, submission: Submission) -> str:
 def origins(asked: Asked, submission: Submission) -> Iterator[tuple[str, str]]:
     """(option of the sbatch line, where it comes from), the words all of one width."""
     fields = {each.long: each.field for each in OPTIONS}
-    width = max(len(word) for word in submission.arguments)
+    width = min(40, max(map(len, submission.arguments)))
     for word in submission.arguments:
         known = asked.origins.get(word) or asked.origins.get(fields.get(word.partition("=")[0], ""))
         yield word.ljust(width), known or "default"
@@ -240,23 +145,19 @@ def _send(
 def _wait(platform: Platform, record: dict[str, Any]) -> None:
     """Return once the job has ended well; exit with 1 where it did not."""
     from pyfi_hpc.control import submitting
-    from pyfi_hpc.model.status import JobStatus
 
-    job, said = record["job"], record["status"]
+    job, said = record["job"], [record["status"]]
 
     def ended(standing: Standing) -> bool:
-        nonlocal said
-        if standing.status != said:
-            said = standing.status
-            click.echo(f"job {job} {said}{f': {standing.reason}' if standing.reason else ''}", err=True)
+        if standing.status != said[-1]:
+            said.append(standing.status)
+            click.echo(f"job {job} {standing.status}{f': {standing.reason}' if standing.reason else ''}", err=True)
         return standing.status is JobStatus.ENDED
 
     try:
         submitting.until(platform.control, record["token"], ended)
     except KeyboardInterrupt:
-        click.echo(f"\nStopped watching. job {job} still {said}. pyfi logs -f {job} · pyfi cancel {job}", err=True)
+        click.echo(f"\nStopped watching. job {job} still {said[-1]}. pyfi logs -f {job} · pyfi cancel {job}", err=True)
         click.get_current_context().exit(130)
-    found = platform.network.show("job", job)
-    if found["exit_code"] != "0:0":
-        click.echo(f"pyfi: job {job} ended {found['reason'] or found['state']}  pyfi logs {job}", err=True)
+    if platform.network.show("job", record["token"])["exit_code"] != "0:0":
         click.get_current_context().exit(1)

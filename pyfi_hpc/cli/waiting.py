@@ -45,15 +45,18 @@ def _error(future: Future, timeout: float | None, client: Client | None) -> Base
     try:
         return future.exception(None if until is None else max(0.0, until - time.monotonic()))
     except WaitTimeout as error:
-        what = f"{short(future.identity)} has no outcome after {timeout:g} s; the work goes on"
+        what = f"{short(future.identity)} has no outcome after {round(timeout or 0.0, 2):.10g} s; the work goes on"
         raise WaitTimeout("E_TIMEOUT", what, cure=error.cure, id=future.id) from None
 
 
 def waiting_for(future: Future, client: Client) -> str:
     """What is waited for: the call, or the processor that does not take it."""
-    line = f"waiting for {short(future.identity)}, {future.status}"
+    status = future.status
+    if status == "QUEUED" and not future.socket:  # somebody else's submit, or nobody's
+        return f"waiting for {future.id}, queued or unknown"
+    line = f"waiting for {short(future.identity)}, {status}"
     try:
-        found = client.operations.behind(future.socket) if future.socket and future.status == "QUEUED" else None
+        found = client.operations.behind(future.socket) if status == "QUEUED" else None
     except PyfiError:
         found = None  # what is waited for is worth a line, and no failure
     if found is None or found["ready"]:
@@ -93,6 +96,6 @@ def watching(future: Future) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        name = short(future.identity)
-        click.echo(f"\nStopped watching. {name} still {future.status}. pyfi wait {name} · pyfi cancel {name}", err=True)
+        line = f"Stopped watching. {short(future.identity)} still {future.status}."
+        click.echo(f"\n{line} pyfi wait {future.id} · pyfi cancel {future.id}", err=True)
         click.get_current_context().exit(130)

@@ -282,8 +282,9 @@ class Future(concurrent.futures.Future[Any]):
         raise closed or self._timeout(timeout)
 
     def _timeout(self, timeout: float | None) -> WaitTimeout:
-        what = f"{short(self.identity)} has no outcome after {timeout:g} s; the work goes on"
-        return WaitTimeout("E_TIMEOUT", what, cure=f"pyfi wait {short(self.identity)}", id=self.id)
+        what = f"{short(self.identity)} has no outcome after {round(timeout or 0.0, 2):.10g} s; the work goes on"
+        # in full: the record may not have it yet, so its last digits would find nothing
+        return WaitTimeout("E_TIMEOUT", what, cure=f"pyfi wait {self.id}", id=self.id)
 
     # how it is shown
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from pyfi_hpc.db.record import Cursor
 from pyfi_hpc.wire import messages
+from pyfi_hpc.wire.ids import child_id
 
 #: The GPUs of worker `w`, each as UUID and model.
 DEVICES = """(SELECT jsonb_agg(jsonb_build_object('uuid', u.uuid, 'model', d.model) ORDER BY u.place)
@@ -35,6 +36,11 @@ _INVOCATION = f"""
     LEFT JOIN pyfi.socket s ON s.id = coalesce(o.socket_id, h.socket_id)
     LEFT JOIN pyfi.processor p ON p.id = s.processor_id
     LEFT JOIN pyfi.worker w ON w.id = o.worker_id LEFT JOIN pyfi.node n ON n.id = w.node_id"""
+_CHILDREN = """
+    SELECT k.id, s.name AS socket, coalesce(o.status::text, 'QUEUED') AS status
+    FROM unnest(%s::uuid[], %s::uuid[]) AS k (id, socket_id)
+    LEFT JOIN pyfi.outcome o ON o.owner = %s AND o.id = k.id LEFT JOIN pyfi.socket s ON s.id = k.socket_id
+    ORDER BY s.name, k.id"""
 _WORKER = f"""
     SELECT w.id, n.name AS node, w.cores, w.slot, {DEVICES} AS devices, {JOB} AS job, w.commit, w.pid
     FROM pyfi.outcome o JOIN pyfi.worker w ON w.id = o.worker_id
@@ -68,6 +74,15 @@ def invocation_row(cursor: Cursor, owner: str, identity: bytes) -> dict[str, Any
     """Outcome and hold row of one invocation; most values are None where neither is there."""
     (row,) = listed(cursor, _INVOCATION, (owner, identity.hex()))
     return row
+
+
+def child_rows(cursor: Cursor, owner: str, identity: bytes) -> list[dict[str, Any]]:
+    """What its committed value was sent on to: id, socket, status of each."""
+    cursor.execute("SELECT routes FROM pyfi.outcome WHERE owner = %s AND id = %s::uuid", (owner, identity.hex()))
+    found = cursor.fetchone()
+    routes = messages.decode_routes(bytes(found[0])) if found and found[0] else ()
+    ids = [child_id(identity, route.edge).hex() for route in routes]
+    return listed(cursor, _CHILDREN, (ids, [route.socket.hex() for route in routes], owner))
 
 
 def behind(cursor: Cursor, network: str, socket: str) -> dict[str, Any] | None:

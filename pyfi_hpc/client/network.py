@@ -198,6 +198,16 @@ class Network:
         row: Record = self._change(lambda tools: nodes.stop_agent(tools, which))
         return row
 
+    def drain_node(self, which: Which) -> Record:
+        """Its workers finish what they have and end, and no others start. Raises E_NODE."""
+        row: Record = self._change(lambda tools: nodes.drain(tools, which))
+        return row
+
+    def resume_node(self, which: Which) -> Record:
+        """It takes work again. Raises E_NODE."""
+        row: Record = self._change(lambda tools: nodes.resume(tools, which))
+        return row
+
     # schedulers and jobs
 
     def add_to_scheduler(self, which: Which, node: Which) -> Record:
@@ -229,16 +239,6 @@ class Network:
     def cancel_job(self, which: str) -> Record:
         """The job is to end: its agents drain first. Raises E_NOT_FOUND, E_USAGE."""
         row: Record = self._change(lambda tools: jobs.cancel(tools, which))
-        return row
-
-    def drain_node(self, which: Which) -> Record:
-        """Its workers finish what they have and end, and no others start. Raises E_NODE."""
-        row: Record = self._change(lambda tools: nodes.drain(tools, which))
-        return row
-
-    def resume_node(self, which: Which) -> Record:
-        """It takes work again. Raises E_NODE."""
-        row: Record = self._change(lambda tools: nodes.resume(tools, which))
         return row
 
     # processors

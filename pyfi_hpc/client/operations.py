@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from psycopg2.extras import Json
 
 from pyfi_hpc.client import rows
-from pyfi_hpc.client.listing import DEAD, attempt_rows, behind, invocation_row, listed, worker_row
+from pyfi_hpc.client.listing import DEAD, attempt_rows, behind, child_rows, invocation_row, listed, worker_row
 from pyfi_hpc.client.objects import discarding
 from pyfi_hpc.control import retention
 from pyfi_hpc.db import record
@@ -121,10 +121,11 @@ class Operations:
         return found
 
     def invocation(self, id: str) -> Record:
-        """All that is on record of one invocation, its attempts included."""
+        """All that is on record of one invocation, its attempts and what its value was sent on to included."""
         (identity,) = self._ids([id])
         found: Record = self._run(lambda cursor, owner: invocation_row(cursor, owner, identity))
-        return found | {"status": self.status(identity), "attempts": self.attempts(id)}
+        children: list[Record] = self._run(lambda cursor, owner: child_rows(cursor, owner, identity))
+        return found | {"status": self.status(identity), "attempts": self.attempts(id), "children": children}
 
     def attempts(self, id: str) -> list[Record]:
         """Its executions worth a row, in order: serial, status, cause, error, node, cores, started, ended."""
@@ -207,6 +208,10 @@ class Operations:
             self._session.broker.purge(name, taken)
         self._run(lambda cursor, _: _event(cursor, "queue", queue, f"purged, {count} calls", {"count": count}))
         return count
+
+    def waiting(self, queue: str) -> int:
+        """How many messages wait in a logical queue, each of one call or of several."""
+        return sum(self._session.broker.depth(name).ready for name in self._queues(queue))
 
     def peek(self, queue: str, count: int = 10) -> list[Record]:
         """The first calls that wait in a logical queue, left where they are."""

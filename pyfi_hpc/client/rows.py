@@ -125,5 +125,6 @@ def full_id(cursor: Cursor, owner: str, text: str) -> bytes:
     if len(found) > 1:
         raise BadInput.of("E_ID", "id", text, f"several invocations end in {digits}", cure="give more digits")
     if not found:
-        raise BadInput.of("E_NOT_FOUND", "id", text, f"no invocation on record ends in {digits}", cure="give all of it")
+        what = f"no invocation on record ends in {digits}; one that only waits is not there yet"
+        raise BadInput.of("E_NOT_FOUND", "id", text, what, cure="give all of the id")
     return found.pop()

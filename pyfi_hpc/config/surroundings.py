@@ -18,8 +18,8 @@ def environment(settings: Settings) -> Mapping[str, str]:
     """
     ours = {key.variable for key in KEYS.values()} | {"PYFI_HOME"}
     others = {name: value for name, value in os.environ.items() if name not in ours}
-    told = {name: text for name, text in written(settings).items() if not _stays(settings, name, text)}
-    return others | {KEYS[name].variable: text for name, text in told.items()}
+    told = written(settings)
+    return others | {KEYS[name].variable: text for name, text in told.items() if not _stays(settings, name, text)}
 
 
 def written(settings: Settings) -> dict[str, str]:

@@ -141,6 +141,10 @@ class Hands:
     def _cancel(self, job: PilotJob, slurm_id: str, again_seconds: float) -> None:
         try:
             self.queries += 1
+            # a controller that lost its state gives numbers again: whose is it now?
+            if not pilots.is_this(self._launcher.observe([slurm_id])[slurm_id], job.token):
+                return
+            self.queries += 1
             self._launcher.cancel(slurm_id)
         except PyfiError as error:
             log.warning("job not cancelled", job=slurm_id, reason=error.what)

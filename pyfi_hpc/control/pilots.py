@@ -10,6 +10,7 @@ from __future__ import annotations
 import datetime
 import math
 import zlib
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias
@@ -237,7 +238,9 @@ class _Pass:
         silent: bool,
     ) -> None:
         self.processors, self.seen, self.now, self.patience = processors, seen, now, patience
-        self.jobs = sorted(jobs, key=lambda job: job.created, reverse=True)
+        self.jobs_of: dict[bytes | None, list[PilotJob]] = defaultdict(list)
+        for job in sorted(jobs, key=lambda job: job.created, reverse=True):
+            self.jobs_of[job.processor].append(job)
         self.live = sorted((job for job in jobs if job.status is not JobStatus.ENDED), key=lambda job: job.created)
         self.may_start = 0 if silent else MAX_STARTS
         self.may_stop = MAX_STOPS
@@ -260,8 +263,7 @@ class _Pass:
         return gone if gone >= SUSPECT_COUNT and gone > SUSPECT_PART * len(known) else 0
 
     def _is_gone(self, job: PilotJob) -> bool:
-        observation = self.seen.jobs.get(job.slurm_id or "") if self.seen else None
-        return observation is not None and not is_known(observation)
+        return self.seen is not None and job.slurm_id in self.seen.jobs and not was_seen(job, self.seen)
 
     def _seconds_since(self, when: datetime.datetime | None) -> float:
         """0 where it has never been."""
@@ -294,7 +296,7 @@ class _Pass:
         return job.status
 
     def _observe(self, job: PilotJob, observation: Observation) -> JobStatus:
-        if is_known(observation):
+        if is_this(observation, job.token):
             if job.missed is not None or job.known is None or differs(job.known, observation):
                 self.actions.append(Update(job.id, observation))
             return observation.status
@@ -319,10 +321,11 @@ class _Pass:
                 self._stop(Drain(job.id, self.patience.drain))
             case JobStatus.ENDING if job.retry_at is None:
                 pass  # it ends by itself
-            case JobStatus.PENDING | JobStatus.RUNNING | JobStatus.ENDING | JobStatus.UNKNOWN if unwanted and self._due(
-                job
-            ):
-                self._stop(Cancel(job.id, self.patience.again))
+            case JobStatus.UNKNOWN if self._is_gone(job):
+                pass  # there is nothing to cancel, and its number may be another job's by now
+            case JobStatus.PENDING | JobStatus.RUNNING | JobStatus.ENDING | JobStatus.UNKNOWN:
+                if unwanted and self._due(job):
+                    self._stop(Cancel(job.id, self.patience.again))
 
     def _surely_unsent(self, job: PilotJob) -> bool:
         """One that was forgotten once is looked for in the very pass that submits it again."""
@@ -343,7 +346,7 @@ class _Pass:
     def _want(self, processor: PilotProcessor) -> None:
         if processor.shape is None or processor.requested is not Requested.RUNNING:
             return
-        jobs = [job for job in self.jobs if job.processor == processor.id]
+        jobs = self.jobs_of[processor.id]
         live = [job for job in jobs if job.status is not JobStatus.ENDED]
         failed = failures(jobs, processor.wanted_since)
         paused = _alike(failed) or (bool(failed) and processor.workers is None and not live)
@@ -406,6 +409,17 @@ def is_known(observation: Observation) -> bool:
     if observation.status is not JobStatus.UNKNOWN:
         return True
     return bool(observation.state) and status_of(observation.state) is JobStatus.UNKNOWN
+
+
+def is_this(observation: Observation, token: str) -> bool:
+    """Whether Slurm knows the job that carries the token: a controller that lost its state gives numbers again."""
+    return is_known(observation) and observation.token in (None, token)
+
+
+def was_seen(job: PilotJob, seen: Seen) -> bool:
+    """Whether Slurm told of the job."""
+    observation = seen.jobs.get(job.slurm_id or "")
+    return observation is not None and is_this(observation, job.token)
 
 
 def differs(known: Observation, observation: Observation) -> bool:

@@ -8,8 +8,8 @@ from pathlib import Path
 from pyfi_hpc.config import Settings
 from pyfi_hpc.control import credentials
 from pyfi_hpc.db.jobs import Wanted
-from pyfi_hpc.slurm import script
 from pyfi_hpc.slurm.launcher import Launcher, Submission
+from pyfi_hpc.slurm.script import make_submission, output_pattern
 from pyfi_hpc.slurm.slots import slots
 
 __all__ = ["Preparer", "slots"]
@@ -25,7 +25,7 @@ class Preparer:
         """Write the job's settings file, make its script; see `acting.Prepare`."""
         settings = self._settings
         state = settings.state_dir.absolute()
-        submission = script.make_submission(
+        submission = make_submission(
             wanted.request,
             token=wanted.token,
             network=settings.agent.network,
@@ -37,4 +37,4 @@ class Preparer:
         )
         # Slurm takes a path that is not whole from the job's working directory
         folder = Path(wanted.request.chdir or Path.cwd())
-        return submission, str(folder / script.output_pattern(wanted.request, state))
+        return submission, str(folder / output_pattern(wanted.request, state))

@@ -26,6 +26,7 @@ from pyfi_hpc.db import jobs as rows
 from pyfi_hpc.db.record import Cursor
 from pyfi_hpc.errors import PyfiError, Unavailable
 from pyfi_hpc.model.request import ResourceRequest
+from pyfi_hpc.model.status import JobStatus
 from pyfi_hpc.slurm.launcher import Launcher
 
 T = TypeVar("T")
@@ -162,14 +163,14 @@ class Scheduler:
         for action in actions:
             acting.note(cursor, scheduler, action, by_id)
         if seen is not None:
-            rows.observed(cursor, [job for job, found in seen.jobs.items() if pilots.is_known(found)])
+            rows.observed(cursor, [job.id for job in jobs if pilots.was_seen(job, seen)])
         self._report(cursor, actions, seen)
         return actions, by_id
 
     def _more(self, actions: Sequence[Action]) -> bool:
         """What was put on record in this pass is acted on in the next, and so is what was left over for its number."""
         starts = sum(isinstance(action, pilots.Submit) for action in actions)
-        return starts >= pilots.MAX_STARTS or any(isinstance(action, pilots.Want | pilots.Forget) for action in actions)
+        return starts >= pilots.MAX_STARTS or any(map(_calls_for_more, actions))
 
     # asking Slurm
 
@@ -208,3 +209,12 @@ class Scheduler:
         queries, self._hands.queries = self._hands.queries, 0
         if seen is not None or queries or problem != self._silence:
             rows.note_poll(cursor, self.leader.scheduler, queries=queries, answered=seen is not None, problem=problem)
+
+
+def _calls_for_more(action: Action) -> bool:
+    match action:
+        case pilots.Want() | pilots.Forget() | pilots.End():
+            return True
+        case pilots.Update(observation=seen):
+            return seen.status is JobStatus.ENDED
+    return False

@@ -26,6 +26,8 @@ from pyfi_hpc.model.request import ResourceRequest
 from pyfi_hpc.model.status import JobStatus
 from pyfi_hpc.slurm.launcher import Launcher
 
+__all__ = ["Control", "HINT", "Standing", "submit", "turn_if_alone", "until"]
+
 #: What a hint says that tells of a change to jobs.
 HINT = "jobs"
 #: How long a submission may take: sbatch's own time, a lease that has to lapse before, and some.

@@ -162,14 +162,16 @@ def processors(cursor: Cursor, network: str, scheduler: str) -> list[PilotProces
     """
     cursor.execute(
         """SELECT uuid_send(p.id), p.name, p.requested_status, p.wanted_since, p.shape, p.workers,
-               (SELECT count(*) FROM pyfi.worker w JOIN pyfi.agent a ON a.id = w.agent_id
-                WHERE w.processor_id = p.id AND a.job_id IS NULL AND a.ended IS NULL
-                    AND w.status IN ('PLANNED', 'LAUNCHING', 'READY')),
+               coalesce(h.workers, 0),
                (SELECT coalesce(sum(j.workers), 0) FROM pyfi.job j WHERE j.processor_id = p.id AND j.status = 'ENDED'
                     AND j.cancel_requested AND j.created >= p.wanted_since),
                (SELECT max(j.created) FROM pyfi.job j WHERE j.processor_id = p.id AND j.reason IS DISTINCT FROM %s),
                CASE WHEN p.reason ? 'pilots' THEN p.reason ->> 'what' END
            FROM pyfi.processor p JOIN pyfi.network n ON n.id = p.network_id
+           LEFT JOIN (
+               SELECT w.processor_id, count(*) AS workers FROM pyfi.worker w JOIN pyfi.agent a ON a.id = w.agent_id
+               WHERE a.job_id IS NULL AND a.ended IS NULL AND w.status IN ('PLANNED', 'LAUNCHING', 'READY')
+               GROUP BY w.processor_id) AS h ON h.processor_id = p.id
            WHERE n.name = %s AND p.shape IS NOT NULL AND p.status <> 'REMOVED' AND %s::uuid = coalesce(
                (SELECT j.scheduler_id FROM pyfi.job j WHERE j.processor_id = p.id ORDER BY j.created DESC LIMIT 1),
                (SELECT s.id FROM pyfi.scheduler s WHERE s.network_id = n.id ORDER BY s.created, s.id LIMIT 1))
@@ -335,11 +337,11 @@ def ended_because(seen: Observation) -> str:
     return f"{seen.state}{reason}{code}"
 
 
-def observed(cursor: Cursor, slurm_ids: Collection[str]) -> None:
-    """Slurm knows these jobs as they are on record."""
+def observed(cursor: Cursor, jobs: Collection[bytes]) -> None:
+    """Slurm told of these jobs."""
     cursor.execute(
-        "UPDATE pyfi.job SET observed = clock_timestamp() WHERE slurm_id = ANY (%s) AND status <> 'ENDED'",
-        (sorted(slurm_ids),),
+        "UPDATE pyfi.job SET observed = clock_timestamp() WHERE id = ANY (%s::uuid[]) AND status <> 'ENDED'",
+        ([job.hex() for job in jobs],),
     )
 
 

@@ -304,7 +304,7 @@ class Job(Owned, Base):
         CheckConstraint("workers >= 1", name="workers"),
         CheckConstraint("token ~ '^[0-9a-f]{32}$'", name="token"),
         Index(None, "scheduler_id"),
-        Index(None, "processor_id"),
+        Index(None, "processor_id", "created"),
         Index("ix_job_live", "scheduler_id", postgresql_where=text("status <> 'ENDED'")),
     )
 
@@ -354,7 +354,12 @@ class Agent(Owned, Base):
     #: what the job was granted here, `[{"cores": [0], "devices": ["GPU-…"]}]`; NULL: workers share the node's cores
     slots: Mapped[list[Any] | None]
     node: Mapped[Node] = relationship(lazy="joined")
-    __table_args__ = (Index(None, "node_id"), Index(None, "job_id"))
+    __table_args__ = (
+        Index(None, "node_id"),
+        Index(None, "job_id"),
+        # those that have ended stay: a pass must not read them all
+        Index("ix_agent_live", "node_id", postgresql_where=text("ended IS NULL")),
+    )
 
 
 class Device(Owned, Base):
@@ -399,7 +404,11 @@ class Worker(Owned, Base):
     reason: Mapped[str | None]
     calls: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))
     ended: Mapped[datetime.datetime | None]
-    __table_args__ = (Index(None, "processor_id"), Index(None, "agent_id"))
+    __table_args__ = (
+        Index(None, "processor_id"),
+        Index(None, "agent_id"),
+        Index("ix_worker_live", "processor_id", postgresql_where=text("status NOT IN ('EXITED', 'LOST')")),
+    )
 
 
 class Outcome(Base):

@@ -69,8 +69,10 @@ class ClusterStage:
         """A processor, and a pilot for it on every node."""
         folder = self.cluster.ini.with_name("analysis")
         made = add_processor(client, folder)
-        # -N and -n as on sbatch: two workers on each node
-        submitted = self._pyfi("submit", "-N", str(NODES), "-n", str(TASKS), "-t", "10", "--processor", "analysis")
+        # as on sbatch, which spreads tasks over nodes only when told so
+        each = f"--slurm-arg=--ntasks-per-node={TASKS // NODES}"
+        sizes = ["-N", str(NODES), "-n", str(TASKS), each, "-t", "10"]
+        submitted = self._pyfi("submit", *sizes, "--processor", "analysis")
         return [made, submitted.rstrip()]
 
     def harm(self, cursor: Cursor) -> str:

@@ -32,9 +32,9 @@ def ensure(settings: Settings, *, tell: bool = True) -> str:
     while True:
         running = records.running()
         if running is None:
-            running, made = _start(settings, records)
+            running, made = _start(settings, records, tell)
             if made and tell:
-                print(_told(settings.state_dir, running), file=sys.stderr)
+                print(_told(running), file=sys.stderr)
         with suppress(FileNotFoundError):  # it has just decided to end
             records.touch()
             return EmbeddedPostgres(settings.state_dir).uri()
@@ -47,10 +47,10 @@ def start(settings: Settings) -> bool:
     return not ran
 
 
-def _told(state_dir: Path, running: Running) -> str:
+def _told(running: Running) -> str:
     cores = "1 core" if running.cores == 1 else f"{running.cores} cores"
     return (
-        f"pyfi: started the local service (Postgres, agent on {cores}) in {state_dir};"
+        f"pyfi: started (Postgres, agent on {cores});"
         f" it ends after {running.idle_minutes:g} idle minutes · pyfi local stop"
     )
 
@@ -91,12 +91,14 @@ def stop(settings: Settings) -> bool:
     return running is not None or left
 
 
-def _start(settings: Settings, records: Records) -> tuple[Running, bool]:
-    """The running service, and whether it was started here; of many who ask at once one starts it."""
+def _start(settings: Settings, records: Records, tell: bool) -> tuple[Running, bool]:
+    """The running service, and whether it was started here; of many who ask at once one starts it, and says so."""
     records.make()
     with records.lock("local-start"):
         if running := records.running():
             return running, False
+        if tell:
+            print(f"pyfi: starting the local service in {settings.state_dir} …", file=sys.stderr)
         said = _spawn(settings, records)
         running = records.running()
         if running is None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pyfi_hpc.errors import BadInput, shown
@@ -42,10 +42,11 @@ def check(
     accounts: Collection[str] | None,
     *,
     script: str | None = None,
+    cores: bool = True,
 ) -> None:
     """Return when `request` names what there is and one of its partitions can satisfy it some day.
 
-    `script` is named in the command that would do; accounts None: nobody keeps them.
+    `script` is named in the command that would do. Accounts None: nobody keeps them. `cores` False: they are shared.
 
     Raises:
         BadInput: E_NOT_FOUND, E_MISSING, E_UNSATISFIABLE with the most that can be had.
@@ -53,7 +54,8 @@ def check(
     if request.account is not None and accounts is not None and request.account not in accounts:
         raise _not_found("account", request.account, accounts)
     chosen = _chosen(request, partitions)
-    problems = [(partition, problem(request, partition)) for partition in chosen]
+    counted = request if cores else replace(request, ntasks=None, cpus_per_task=None)
+    problems = [(partition, problem(counted, partition)) for partition in chosen]
     if any(found is None for _, found in problems):
         return
     partition, found = problems[0]

@@ -50,8 +50,11 @@ ROOT = Path(__file__).parent.parent
 
 #: Row -> the test that shows it, and a word that it must contain.
 ELSEWHERE: Mapping[int, tuple[str, str]] = {
+    11: ("acceptance/test_submit.py::test_bad_input_is_refused_before_anything_is_queued", "not desk.jobs()"),
+    12: ("acceptance/test_submit.py::test_bad_input_is_refused_before_anything_is_queued", "not desk.jobs()"),
     34: ("services/test_rabbitmq.py::test_a_refusal_names_the_cure_and_no_password", "check()"),
     35: ("services/test_rabbitmq.py::test_a_queue_that_stands_otherwise_is_refused_by_the_argument_s_name", "E_QUEUE"),
+    36: ("acceptance/test_submit.py::test_where_slurm_is_not_installed_it_is_said", "E_NO_SLURM"),
     46: ("services/test_mirror.py::test_a_link_out_of_the_repository_is_refused", "E_PATH"),
     47: ("services/test_mirror.py::test_a_repository_over_the_size_limit_is_refused_and_leaves_nothing", "E_LIMIT"),
     48: ("services/test_environments.py::test_a_build_that_loops_and_forks_is_ended_with_all_that_it_started", "fork"),
@@ -451,7 +454,7 @@ def test_the_rest_is_shown_elsewhere(row: int) -> None:
 
 
 def test_every_row_has_its_test() -> None:
-    wanted = {*range(1, 11), 18, 20, *range(22, 27), 29, 30, 31, *range(33, 36), *range(37, 50), *range(51, 67)}
+    wanted = {*range(1, 13), 18, 20, *range(22, 27), 29, 30, 31, *range(33, 50), *range(51, 67)}
     wanted |= {69, 70, *range(77, 81)}
     here = Path(__file__).read_text()
     named = (

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -129,9 +130,48 @@ def test_a_failing_call_dies_after_its_budget_and_can_be_requeued_and_dropped(py
 
 def test_a_wait_that_is_over_leaves_the_work_alone_and_cancel_ends_it(pyfi: Shell) -> None:
     ident = "0192f3c1-0000-7000-8000-001234567802"
-    assert "E_TIMEOUT" in pyfi(f"pyfi call proc1.slow 60 --id {ident} --timeout 1", status=4)
+    said = pyfi(f"pyfi call proc1.slow 60 --id {ident} --timeout 1", status=4)
+    assert "E_TIMEOUT" in said and f"try: pyfi wait {ident}" in said
     assert pyfi.items(f"pyfi cancel {ident}") == [{"id": ident, "cancelled": True, "status": "CANCELLED"}]
     assert "E_CANCELLED" in pyfi(f"pyfi wait {ident}", status=1)
+
+
+def test_an_id_without_a_row_is_called_queued_or_unknown(pyfi: Shell) -> None:
+    ident = "0192f3c1-0000-7000-8000-001234567803"
+    assert f"waiting for {ident}, queued or unknown" in pyfi(f"pyfi wait {ident} --timeout 3", status=4)
+    assert "queued or unknown" in pyfi(f"pyfi ps {ident}")
+    assert "nothing was printed" in pyfi.run(f"pyfi logs {ident}").stderr
+    assert "give all of the id" in pyfi(f"pyfi wait {ident[-10:]}", status=2)
+
+
+def test_a_call_tells_what_its_value_was_sent_on_to(pyfi: Shell) -> None:
+    pyfi("pyfi add queue -n pyfi.queue2")
+    pyfi("pyfi add socket -n proc1.next -q pyfi.queue2 -pn proc1 -t do_this")
+    pyfi("pyfi add plug -n plug1 -q pyfi.queue2 -pn proc1 -s proc1.socket1")
+    try:
+        ident = "0192f3c1-0000-7000-8000-001234567804"
+        pyfi(f"pyfi call proc1.socket1 1 --id {ident}")
+        (child,) = cast(list[dict[str, str]], pyfi.items(f"pyfi ps {ident}")[0]["children"])
+        assert child["socket"] == "proc1.next"
+        assert pyfi(f"pyfi wait {child['id']} --timeout 60") == '{"this": "Self: 1"}\n'
+        (child,) = cast(list[dict[str, str]], pyfi.items(f"pyfi ps {ident}")[0]["children"])
+        assert child["status"] == "SUCCEEDED"
+    finally:
+        pyfi("pyfi delete queue pyfi.queue2 --cascade -y")
+
+
+def test_a_purge_says_first_how_many_messages_it_would_take(pyfi: Shell) -> None:
+    pyfi("pyfi add queue -n pyfi.queue3")
+    pyfi("pyfi add processor -n idle -g repository -m pyfi.processors.sample -rs stopped")
+    pyfi("pyfi add socket -n idle.in -q pyfi.queue3 -pn idle -t slow")
+    ident = "0192f3c1-0000-7000-8000-001234567805"
+    pyfi(f"pyfi call idle.in 1 --id {ident} --timeout 0.1", status=4)
+    assert ident in pyfi("pyfi queue peek pyfi.queue3")
+    assert "in the 1 messages" in pyfi("pyfi queue purge pyfi.queue3", status=2)
+    assert "pyfi proc remove idle --discard" in pyfi("pyfi delete processor idle --cascade -y", status=2)
+    assert "1 calls cancelled" in pyfi("pyfi queue purge pyfi.queue3 -y")
+    pyfi("pyfi delete processor idle --cascade -y")
+    pyfi("pyfi delete queue pyfi.queue3 -y")
 
 
 def test_objects_are_listed_shown_changed_and_deleted(pyfi: Shell) -> None:

@@ -73,13 +73,14 @@ def fits(shown: str, said: str) -> bool:
 class Reader:
     """A shell in a home of its own, as a reader has it: what one step changes stays for the next."""
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, folder: Path | None = None) -> None:
         self.settings = Settings.load(options={"paths.state": str(home / "state")})
         place = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "HOME": str(home)}
+        state = {"PYFI_HOME": str(home / "state"), "XDG_STATE_HOME": str(home / ".local" / "state")}
         self._shell = subprocess.Popen(
             ["bash"],
-            cwd=home,
-            env=os.environ | place | {"PYFI_HOME": str(home / "state")},
+            cwd=folder or home,
+            env=os.environ | place | state,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -112,10 +113,25 @@ def reader(tmp_path: Path) -> Iterator[Reader]:
 
 @pytest.mark.slow
 def test_the_tutorial_does_what_it_says(reader: Reader) -> None:
-    for step in steps((DOCS / "tutorial.md").read_text()):
+    follow(reader, DOCS / "tutorial.md")
+
+
+def follow(reader: Reader, page: Path) -> None:
+    """Do each step of the page, and compare what comes of it."""
+    for step in steps(page.read_text()):
         said = reader.does(step.command)
-        where = f"docs/tutorial.md line {step.line}: {step.command}"
+        where = f"{page.relative_to(ROOT)} line {step.line}: {step.command}"
         assert step.shows is None or fits(step.shows, said), f"{where}\nshows:\n{step.shows}says:\n{said}"
+
+
+@pytest.mark.slow
+def test_the_page_about_the_cluster_does_what_it_says(tmp_path: Path) -> None:
+    reader = Reader(tmp_path, folder=ROOT)
+    try:
+        follow(reader, DOCS / "cluster.md")
+    finally:
+        reader.does("make cluster-stop")
+        reader.leaves()
 
 
 def test_what_fits_and_what_does_not() -> None:

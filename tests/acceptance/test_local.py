@@ -65,8 +65,10 @@ def test_the_first_use_starts_it_and_says_so_the_second_finds_it(make: Make, cap
     settings = make()
     uri = local.ensure(settings)
     said = capfd.readouterr().err
-    assert said.startswith("pyfi: started the local service (Postgres, agent on ")
-    assert said.endswith(f" in {settings.state_dir}; it ends after 30 idle minutes · pyfi local stop\n")
+    first_line, second_line = said.splitlines()
+    assert first_line == f"pyfi: starting the local service in {settings.state_dir} …"
+    assert second_line.startswith("pyfi: started (Postgres, agent on ")
+    assert second_line.endswith("; it ends after 30 idle minutes · pyfi local stop")
     assert stat.S_IMODE(settings.state_dir.stat().st_mode) == 0o700
     first = local.status(settings)
 

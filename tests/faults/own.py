@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import threading
 import uuid
 from collections.abc import Iterator
@@ -14,20 +15,48 @@ import psycopg2
 
 from pyfi_hpc.box.postgres import ADMIN, ROLE, Postgres
 from pyfi_hpc.db import schema
+from pyfi_hpc.db.account import server_account
 from tests.site import Site
 
 
 @contextmanager
-def site_on(postgres: Postgres, home: Path, broker_uri: str = "", **variables: str) -> Iterator[Site]:
+def site_on(
+    postgres: Postgres, home: Path, broker_uri: str = "", *, tablespace: str = "pg_default", **variables: str
+) -> Iterator[Site]:
     """A site with a database of its own on `postgres`. Its client is patient: faults here last some seconds."""
     name = f"test_{uuid.uuid4().hex[:10]}"
-    as_admin(postgres, f"CREATE DATABASE {name}")
+    as_admin(postgres, f"CREATE DATABASE {name} TABLESPACE {tablespace}")
     schema.init(postgres.uri(ADMIN, name), grant_to=ROLE)
     site = Site(home, postgres.uri(ROLE, name), broker_uri, {"PYFI_CLIENT_CONNECT_SECONDS": "60", **variables})
     try:
         yield site
     finally:
         site.close()
+
+
+@contextmanager
+def small_tablespace(postgres: Postgres, folder: Path, mib: int) -> Iterator[Path]:
+    """A tablespace `small` on a disk of `mib` MiB, which is the folder; its databases are dropped in the end."""
+    account = server_account(("postgres", "nobody"))
+    folder.mkdir()
+    options = f"size={mib}m,mode=0700,uid={account.uid},gid={account.gid}"
+    subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)], check=True)
+    try:
+        as_admin(postgres, f"CREATE TABLESPACE small LOCATION '{folder}'")
+        yield folder
+    finally:
+        held = "SELECT datname FROM pg_database JOIN pg_tablespace t ON t.oid = dattablespace WHERE spcname = 'small'"
+        for (name,) in asked(postgres, held):
+            as_admin(postgres, f"DROP DATABASE {name} WITH (FORCE)")
+        as_admin(postgres, "DROP TABLESPACE IF EXISTS small")
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+def asked(postgres: Postgres, query: str) -> list[tuple[Any, ...]]:
+    """What the server's superuser is answered."""
+    with closing(psycopg2.connect(postgres.uri(ADMIN, "postgres"))) as connection, connection.cursor() as cursor:
+        cursor.execute(query)
+        return list(cursor.fetchall())
 
 
 def as_admin(postgres: Postgres, statement: str, *values: object) -> None:

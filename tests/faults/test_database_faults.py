@@ -16,8 +16,10 @@ import pytest
 from pyfi_hpc.agent.spool import Spool
 from pyfi_hpc.box.postgres import Postgres
 from pyfi_hpc.box.rabbitmq import RabbitMQ
+from pyfi_hpc.client.futures import Future
+from pyfi_hpc.errors import Unavailable
 from pyfi_hpc.processes import children
-from tests.faults.own import Load, as_admin, site_on
+from tests.faults.own import Load, as_admin, site_on, small_tablespace
 from tests.site import Site
 from tests.support import eventually
 
@@ -160,3 +162,63 @@ def test_a_stalled_database_is_waited_for(site: Site, own_postgres: Postgres) ->
 
     load.all_right()
     site.quiet()
+
+
+def fill(disk: Path) -> Path:
+    """A file that takes all the space that is left."""
+    filler = disk / "filler"
+    with filler.open("wb", buffering=0) as file, suppress(OSError):
+        while file.write(b"x" * 65_536):
+            pass
+    return filler
+
+
+@pytest.mark.root
+def test_a_full_database_is_told_and_takes_its_calls_once_there_is_space(own_postgres: Postgres, home: Path) -> None:
+    home.chmod(0o711)  # the server's account passes through
+    with (
+        small_tablespace(own_postgres, home / "disk", 96) as disk,
+        site_on(own_postgres, home, tablespace="small", PYFI_CLIENT_CONNECT_SECONDS="3") as site,
+    ):
+        site.processor("double", workers=2)
+        site.agent()
+        site.ready(2)
+        accepted: list[tuple[bytes, Future]] = []
+
+        def submit() -> None:
+            value = os.urandom(60_000)
+            accepted.append((value, site.client.submit("p.double", value)))
+
+        submit()
+        filler = fill(disk)
+        with pytest.raises(Unavailable) as caught:
+            for _ in range(1000):
+                submit()
+        assert caught.value.code == "E_STORAGE_FULL"
+
+        filler.unlink()
+        submit()
+        assert all(future.result(timeout=60) == 2 * value for value, future in accepted)
+        site.quiet()
+
+
+@pytest.mark.root
+def test_what_cannot_be_committed_for_want_of_space_is_committed_later(
+    own_postgres: Postgres, shared_rabbitmq: RabbitMQ, home: Path
+) -> None:
+    home.chmod(0o711)
+    with (
+        small_tablespace(own_postgres, home / "disk", 96) as disk,
+        site_on(own_postgres, home, shared_rabbitmq.uri, tablespace="small") as site,
+    ):
+        site.processor("double", workers=2)
+        agent = site.agent()
+        site.ready(2)
+        filler = fill(disk)
+        inputs = [os.urandom(60_000) for _ in range(100)]
+        futures = site.submit("p.double", [(each,) for each in inputs])
+        eventually(lambda: "No space left" in agent.log.read_text(), timeout=60)
+
+        filler.unlink()
+        assert [future.result(timeout=60) for future in futures] == [2 * each for each in inputs]
+        site.quiet()

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from pyfi_hpc.box import cgroups
 from pyfi_hpc.box.slurm import Profile, SlurmCluster
 from pyfi_hpc.errors import Unavailable
 from pyfi_hpc.processes import alive, children
@@ -118,7 +119,8 @@ def test_a_controller_that_was_killed_knows_its_jobs_again_and_one_without_its_d
     with SlurmCluster(nodes=1) as cluster:
         job = cluster.ask("sbatch", "--parsable", "--hold", "--wrap=true")
         # Slurm writes its state some seconds after it has answered
-        eventually(lambda: b"sbatch" in (cluster.home / "state" / "job_state").read_bytes())
+        saved = cluster.home / "state" / "job_state"
+        eventually(lambda: saved.exists() and b"--hold" in saved.read_bytes())
         cluster.kill_slurmctld()
         assert not cluster.runs("slurmctld")
         cluster.start_slurmctld()
@@ -130,6 +132,31 @@ def test_a_controller_that_was_killed_knows_its_jobs_again_and_one_without_its_d
         cluster.start_slurmctld()
         cluster.wait_idle()
         assert cluster.ask("squeue", "--noheader") == ""
+
+
+OPENED = """
+import pynvml
+pynvml.nvmlInit()
+print(*(pynvml.nvmlDeviceGetUUID(pynvml.nvmlDeviceGetHandleByIndex(i)) for i in range(pynvml.nvmlDeviceGetCount())))
+"""
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("profile", PROFILES)
+def test_with_cgroups_a_job_is_held_to_what_it_asked_for(profile: Profile) -> None:
+    cluster = SlurmCluster(nodes=1, profile=profile, cgroups=True, nvml=True)
+    if not cgroups.available():
+        with pytest.raises(Unavailable, match="cgroups"), cluster:
+            pass
+        return
+    (node,) = cluster.nodes
+    with cluster:
+        cluster.run("sbatch", "--gpus=1", "--wrap=sleep 1000")
+        seen = cluster.ask("srun", "--gpus=2", sys.executable, "-c", OPENED).split()
+        assert seen == [cluster.gpu_uuid(node, 1), cluster.gpu_uuid(node, 2)]
+        greedy = cluster.run("srun", "--mem=50", sys.executable, "-c", "bytearray(200 << 20)", check=False)
+        assert "Out Of Memory" in greedy.stderr
+    assert not list(cgroups.ROOT.glob(f"*/slurm_{node}"))
 
 
 @pytest.mark.root

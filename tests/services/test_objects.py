@@ -367,6 +367,13 @@ def test_a_socket_declares_its_queue_and_records_its_task(flow: Network, engine:
     assert flow.show("socket", "p1.a")["source"].startswith("def do_something")
 
 
+def test_a_task_that_is_not_at_the_pinned_commit_is_said_to_be_newer_perhaps(flow: Network) -> None:
+    error = refused(flow.add_socket, name="p1.new", queue="q1", processor="p1", task="written_since")
+    assert error.code == "E_TASK_NOT_FOUND"
+    assert f"pinned at {flow.show('processor', 'p1')['commit'][:12]}" in (error.cure or "")
+    assert "pyfi update processor p1 -br" in (error.cure or "")
+
+
 def test_two_processors_with_the_same_task_share_a_queue(flow: Network, repository: Repository, engine: Engine) -> None:
     flow.add_processor(name="p2", gitrepo=repository.url, module="flow.sample")
     flow.add_socket(name="p2.a", queue="q1", processor="p2", task="do_something")

@@ -5,134 +5,30 @@ from __future__ import annotations
 import datetime
 import threading
 import uuid
-from collections.abc import Callable, Iterator
-from contextlib import closing
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import psycopg2
 import pytest
-from psycopg2.extras import Json
 
 from pyfi_hpc.brokers.base import Broker
 from pyfi_hpc.brokers.connect import connect as connect_broker
-from pyfi_hpc.client.link import Link
-from pyfi_hpc.control.pilots import LOST, Patience
-from pyfi_hpc.control.scheduler import Scheduler
+from pyfi_hpc.control.pilots import LOST
 from pyfi_hpc.db.jobs import Wanted
 from pyfi_hpc.errors import PyfiError
-from pyfi_hpc.model.request import ResourceRequest
 from pyfi_hpc.model.status import JobStatus
 from pyfi_hpc.slurm.launcher import Submission
 from tests.services.paper_slurm import PaperSlurm
+from tests.services.scheduler_support import Desk, prepare
 from tests.support import eventually
 
-SHAPE = ResourceRequest(ntasks=4)
 
-
-def prepare(wanted: Wanted) -> tuple[Submission, str | None]:
-    """A script that says what it is."""
-    return Submission(wanted.token, f"#!/bin/sh\n# {wanted.token}\n", ("--comment", wanted.token)), "/tmp/%j.out"
-
-
-def slots(request: ResourceRequest) -> int:
-    """One a task."""
-    return request.ntasks or 1
-
-
-class Desk:
-    """One network with its scheduler, and its Slurm on paper."""
+class PaperDesk(Desk):
+    """With a Slurm on paper."""
 
     def __init__(self, uri: str, broker: Broker, folder: Path) -> None:
-        self.uri, self.broker, self.folder = uri, broker, folder
-        self.network = f"n{uuid.uuid4().hex[:8]}"
         self.slurm = PaperSlurm()
-        self.links: list[Link] = []
-        self.prepare: Callable[[Wanted], tuple[Submission, str | None]] = prepare
-        ((self.network_id,),) = self.rows("INSERT INTO pyfi.network (name) VALUES (%s) RETURNING id", self.network)
-        ((self.scheduler_id,),) = self.rows(
-            "INSERT INTO pyfi.scheduler (network_id, name) VALUES (%s, 'sched1') RETURNING id", self.network_id
-        )
-
-    def rows(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
-        """Do one statement; what it gives."""
-        with closing(psycopg2.connect(self.uri)) as connection, connection, connection.cursor() as cursor:
-            cursor.execute(statement, values or None)
-            return list(cursor.fetchall()) if cursor.description else []
-
-    def scheduler(self, **patience: float) -> Scheduler:
-        """Another process that may lead."""
-        link = Link(self.uri, "test", 10.0)
-        self.links.append(link)
-        return Scheduler(
-            link, self.broker, self.slurm, lambda wanted: self.prepare(wanted), slots,
-            network=self.network, name="sched1", folder=self.folder, patience=Patience(**patience),
-        )  # fmt: skip
-
-    def leading(self, **patience: float) -> Scheduler:
-        """One that leads."""
-        scheduler = self.scheduler(**patience)
-        assert scheduler.leader.lead()
-        return scheduler
-
-    def processor(self, workers: int | None = None, shape: ResourceRequest | None = SHAPE) -> str:
-        """A processor that a person asks to run; its id."""
-        ((identity,),) = self.rows(
-            "INSERT INTO pyfi.processor (network_id, name, repository, commit, module, workers, shape)"
-            " VALUES (%s, 'p', 'file:///r', %s, 'm', %s, %s) RETURNING id",
-            self.network_id, "a" * 40, workers, Json(shape.to_json()) if shape else None,
-        )  # fmt: skip
-        return str(identity)
-
-    def want(self, processor: str | None = None, **columns: object) -> str:
-        """A job on record; its token."""
-        token = uuid.uuid4().hex
-        given = {"token": token, "request": Json(SHAPE.to_json()), "workers": 4, "processor_id": processor, **columns}
-        names, marks = ", ".join(given), ", ".join(["%s"] * len(given))
-        self.rows(
-            f"INSERT INTO pyfi.job (network_id, scheduler_id, {names}) VALUES (%s, %s, {marks})",
-            self.network_id, self.scheduler_id, *given.values(),
-        )  # fmt: skip
-        return token
-
-    def job(self, token: str, column: str) -> Any:
-        """One column of the job's row."""
-        ((value,),) = self.rows(f"SELECT {column} FROM pyfi.job WHERE token = %s", token)
-        return value
-
-    def jobs(self) -> list[tuple[str, str | None]]:
-        """(status, Slurm's id) of every job on record, oldest first."""
-        return [
-            (status, job)
-            for status, job in self.rows(
-                "SELECT status, slurm_id FROM pyfi.job WHERE network_id = %s ORDER BY created, slurm_id",
-                self.network_id,
-            )
-        ]
-
-    def ours(self, column: str) -> Any:
-        """One column of the scheduler's row."""
-        ((value,),) = self.rows(f"SELECT {column} FROM pyfi.scheduler WHERE id = %s", self.scheduler_id)
-        return value
-
-    def lapse(self) -> None:
-        """The leader's lease is over."""
-        self.rows(
-            "UPDATE pyfi.scheduler SET lease_until = now() - interval '1 second' WHERE id = %s", self.scheduler_id
-        )
-
-    def agent_in(self, token: str) -> str:
-        """An agent in that job, with its lease; its id."""
-        ((node,),) = self.rows(
-            "INSERT INTO pyfi.node (network_id, name, host) VALUES (%s, %s, %s) RETURNING id",
-            self.network_id, f"n{uuid.uuid4().hex[:6]}", uuid.uuid4().hex,
-        )  # fmt: skip
-        ((agent,),) = self.rows(
-            "INSERT INTO pyfi.agent (node_id, pid, cores, version, lease_until, job_id)"
-            " SELECT %s, 1, '{0}', '0', now() + interval '1 hour', id FROM pyfi.job WHERE token = %s RETURNING id",
-            node, token,
-        )  # fmt: skip
-        return str(agent)
+        super().__init__(uri, broker, self.slurm, folder)
 
 
 @pytest.fixture(scope="module")
@@ -144,18 +40,17 @@ def broker(database_uri: str) -> Iterator[Broker]:
 
 
 @pytest.fixture
-def desk(database_uri: str, broker: Broker, tmp_path: Path) -> Iterator[Desk]:
+def desk(database_uri: str, broker: Broker, tmp_path: Path) -> Iterator[PaperDesk]:
     """A network with scheduler `sched1`."""
-    made = Desk(database_uri, broker, tmp_path)
+    made = PaperDesk(database_uri, broker, tmp_path)
     yield made
-    for link in made.links:
-        link.close()
+    made.close()
 
 
 # one leader
 
 
-def test_a_job_on_record_is_submitted_and_followed_to_its_end(desk: Desk) -> None:
+def test_a_job_on_record_is_submitted_and_followed_to_its_end(desk: PaperDesk) -> None:
     token, leader = desk.want(), desk.leading()
     leader.turn(look=True)
     assert desk.jobs() == [("PENDING", "88")]
@@ -172,7 +67,7 @@ def test_a_job_on_record_is_submitted_and_followed_to_its_end(desk: Desk) -> Non
     assert desk.job(token, "ended") is not None
 
 
-def test_a_requeued_job_is_another_incarnation(desk: Desk) -> None:
+def test_a_requeued_job_is_another_incarnation(desk: PaperDesk) -> None:
     token, leader = desk.want(), desk.leading()
     leader.turn(look=True)
     desk.slurm.runs("88")
@@ -186,7 +81,7 @@ def test_a_requeued_job_is_another_incarnation(desk: Desk) -> None:
     )
 
 
-def test_a_processor_with_a_shape_gets_the_pilots_that_it_lacks(desk: Desk) -> None:
+def test_a_processor_with_a_shape_gets_the_pilots_that_it_lacks(desk: PaperDesk) -> None:
     desk.processor(workers=10)
     assert desk.scheduler().once()
     assert desk.jobs() == [("PENDING", "88"), ("PENDING", "89"), ("PENDING", "90")]
@@ -194,13 +89,13 @@ def test_a_processor_with_a_shape_gets_the_pilots_that_it_lacks(desk: Desk) -> N
     assert len(desk.jobs()) == 3
 
 
-def test_a_processor_without_a_shape_gets_none(desk: Desk) -> None:
+def test_a_processor_without_a_shape_gets_none(desk: PaperDesk) -> None:
     desk.processor(workers=10, shape=None)
     desk.scheduler().once()
     assert desk.jobs() == []
 
 
-def test_without_a_number_of_workers_each_asking_gets_one_pilot(desk: Desk) -> None:
+def test_without_a_number_of_workers_each_asking_gets_one_pilot(desk: PaperDesk) -> None:
     processor = desk.processor()
     desk.scheduler().once()
     desk.scheduler().once()
@@ -214,7 +109,7 @@ def test_without_a_number_of_workers_each_asking_gets_one_pilot(desk: Desk) -> N
     assert desk.jobs() == [("ENDED", "88"), ("PENDING", "89")]
 
 
-def test_slurms_refusal_is_the_jobs_reason_and_three_alike_are_the_processors(desk: Desk) -> None:
+def test_slurms_refusal_is_the_jobs_reason_and_three_alike_are_the_processors(desk: PaperDesk) -> None:
     processor, leader = desk.processor(workers=4), desk.leading()
     desk.slurm.refuses = "invalid account"
 
@@ -236,7 +131,7 @@ def test_slurms_refusal_is_the_jobs_reason_and_three_alike_are_the_processors(de
     assert "invalid account" in reason["what"]
 
 
-def test_a_job_that_cannot_be_prepared_holds_up_no_other(desk: Desk) -> None:
+def test_a_job_that_cannot_be_prepared_holds_up_no_other(desk: PaperDesk) -> None:
     bad, good = desk.want(), desk.want()
 
     def prepared(wanted: Wanted) -> tuple[Submission, str | None]:
@@ -255,7 +150,7 @@ def test_a_job_that_cannot_be_prepared_holds_up_no_other(desk: Desk) -> None:
     assert desk.job(good, "status") == "PENDING"
 
 
-def test_slurm_is_asked_once_a_look_however_many_jobs_there_are(desk: Desk) -> None:
+def test_slurm_is_asked_once_a_look_however_many_jobs_there_are(desk: PaperDesk) -> None:
     leader = desk.leading()
     for count in (1, 12):
         for _ in range(count):
@@ -274,7 +169,7 @@ def test_slurm_is_asked_once_a_look_however_many_jobs_there_are(desk: Desk) -> N
 # Slurm fails
 
 
-def test_an_uncertain_submission_is_adopted_by_its_token(desk: Desk) -> None:
+def test_an_uncertain_submission_is_adopted_by_its_token(desk: PaperDesk) -> None:
     token, leader = desk.want(), desk.leading()
     desk.slurm.swallows = True
     leader.turn(look=True)
@@ -290,7 +185,7 @@ def test_an_uncertain_submission_is_adopted_by_its_token(desk: Desk) -> None:
     assert desk.slurm.with_token(token) == ["88"]
 
 
-def test_a_submission_that_slurm_never_heard_of_is_made_again(desk: Desk) -> None:
+def test_a_submission_that_slurm_never_heard_of_is_made_again(desk: PaperDesk) -> None:
     token, leader = desk.want(), desk.leading(missing=0.0)
     desk.slurm.answers = False
     leader.turn(look=False)
@@ -305,7 +200,7 @@ def test_a_submission_that_slurm_never_heard_of_is_made_again(desk: Desk) -> Non
     assert desk.slurm.with_token(token) == ["88"]
 
 
-def test_while_slurm_is_silent_every_job_stays_as_it_was_and_the_scheduler_says_so(desk: Desk) -> None:
+def test_while_slurm_is_silent_every_job_stays_as_it_was_and_the_scheduler_says_so(desk: PaperDesk) -> None:
     token, leader = desk.want(), desk.leading()
     leader.turn(look=True)
     desk.slurm.runs("88")
@@ -322,7 +217,7 @@ def test_while_slurm_is_silent_every_job_stays_as_it_was_and_the_scheduler_says_
     assert desk.job(waiting, "status") == "PENDING"
 
 
-def test_a_job_that_slurm_has_lost_is_sent_again_once_its_agents_are_gone(desk: Desk) -> None:
+def test_a_job_that_slurm_has_lost_is_sent_again_once_its_agents_are_gone(desk: PaperDesk) -> None:
     desk.processor(workers=4)
     leader = desk.leading(lost=0.0)
     while leader.turn(look=True):
@@ -341,7 +236,7 @@ def test_a_job_that_slurm_has_lost_is_sent_again_once_its_agents_are_gone(desk: 
     assert desk.jobs() == [("ENDED", "88"), ("PENDING", "89")]
 
 
-def test_many_jobs_gone_at_once_are_not_believed(desk: Desk) -> None:
+def test_many_jobs_gone_at_once_are_not_believed(desk: PaperDesk) -> None:
     leader = desk.leading(lost=0.0)
     for _ in range(4):
         desk.want()
@@ -360,7 +255,7 @@ def test_many_jobs_gone_at_once_are_not_believed(desk: Desk) -> None:
 # cancelling
 
 
-def test_a_waiting_job_is_cancelled_at_once(desk: Desk) -> None:
+def test_a_waiting_job_is_cancelled_at_once(desk: PaperDesk) -> None:
     token, leader = desk.want(), desk.leading()
     leader.turn(look=True)
     desk.rows("UPDATE pyfi.job SET cancel_requested = true WHERE token = %s", token)
@@ -369,7 +264,7 @@ def test_a_waiting_job_is_cancelled_at_once(desk: Desk) -> None:
     assert desk.job(token, "status") == "ENDING"
 
 
-def test_a_running_jobs_agents_are_asked_to_end_before_it_is_cancelled(desk: Desk) -> None:
+def test_a_running_jobs_agents_are_asked_to_end_before_it_is_cancelled(desk: PaperDesk) -> None:
     token, leader = desk.want(), desk.leading(drain=0.0)
     leader.turn(look=True)
     desk.slurm.runs("88")
@@ -383,10 +278,19 @@ def test_a_running_jobs_agents_are_asked_to_end_before_it_is_cancelled(desk: Des
     assert desk.slurm.cancelled == ["88"]
 
 
+def test_a_number_that_slurm_gave_again_is_not_cancelled(desk: PaperDesk) -> None:
+    token, leader = desk.want(), desk.leading()
+    leader.turn(look=True)
+    desk.slurm.jobs["88"] = replace(desk.slurm.jobs["88"], token="f" * 32)  # its state was lost meanwhile
+    desk.rows("UPDATE pyfi.job SET cancel_requested = true WHERE token = %s", token)
+    leader.turn(look=False)
+    assert desk.slurm.cancelled == []
+
+
 # two processes
 
 
-def test_one_process_leads_and_another_takes_over_when_its_lease_lapses(desk: Desk) -> None:
+def test_one_process_leads_and_another_takes_over_when_its_lease_lapses(desk: PaperDesk) -> None:
     first, second = desk.leading(), desk.scheduler()
     assert not second.leader.lead()
     epoch = desk.ours("epoch")
@@ -403,7 +307,7 @@ def test_one_process_leads_and_another_takes_over_when_its_lease_lapses(desk: De
     assert desk.job(token, "status") == "PENDING"
 
 
-def test_a_leader_whose_lease_lapsed_unnoticed_leads_on_while_nobody_took_it(desk: Desk) -> None:
+def test_a_leader_whose_lease_lapsed_unnoticed_leads_on_while_nobody_took_it(desk: PaperDesk) -> None:
     leader, token = desk.leading(), desk.want()
     desk.lapse()
     leader.turn(look=True)
@@ -411,7 +315,7 @@ def test_a_leader_whose_lease_lapsed_unnoticed_leads_on_while_nobody_took_it(des
     assert not desk.scheduler().leader.lead()
 
 
-def test_a_leader_that_is_deposed_while_sbatch_runs_writes_nothing_and_its_job_is_adopted(desk: Desk) -> None:
+def test_a_leader_that_is_deposed_while_sbatch_runs_writes_nothing_and_its_job_is_adopted(desk: PaperDesk) -> None:
     first, second, token = desk.leading(), desk.scheduler(missing=0.0), desk.want()
 
     def deposed() -> None:
@@ -428,7 +332,7 @@ def test_a_leader_that_is_deposed_while_sbatch_runs_writes_nothing_and_its_job_i
     assert desk.slurm.with_token(token) == ["88"]
 
 
-def test_two_that_both_want_to_lead_submit_each_job_once(desk: Desk) -> None:
+def test_two_that_both_want_to_lead_submit_each_job_once(desk: PaperDesk) -> None:
     desk.processor(workers=12)
     racing = [desk.scheduler(poll=0.05) for _ in range(2)]
     threads = [threading.Thread(target=each.run) for each in racing]
@@ -454,7 +358,7 @@ def test_two_that_both_want_to_lead_submit_each_job_once(desk: Desk) -> None:
     assert len(tokens) == len(set(tokens)) == len(desk.jobs())
 
 
-def test_a_hint_is_acted_on_without_waiting_for_the_next_look(desk: Desk) -> None:
+def test_a_hint_is_acted_on_without_waiting_for_the_next_look(desk: PaperDesk) -> None:
     scheduler = desk.scheduler(poll=3600.0)
     thread = threading.Thread(target=scheduler.run)
     thread.start()
@@ -469,14 +373,14 @@ def test_a_hint_is_acted_on_without_waiting_for_the_next_look(desk: Desk) -> Non
     assert desk.ours("lease_until") is None, "it lets another process lead at once"
 
 
-def test_a_lease_is_renewed_by_every_pass(desk: Desk) -> None:
+def test_a_lease_is_renewed_by_every_pass(desk: PaperDesk) -> None:
     leader = desk.leading()
     before: datetime.datetime = desk.ours("lease_until")
     leader.turn(look=False)
     assert desk.ours("lease_until") > before
 
 
-def test_the_files_of_jobs_that_have_ended_go(desk: Desk) -> None:
+def test_the_files_of_jobs_that_have_ended_go(desk: PaperDesk) -> None:
     ended, live = desk.want(status="ENDED"), desk.want(retry_at=datetime.datetime(2100, 1, 1, tzinfo=datetime.UTC))
     for name in (f"{ended}.ini", f"{live}.ini", f"{uuid.uuid4().hex}.ini", "notes"):
         (desk.folder / name).write_text("")

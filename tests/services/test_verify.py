@@ -89,7 +89,7 @@ def test_an_accepted_id_without_outcome_is_lost(record: Any) -> None:
     report = verify.check(record, [there, missing])
     assert not report.ok
     assert report.line == "sent 2  done 1  lost 1  recorded twice 0"
-    assert report.problems == [f"I1: 1 accepted ids have no outcome: {missing.hex()[-10:]}"]
+    assert report.problems == [f"I1: 1 accepted ids have no outcome: {id_text(missing)}"]
 
 
 def test_a_reopened_outcome_is_not_done(record: Any) -> None:
@@ -125,7 +125,7 @@ def test_the_same_id_of_two_owners_is_two_calls(record: Any) -> None:
 def test_a_value_other_than_expected_is_found(record: Any) -> None:
     right, wrong = outcome(record, value=b"\x05"), outcome(record, value=b"\x06")
     report = verify.check(record, [right, wrong], known={right: b"\x05", wrong: b"\x05"})
-    assert report.problems == [f"I1: 1 outcomes have another value than was expected: {wrong.hex()[-10:]}"]
+    assert report.problems == [f"I1: 1 outcomes have another value than was expected: {id_text(wrong)}"]
 
 
 @pytest.mark.parametrize(
@@ -153,7 +153,7 @@ def test_children_carry_what_their_parent_committed(record: Any, sent: bytes | N
 def test_a_hold_row_that_is_left_is_found(record: Any, state: str, invariant: str) -> None:
     identity = outcome(record)
     hold(record, identity, state)
-    assert verify.check(record).problems == [f"{invariant}: 1 hold rows are {state}: {identity.hex()[-10:]}"]
+    assert verify.check(record).problems == [f"{invariant}: 1 hold rows are {state}: {id_text(identity)}"]
 
 
 def test_what_is_kept_as_dead_must_be_dead(record: Any) -> None:

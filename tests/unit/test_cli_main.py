@@ -19,6 +19,8 @@ from pyfi_hpc.cli.context import Platform
 from pyfi_hpc.cli.main import pyfi, run
 from pyfi_hpc.errors import BadInput
 
+ROOT = Path(__file__).parents[2]
+
 
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -26,6 +28,16 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+def test_the_benchmarks_say_what_they_need_where_it_is_missing() -> None:
+    code = (
+        "import importlib.util as u; real = u.find_spec;"
+        "u.find_spec = lambda name, *more: None if name == 'pytest' else real(name, *more);"
+        "import benchmarks"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1 and done.stderr.endswith("scripts/venv test\n") and "Traceback" not in done.stderr
 
 
 def leaves(

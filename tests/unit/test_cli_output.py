@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from pyfi_hpc.cli import render
-from pyfi_hpc.cli.output import Output
+from pyfi_hpc.cli.output import Output, say
 from pyfi_hpc.errors import BadInput
 
 WHEN = datetime.datetime(2026, 1, 2, 3, 4, 5, tzinfo=datetime.timezone(datetime.timedelta(hours=1)))
@@ -113,6 +113,32 @@ def test_nothing_prints_a_header_for_people_and_an_empty_list_for_scripts(capsys
 def test_no_control_character_reaches_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     Output(header=False).rows([{"name": "\x1b[31mred\x00\n\u202e"}], ["name"])
     assert capsys.readouterr().out == "\\x1b[31mred\\x00\\n\\u202e\n"
+
+
+def test_what_a_task_made_cannot_steer_a_terminal_and_stays_as_it_is_in_a_pipe(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = "a\tb\r\n\x1b]0;title\x07\n"
+    say(made, nl=False)
+    assert capsys.readouterr().out == made
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    say(made, nl=False)
+    assert capsys.readouterr().out == "a\tb\n\\x1b]0;title\\x07\n"
+
+
+def test_a_reason_with_a_log_is_a_card_in_the_card() -> None:
+    reason = {"code": "E_BUILD", "log": "one\ntwo\x07"}
+    assert render.as_card({"status": "FAILED", "reason": reason}).splitlines() == [
+        "status  FAILED",
+        "reason  code  E_BUILD",
+        "        log   one",
+        "              two\\x07",
+    ]
+
+
+def test_ids_that_only_wait_are_shown_in_full(capsys: pytest.CaptureFixture[str]) -> None:
+    Output(header=False).rows(ROWS[:1], ["id"], whole_ids=True)
+    assert capsys.readouterr().out == f"{ID}\n"
 
 
 def test_one_object_is_a_card_for_people_and_a_list_of_one_for_scripts(capsys: pytest.CaptureFixture[str]) -> None:

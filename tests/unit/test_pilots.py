@@ -285,6 +285,13 @@ def test_a_job_that_is_known_again_is_as_slurm_says() -> None:
     assert planned([], [back], seen(now)) == [Update(b"j", now)]
 
 
+def test_a_number_that_slurm_gave_to_another_job_is_not_ours_to_follow_or_cancel() -> None:
+    other = Observation("j", J.RUNNING, "RUNNING", token="f" * 32)
+    assert planned([], [job()], seen(other)) == [Miss(b"j")]
+    assert planned([], [job(cancel_requested=True)], seen(other)) == [Miss(b"j")]
+    assert planned([], [job(status=J.UNKNOWN, missed=ago(120))], seen(other)) == [End(b"j", LOST)]
+
+
 def test_a_third_of_all_jobs_gone_at_once_is_suspect_and_stops_nothing() -> None:
     jobs = [job(name) for name in "abcdef"]
     jobs.append(job("z", cancel_requested=True))

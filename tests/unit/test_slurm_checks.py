@@ -75,6 +75,10 @@ def test_a_partition_that_has_none_leads_to_one_that_has() -> None:
     assert refusal(gpus_per_node="2").cure == "pyfi submit -p gpu … train.sh"
 
 
+def test_cores_that_are_shared_are_not_counted() -> None:
+    check(ResourceRequest(ntasks=99, cpus_per_task=9), [MAIN], None, cores=False)
+
+
 def test_unknown_names_are_refused_with_the_nearest() -> None:
     assert refusal(partition="gpuu").cure == "did you mean 'gpu'?"
     assert refusal(partition="main,xyz").what == "no partition 'xyz'"

@@ -153,15 +153,17 @@ def test_a_node_runs_the_set_up_then_the_agent_with_the_path_of_its_settings(pyt
     request = ResourceRequest(cpus_per_task=2, setup=setup)
     made = submission(request, (), python=str(python))
     secret = {"PYFI_DATABASE_URI": "postgresql://ana:secret@db/pyfi", "SLURM_GPUS_PER_TASK": "1"}
-    shell = start(made.script, **secret)
+    shell = start(made.script, **secret, SLURM_TASKS_PER_NODE="2(x3)")
     out, err = shell.communicate(timeout=30)
     assert (shell.returncode, err) == (7, "")
     assert out.splitlines() == [
         *("-P", "-m", "pyfi_hpc.agent.main", "--respawn", "--network", "default", "--job", TOKEN),
         f"PYFI_INI=/home/ana/.local/state/pyfi/jobs/{TOKEN}.ini",
+        "PYFI_TASKS_PER_NODE=2(x3)",
         "SETTING=it's 42",
         "SLURM_CPUS_PER_TASK=2",
         "SLURM_EXPORT_ENV=ALL",
+        "SLURM_TASKS_PER_NODE=2(x3)",
     ]
 
 

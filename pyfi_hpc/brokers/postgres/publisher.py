@@ -11,13 +11,14 @@ from typing import Any
 
 import psycopg2
 import structlog
+from psycopg2.errors import DiskFull
 from psycopg2.extras import Json
 
 from pyfi_hpc.brokers.base import Confirm, Publication, dead_queue
 from pyfi_hpc.brokers.letters import DEAD_EXCHANGE
 from pyfi_hpc.brokers.postgres import queues, sql
 from pyfi_hpc.brokers.postgres.session import Session
-from pyfi_hpc.brokers.refusals import closed, full, unreachable, unroutable
+from pyfi_hpc.brokers.refusals import closed, full, no_space, unreachable, unroutable
 
 #: A batch ends at either; one message alone may be larger.
 BATCH_MESSAGES, BATCH_BYTES = 500, 4 << 20
@@ -163,6 +164,9 @@ class Publisher:
     def _send(self, batch: list[Pending]) -> None:
         try:
             found = self._insert(batch)
+        except DiskFull as error:
+            for pending in batch:
+                pending.confirm.set_exception(no_space(error))
         except (psycopg2.DataError, ValueError) as error:
             self._send_singly(batch, error)
         else:

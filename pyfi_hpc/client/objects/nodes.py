@@ -191,7 +191,7 @@ def workers(tools: Tools) -> list[Record]:
         .join(tables.Processor, tables.Worker.processor_id == tables.Processor.id)
         .join(tables.Node, tables.Worker.node_id == tables.Node.id)
         .join(tables.Agent, tables.Worker.agent_id == tables.Agent.id)
-        .outerjoin(tables.Job, tables.Agent.job_id == tables.Job.id)
+        .outerjoin(tables.Job, tables.Job.id == tables.Agent.job_id)
         .where(tables.Node.network_id == tools.network.id)
         .order_by(tables.Worker.created.desc())
     )

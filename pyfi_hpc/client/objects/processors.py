@@ -166,6 +166,8 @@ def delete(tools: Tools, which: Which, *, generation: int | None = None, cascade
         counts |= {"socket": len(own), "plug": len(out)}
     if any(counts.values()):
         cure = f"pyfi proc stop {row.name}; pyfi delete processor {row.name} --cascade"
+        if counts["queued message"]:
+            cure = f"let them be worked off, or pyfi proc remove {row.name} --discard"
         raise in_use("processor", row.name, counts, cure)
     delete_ends(tools, row)
     tools.session.execute(sa.delete(tables.Worker).where(tables.Worker.processor_id == row.id))

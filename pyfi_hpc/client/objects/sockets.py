@@ -73,7 +73,15 @@ def _task(tools: Tools, processor: tables.Processor, task: str | None) -> module
         names = ", ".join(found.name for found in tasks) or "none"
         what = f"which task? module {processor.module} has: {names}"
         raise BadInput("E_MISSING", what, at="task", cure="-t TASK", field="task")
-    return modules.find(tasks, wanted, processor.module)
+    try:
+        return modules.find(tasks, wanted, processor.module)
+    except BadInput as error:
+        # a task written since is missing only at the commit that is pinned
+        seen = (
+            f"it is pinned at {processor.commit[:12]}: pyfi update processor {processor.name} -br BRANCH takes a newer"
+        )
+        error.cure = error.cure or seen
+        raise
 
 
 def update(

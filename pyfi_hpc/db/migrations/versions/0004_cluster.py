@@ -77,7 +77,7 @@ CREATE TABLE pyfi.job (
     CONSTRAINT fk_job_processor_id FOREIGN KEY (processor_id) REFERENCES pyfi.processor (id) ON DELETE RESTRICT
 );
 CREATE INDEX ix_job_scheduler_id ON pyfi.job (scheduler_id);
-CREATE INDEX ix_job_processor_id ON pyfi.job (processor_id);
+CREATE INDEX ix_job_processor_id_created ON pyfi.job (processor_id, created);
 CREATE INDEX ix_job_live ON pyfi.job (scheduler_id) WHERE status <> 'ENDED';
 
 CREATE TABLE pyfi.device (
@@ -111,6 +111,8 @@ ALTER TABLE pyfi.agent ADD COLUMN job_id uuid, ADD COLUMN incarnation integer NO
     ADD CONSTRAINT fk_agent_job_id FOREIGN KEY (job_id) REFERENCES pyfi.job (id) ON DELETE RESTRICT;
 CREATE INDEX ix_agent_job_id ON pyfi.agent (job_id);
 ALTER TABLE pyfi.worker ADD COLUMN slot integer, ADD COLUMN devices text[] NOT NULL DEFAULT '{}';
+CREATE INDEX ix_agent_live ON pyfi.agent (node_id) WHERE ended IS NULL;
+CREATE INDEX ix_worker_live ON pyfi.worker (processor_id) WHERE status NOT IN ('EXITED', 'LOST');
 """
 
 # as `db.guards.transitions_sql` wrote it
@@ -250,6 +252,7 @@ def downgrade() -> None:
     op.execute(BEFORE)
     op.execute(
         """
+        DROP INDEX pyfi.ix_worker_live, pyfi.ix_agent_live;
         ALTER TABLE pyfi.worker DROP COLUMN devices, DROP COLUMN slot;
         ALTER TABLE pyfi.agent DROP COLUMN process, DROP COLUMN slots, DROP COLUMN ends_at, DROP COLUMN incarnation,
             DROP COLUMN job_id;
