@@ -18,26 +18,26 @@ SAMPLE_SECONDS = 3.0
 def store(cursor: Cursor, node: str, devices: Sequence[Device], *, complete: bool) -> None:
     """Make the rows of node `node` (an id) say what there is; `complete`: what is not among them is gone.
 
-    An agent in a job sees what the job was granted, no more: that says nothing of the rest.
+    An agent by hand sees the whole node. One in a job sees what the job was granted, which says nothing of the rest,
+    and adds nothing to what an agent by hand has said: that one gives out all that stands here.
     """
     if complete:
         uuids = [device.uuid for device in devices]
         cursor.execute("DELETE FROM pyfi.device WHERE node_id = %s::uuid AND uuid <> ALL (%s)", (node, uuids))
     for device in devices:
+        cores = None if device.cores is None else list(device.cores)
         cursor.execute(
             """INSERT INTO pyfi.device (node_id, uuid, parent, model, mem_mib, cores)
-               VALUES (%s::uuid, %s, %s, %s, %s, %s)
+               SELECT %(node)s::uuid, %(uuid)s, %(parent)s, %(model)s, %(mem_mib)s, %(cores)s
+               WHERE %(complete)s OR NOT EXISTS (SELECT FROM pyfi.agent
+                                                 WHERE node_id = %(node)s::uuid AND job_id IS NULL AND ended IS NULL)
                ON CONFLICT (node_id, uuid) DO UPDATE SET parent = excluded.parent, model = excluded.model,
                    mem_mib = excluded.mem_mib, cores = excluded.cores""",
-            (
-                node,
-                device.uuid,
-                device.parent,
-                device.model,
-                device.mem_mib,
-                None if device.cores is None else list(device.cores),
-            ),
-        )
+            {
+                "node": node, "uuid": device.uuid, "parent": device.parent, "model": device.model,
+                "mem_mib": device.mem_mib, "cores": cores, "complete": complete,
+            },
+        )  # fmt: skip
 
 
 def note(cursor: Cursor, agent: bytes, samples: Sequence[Sample]) -> None:

@@ -61,9 +61,11 @@ class Post:
             file.truncate(0)
             file.write(f"{os.getpid()}\n")
             file.flush()
-            yield
-            if self.token:
-                _clear(folder, self._lock)
+            try:
+                yield
+            finally:
+                if self.token:
+                    _clear(folder, self._lock)
 
     def refuse_second(self, cursor: Cursor) -> None:
         """Two state directories have two locks: the agent that the database knows of must be gone as well.

@@ -93,7 +93,7 @@ def _serve(settings: Settings, post: Post, unsafe: bool) -> int:
             blobs=settings.blob_dir,
             rules=Allow(settings.git.allow, settings.git.deny, own_files=settings.embedded),
             poll_seconds=settings.agent.poll_seconds,
-            kill_wait_seconds=settings.slurm.kill_wait_seconds,
+            kill_wait_seconds=settings.agent.kill_wait_seconds,
             max_value_bytes=settings.agent.max_value_bytes,
             keep=Keep(settings.retention.outcomes_days, settings.retention.events_days),
         )

@@ -49,8 +49,8 @@ class Respawner:
         try:
             return self._keep()
         finally:
+            # Slurm's warning comes again and again: an interpreter that is about to end has no handlers any more
             for number in _HANDED_ON:
-                # the interpreter gives up its handlers before it ends: one more warning would be its end
                 signal.signal(number, signal.SIG_IGN)
 
     def _keep(self) -> int:

@@ -43,8 +43,6 @@ class Slurm:
     python: str = key("", kinds.text, "the interpreter on compute nodes; empty: the one that submits")
     poll_seconds: int = key(10, kinds.whole(1, 3600), "between two looks at the queue")
     cluster: str = key("", kinds.text, "the cluster's name; empty: as Slurm says")
-    # Slurm's own default of KillWait
-    kill_wait_seconds: int = key(30, kinds.whole(1, 3600), "Slurm's KillWait: how long a job that is to end has")
     launcher: str = key(
         "auto", kinds.choice("auto", "slurm", "local"), "who runs pilots: Slurm (auto, slurm), or this machine alone"
     )
@@ -72,6 +70,8 @@ class Agent:
     poll_seconds: float = key(2.0, kinds.number(0.05, 3600), "between two looks at what is wanted, without a hint")
     network: str = key("default", kinds.text, "the network that this agent serves")
     max_value_bytes: int = key(2**30, kinds.whole(1024, 2**40), "the largest result of a call")
+    # Slurm's own default of KillWait
+    kill_wait_seconds: int = key(30, kinds.whole(1, 3600), "Slurm's KillWait: how long a job that is to end has")
     idle_minutes: float = key(30.0, kinds.number(0.05, 525_600), "after which `pyfi local` ends by itself")
 
 

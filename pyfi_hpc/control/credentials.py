@@ -15,6 +15,7 @@ from pathlib import Path
 from pyfi_hpc.config import Settings
 from pyfi_hpc.config.sections import SECTIONS
 from pyfi_hpc.config.surroundings import written
+from pyfi_hpc.control.leftovers import forget_job
 
 _NAME = re.compile(r"(?P<token>[0-9a-f]{32})\.ini")
 #: What an agent on another node reads; the rest is the submitter's own business.
@@ -75,10 +76,11 @@ def _travels(key: str) -> bool:
 
 
 def sweep(at: Path, over: Callable[[Collection[str]], Collection[str]]) -> int:
-    """Remove the files of jobs that have ended, as `over` tells of their tokens; how many there were."""
+    """Remove what is here of jobs that have ended, as `over` tells of their tokens; how many there were."""
     tokens = [match["token"] for match in map(_NAME.fullmatch, _names(at)) if match]
     gone = over(tokens) if tokens else ()
     for token in gone:
+        forget_job(at.parent, token)
         path(at, token).unlink(missing_ok=True)
     return len(gone)
 

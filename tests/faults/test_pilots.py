@@ -9,6 +9,7 @@ import pytest
 
 from pyfi_hpc.box.nvml import FakeGpu
 from pyfi_hpc.client import rows
+from pyfi_hpc.control.leftovers import forget_job
 from pyfi_hpc.errors import BadInput
 from tests.faults.own import change
 from tests.gpus import FakeDriver
@@ -79,6 +80,19 @@ def test_two_jobs_serve_one_node_at_once(site: Site) -> None:
     assert site.rows("SELECT status FROM pyfi.node") == [("UP",)]
 
 
+def test_what_a_killed_agent_leaves_goes_with_its_job(site: Site) -> None:
+    sent = job(site, None)
+    agent = sent.agent()
+    sent.serves("n1")
+    folder = site.home / "state" / "nodes" / "n1" / sent.token
+    agent.kill()
+    assert folder.is_dir()
+
+    forget_job(site.home / "state", sent.token)
+
+    assert not folder.exists()
+
+
 def test_a_second_agent_of_a_job_on_a_node_is_refused(site: Site, tmp_path: Path) -> None:
     sent = job(site, None)
     first = sent.agent()
@@ -124,6 +138,28 @@ def test_a_requeued_jobs_new_incarnation_takes_over_and_the_old_one_ends_for_goo
     assert sent.agents() == [("n2", 1)]
 
 
+def test_an_incarnation_that_was_out_of_reach_wakes_up_and_its_values_lose(site: Site) -> None:
+    site.processor("work", workers=1)
+    sent = job(site, ntasks=1)
+    old = sent.agent()
+    site.ready()
+    futures = site.submit("p.work", [(number, str(site.runs), 0.2) for number in range(6)])
+    eventually(lambda: len(site.executions()) > 1)
+
+    # slurmd is stopped, its node counts as down: the job is requeued while its old agent and worker are still there
+    old.stall()
+    sent.agent("n2", restarts=1)
+    assert [future.result(timeout=60) for future in futures] == [2 * number for number in range(6)]
+    decided = site.rows("SELECT id, worker_id FROM pyfi.outcome ORDER BY 1")
+    old.wake()
+
+    assert old.ended(60) == 2
+    assert "E_SUPERSEDED" in said(old)
+    site.quiet()
+    assert site.rows("SELECT id, worker_id FROM pyfi.outcome ORDER BY 1") == decided
+    assert max(site.executions().values()) == 2
+
+
 def test_an_agent_hears_from_the_jobs_row_that_it_is_superseded(site: Site) -> None:
     site.processor("work", workers=1)
     sent = job(site, ntasks=1)
@@ -162,7 +198,7 @@ def test_the_early_warning_drains_the_pilot(site: Site) -> None:
 @pytest.mark.parametrize("why", ["walltime", "preempted"])
 def test_what_cannot_finish_in_time_is_given_back_at_no_cost(site: Site, why: str) -> None:
     site.processor("work", workers=1)
-    agent = job(site, ntasks=1).agent(seconds=3600, variables={"PYFI_SLURM_KILL_WAIT_SECONDS": "2"})
+    agent = job(site, ntasks=1).agent(seconds=3600, variables={"PYFI_AGENT_KILL_WAIT_SECONDS": "2"})
     site.ready()
     (future,) = site.submit("p.work", [(7, str(site.runs), 60.0)])
     eventually(lambda: site.executions().get(future.id))
@@ -231,6 +267,24 @@ def test_a_node_by_hand_gives_out_its_gpus_and_shows_how_they_are_used(site: Sit
         lambda: site.rows("SELECT uuid, utilization FROM pyfi.device ORDER BY 1") == [("GPU-a", 0.99), ("GPU-b", 0.01)],
         timeout=20,
     )
+
+
+def test_a_jobs_gpus_are_not_given_out_by_the_agent_that_serves_its_node_by_hand(
+    site: Site, driver: FakeDriver
+) -> None:
+    driver.has(FakeGpu(uuid="GPU-a"), FakeGpu(uuid="GPU-b"))
+    site.processor("sees", workers=1)
+    site.processor("sees", name="other", workers=2, gpus=1)
+    sent = job(site, gpus_per_node="1", ntasks=None)
+    sent.agent(variables={"SLURM_GPUS_ON_NODE": "1", "SLURM_STEP_GPUS": "0", **driver.environment})
+    eventually(lambda: slots(site) == [("n1", "p", 0)], timeout=30)
+
+    site.agent("", "n1", respawn=False, job="", **driver.environment)
+
+    eventually(lambda: slots(site) == [("n1", "other", None), ("n1", "p", 0)], timeout=30)
+    given = site.rows("SELECT p.name, w.devices FROM pyfi.worker w JOIN pyfi.processor p ON p.id = w.processor_id")
+    assert sorted(given) == [("other", ["GPU-b"]), ("p", ["GPU-a"])]
+    assert site.client.call("other.sees", "CUDA_VISIBLE_DEVICES", timeout=30) in ("GPU-a", "GPU-b")
 
 
 def test_a_drained_node_is_emptied_at_once_and_takes_work_again_when_resumed(site: Site) -> None:

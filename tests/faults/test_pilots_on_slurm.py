@@ -37,7 +37,7 @@ class Pilots:
         output = f"--output={self.site.home}/job-%j"
         slurm_id = self.slurm.ask(
             "sbatch", "--parsable", "--open-mode=append", "--requeue", output, *options, str(script), *agent,
-            env=self.site.environment | {"PYFI_SLURM_KILL_WAIT_SECONDS": "2"},
+            env=self.site.environment | {"PYFI_AGENT_KILL_WAIT_SECONDS": "2"},
         )  # fmt: skip
         sent.change(slurm_id=slurm_id)
         return Job(self.site, sent.token, slurm_id)

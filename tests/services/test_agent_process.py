@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
@@ -18,7 +19,7 @@ from pyfi_hpc.agent.cores import cores_for
 from pyfi_hpc.db import schema
 from pyfi_hpc.db.embedded import ADMIN, ROLE, EmbeddedPostgres
 from pyfi_hpc.errors import BadInput
-from pyfi_hpc.processes import alive, children, end
+from pyfi_hpc.processes import alive, children, end, fingerprint
 from tests.support import eventually
 
 Start = Callable[..., "subprocess.Popen[str]"]
@@ -103,6 +104,27 @@ def test_a_second_agent_is_refused_from_another_state_directory_too(
     assert f"process {pid}" in said
 
 
+def test_a_process_that_only_has_the_number_of_a_lost_agent_is_not_taken_for_it(
+    server: EmbeddedPostgres, start: Start
+) -> None:
+    start("--host", "bystander")
+    pid = one_agent(server, "bystander")
+    with closing(psycopg2.connect(server.uri())) as connection, connection, connection.cursor() as cursor:
+        # another boot of the machine, and another pid namespace of this one
+        for other in (f"{uuid.uuid4()}:1:{pid}:1", fingerprint(pid).replace(":", ":9", 1)):
+            cursor.execute(
+                """WITH n AS (INSERT INTO pyfi.node (network_id, name, host) SELECT id, 'lost', 'lost' FROM pyfi.network
+                              ON CONFLICT (network_id, name) DO UPDATE SET host = 'lost' RETURNING id)
+                   INSERT INTO pyfi.agent (node_id, pid, process, cores, version, lease_until)
+                   SELECT id, %s, %s, '{0}', '', now() + interval '1 hour' FROM n""",
+                (pid, other),
+            )
+
+    start("--host", "lost")
+
+    assert one_agent(server, "lost", other_than=pid) != pid
+
+
 def test_an_agent_that_is_told_to_stop_leaves_the_node_free(server: EmbeddedPostgres, start: Start) -> None:
     agent = start("--host", "stopped", "--cores", "0")
     one_agent(server, "stopped")
@@ -134,6 +156,25 @@ def test_the_parent_passes_a_stop_on_and_ends_with_its_agent(server: EmbeddedPos
     assert parent.wait(20) == 0
     assert not alive(pid)
     assert agents(server, "told") == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR2])
+def test_a_parent_that_is_told_again_and_again_before_its_child_listens_ends_well(number: signal.Signals) -> None:
+    program = (
+        "import sys; from pyfi_hpc.agent.respawn import Respawner; "
+        "sys.exit(Respawner([sys.executable, '-c', 'print(1, flush=True); import time; time.sleep(600)'], {}).run())"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    parent.stdout.readline()
+
+    def told_again() -> bool:
+        parent.send_signal(number)
+        return parent.poll() is not None
+
+    eventually(told_again, timeout=20, interval=0.001)
+    assert parent.returncode == 0
+    parent.stdout.close()
 
 
 def test_an_agent_ends_with_its_killed_parent(server: EmbeddedPostgres, start: Start) -> None:

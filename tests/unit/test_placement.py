@@ -278,6 +278,14 @@ def test_a_gpu_that_a_job_was_granted_is_not_given_by_another_agent_of_its_node(
     ]
 
 
+def test_a_gpu_that_is_known_by_its_number_alone_is_its_agents_own() -> None:
+    numbered = Slot((0,), ("index:0",))
+
+    actions = plan([wanted("a"), wanted("b")], [pilot(numbered, of="a"), pilot(numbered, job="j2", of="b")], [])
+
+    assert slots_of(actions) == [(b"a", b"n1/j1", 0), (b"b", b"n1/j2", 0)]
+
+
 def test_a_job_that_ends_takes_nothing_new_and_finishes_what_it_has() -> None:
     nodes = [pilot(*one_core_each(2), ending=True), pilot(*one_core_each(2), job="j2")]
     old = worker("w", on="n1/j1", slot=0)
