@@ -127,7 +127,7 @@ class Cluster:
             "agent.poll_seconds": "0.5",
             "slurm.poll_seconds": "1",
             # as in its slurm.conf
-            "slurm.kill_wait_seconds": "2",
+            "agent.kill_wait_seconds": "2",
         }
 
     # faults; those of Slurm alone are in `slurm`

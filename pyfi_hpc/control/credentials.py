@@ -20,8 +20,6 @@ from pyfi_hpc.control.leftovers import forget_job
 _NAME = re.compile(r"(?P<token>[0-9a-f]{32})\.ini")
 #: What an agent on another node reads; the rest is the submitter's own business.
 _TRAVELS = ("database", "broker", "git", "paths", "agent", "retention")
-#: Of a section that does not, what an agent must know all the same.
-_ALSO = frozenset({"slurm.kill_wait_seconds"})
 #: Of this machine's cores, not of the node's.
 _STAYS = frozenset({"agent.cores", "agent.shared_cores"})
 
@@ -62,17 +60,14 @@ def as_ini(settings: Settings) -> str:
     }
     lines: list[str] = []
     for section in SECTIONS:
-        found = [
-            f"{key.partition('.')[2]} = {value}"
-            for key, value in given.items()
-            if key.startswith(f"{section}.") and _travels(key) and value
-        ]
-        lines += [f"[{section}]", *found] if found else []
+        if section in _TRAVELS:
+            lines.append(f"[{section}]")
+            lines += [
+                f"{key.partition('.')[2]} = {value}"
+                for key, value in given.items()
+                if key.startswith(f"{section}.") and key not in _STAYS and value
+            ]
     return "\n".join(lines) + "\n"
-
-
-def _travels(key: str) -> bool:
-    return key in _ALSO or (key.partition(".")[0] in _TRAVELS and key not in _STAYS)
 
 
 def sweep(at: Path, over: Callable[[Collection[str]], Collection[str]]) -> int:

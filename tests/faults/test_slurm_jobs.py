@@ -137,7 +137,10 @@ def test_a_submission_whose_sender_dies_in_the_midst_of_it_is_made_once(site: Cl
 def test_a_second_scheduler_takes_over_from_one_that_stalls_and_the_first_does_nothing_more(site: ClusterSite) -> None:
     first = next(each for each in site.schedulers if each.process.poll() is None)
     second = site.scheduler()
+
     first.stall()
+
+    # its lease would lapse a quarter of a minute later
     site.change("UPDATE pyfi.scheduler SET lease_until = NULL")
     site.leads(second)
     pilots = [site.send("-n", "1")]

@@ -33,7 +33,7 @@ def test_a_client_that_stalls_within_a_transaction_loses_what_it_holds_and_does_
     def is_free() -> bool:
         with closing(psycopg2.connect(database_uri)) as other, other, other.cursor() as cursor:
             cursor.execute("SELECT pg_try_advisory_xact_lock(%s)", (LOCK,))
-            return bool(cursor.fetchone()[0])
+            return cursor.fetchone() == (True,)
 
     link = Link(database_uri, "test", 10.0)
     with closing(link):
