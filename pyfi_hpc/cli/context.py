@@ -81,6 +81,12 @@ class Platform:
         session = self.client.session
         return Control(session.link, session.broker, launcher_for(self.settings), self.settings)
 
+    def refresh_jobs(self) -> None:
+        """Where no scheduler follows the jobs, see for ourselves how they are."""
+        from pyfi_hpc.control import submitting
+
+        submitting.refresh(self.control)
+
     def close(self) -> None:
         """End every connection."""
         self._open.close()

@@ -48,6 +48,8 @@ def _ls(kind: str, listed: Listed) -> None:
     @output_options
     @pass_platform
     def command(platform: Platform, out: Output) -> None:
+        if kind == "job":
+            platform.refresh_jobs()
         out.rows(platform.network.list(kind), listed.columns, listed.wide)
 
 
@@ -110,6 +112,7 @@ def show_job(platform: Platform, which: str, script: bool, out: Output) -> None:
     if script:
         click.echo(platform.network.job_script(which), nl=False)
     else:
+        platform.refresh_jobs()
         out.row(platform.network.show("job", which))
 
 

@@ -66,6 +66,7 @@ class Scheduler:
         self.leader = Leader(database, network, name)
         self._hands = Hands(self.leader, launcher, prepare)
         self._silence: str | None = None
+        self._cluster: str | None = None
         self._troubled = False
         self._wake, self._over = threading.Event(), threading.Event()
 
@@ -142,6 +143,7 @@ class Scheduler:
         actions, jobs = self.leader.write(lambda cursor: self._decide(cursor, seen, silent))
         for action in actions:
             self._hands.act(action, jobs.get(getattr(action, "job", b"")))
+        self._count_queries()
         if look:
             credentials.sweep(self._folder, lambda tokens: self.leader.write(lambda cursor: rows.over(cursor, tokens)))
         return self._more(actions)
@@ -178,6 +180,8 @@ class Scheduler:
         """What Slurm says of all jobs, in one query (two where tokens are looked for); None, True: it says nothing."""
         ids, tokens = pilots.asked(known), pilots.sought(known)
         try:
+            if self._cluster is None:
+                self._cluster = self._asked(self._launcher.cluster)
             found = self._asked(lambda: self._launcher.find(tokens)) if tokens else {}
             jobs = self._asked(lambda: self._launcher.observe(ids)) if ids else {}
             if self._silence is not None and not ids and not tokens:
@@ -206,9 +210,16 @@ class Scheduler:
                     " nothing is stopped before they were looked for again (E_SUSPECT_OBSERVATION)"
                 )
                 log.error("too many jobs seem to have gone at once", gone=action.gone, live=action.live)
+        scheduler = self.leader.scheduler
+        if seen is not None or self._silence is not None:
+            rows.note_poll(cursor, scheduler, answered=seen is not None, problem=problem)
+        if self._cluster is not None:
+            rows.name_cluster(cursor, scheduler, self._cluster)
+
+    def _count_queries(self) -> None:
         queries, self._hands.queries = self._hands.queries, 0
-        if seen is not None or queries or problem != self._silence:
-            rows.note_poll(cursor, self.leader.scheduler, queries=queries, answered=seen is not None, problem=problem)
+        if queries:
+            self.leader.write(lambda cursor: rows.count_queries(cursor, self.leader.scheduler, queries))
 
 
 def _calls_for_more(action: Action) -> bool:

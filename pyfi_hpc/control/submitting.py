@@ -8,6 +8,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,12 +22,12 @@ from pyfi_hpc.db import job_listing as listed
 from pyfi_hpc.db import jobs as rows
 from pyfi_hpc.db.jobs import Standing
 from pyfi_hpc.db.record import Cursor
-from pyfi_hpc.errors import BadInput, Unavailable
+from pyfi_hpc.errors import BadInput, PyfiError, Unavailable
 from pyfi_hpc.model.request import ResourceRequest
 from pyfi_hpc.model.status import JobStatus
 from pyfi_hpc.slurm.launcher import Launcher
 
-__all__ = ["Control", "HINT", "Standing", "submit", "turn_if_alone", "until"]
+__all__ = ["Control", "HINT", "Standing", "refresh", "submit", "turn_if_alone", "until"]
 
 #: What a hint says that tells of a change to jobs.
 HINT = "jobs"
@@ -146,6 +147,17 @@ def turn_if_alone(control: Control, scheduler: str) -> bool:
         return rows.is_led(cursor, rows.scheduler_id(cursor, control.network, scheduler))
 
     return not control.database.run(led) and control.scheduler(scheduler).once()
+
+
+def refresh(control: Control) -> None:
+    """Where jobs are live and nobody follows them, follow them once; what cannot be asked stays as it is on record."""
+
+    def unled(cursor: Cursor) -> list[str]:
+        return rows.unled(cursor, control.network)
+
+    for name in control.database.run(unled):
+        with suppress(PyfiError):
+            control.scheduler(name).once()
 
 
 def until(control: Control, token: str, done: Callable[[Standing], bool], seconds: float | None = None) -> Standing:

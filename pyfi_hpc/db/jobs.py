@@ -124,17 +124,29 @@ def is_led(cursor: Cursor, scheduler: str) -> bool:
     return bool(row and row[0])
 
 
-def note_poll(cursor: Cursor, scheduler: str, *, queries: int, answered: bool, problem: str | None) -> None:
-    """How often Slurm was asked, whether it answered, and what is wrong."""
+def unled(cursor: Cursor, network: str) -> list[str]:
+    """The names of the schedulers that have live jobs and nobody who leads."""
     cursor.execute(
-        """UPDATE pyfi.scheduler SET queries = queries + %s, problem = %s,
-               polled = CASE WHEN %s THEN clock_timestamp() ELSE polled END WHERE id = %s::uuid""",
-        (queries, problem, answered, scheduler),
+        """SELECT s.name FROM pyfi.scheduler s JOIN pyfi.network n ON n.id = s.network_id
+           WHERE n.name = %s AND coalesce(s.lease_until < clock_timestamp(), true)
+               AND EXISTS (SELECT FROM pyfi.job j WHERE j.scheduler_id = s.id AND j.status <> 'ENDED')
+           ORDER BY s.name""",
+        (network,),
+    )
+    return [row[0] for row in cursor.fetchall()]
+
+
+def note_poll(cursor: Cursor, scheduler: str, *, answered: bool, problem: str | None) -> None:
+    """Whether Slurm answered just now, and what is wrong."""
+    cursor.execute(
+        """UPDATE pyfi.scheduler SET problem = %s, polled = CASE WHEN %s THEN clock_timestamp() ELSE polled END
+           WHERE id = %s::uuid""",
+        (problem, answered, scheduler),
     )
 
 
 def count_queries(cursor: Cursor, scheduler: str, queries: int) -> None:
-    """Slurm was asked so often besides."""
+    """Slurm was asked so often."""
     cursor.execute("UPDATE pyfi.scheduler SET queries = queries + %s WHERE id = %s::uuid", (queries, scheduler))
 
 

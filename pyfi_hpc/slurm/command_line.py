@@ -30,14 +30,16 @@ _ENFORCING = {"associations", "limits", "qos", "safe", "wckeys", "all"}
 _LATELY = "now-7days"
 #: Word in a refusal → how to find what would be accepted.
 _CURES: Mapping[str, str] = {
-    "partition": "sinfo lists the partitions",
-    "account": "sacctmgr show associations user=$USER lists the accounts",
     "qos": "sacctmgr show associations user=$USER format=account,qos lists what is allowed",
+    "account": "sacctmgr show associations user=$USER lists the accounts",
+    "partition": "sinfo lists the partitions",
     "time": "scontrol show partition has the longest time",
     "node": "sinfo --Node --long lists what the nodes have",
     "memory": "sinfo --Node --long lists what the nodes have",
     "gres": "sinfo --format='%N %G' lists what the nodes have",
 }
+#: Commands that ask slurmdbd; all others ask slurmctld.
+_OF_ACCOUNTING = ("sacct", "sacctmgr")
 
 
 class SlurmCommands:
@@ -142,7 +144,7 @@ class SlurmCommands:
         """The jobs that accounting knows; none while it does not answer, which says nothing about any of them."""
         separator = parsing.new_separator()
         fields = f"--format={','.join(parsing.ACCOUNTING_FIELDS)}"
-        shape = ("--allocations", "--duplicates", "--array", "--noheader", "--parsable", f"--delimiter={separator}")
+        shape = ("--allocations", "--duplicates", "--noheader", "--parsable", f"--delimiter={separator}")
         try:
             answer = self._answer("sacct", *shape, fields, *which)
         except Unavailable as error:
@@ -240,18 +242,24 @@ class SlurmCommands:
             ) from error
 
     def _unavailable(self, program: str, told: str) -> Unavailable:
-        peer = self._peer()
-        what = f"{program} got no answer from {peer}: {told}"
-        return Unavailable("E_SLURM", what, at=peer, cure="scontrol ping says whether slurmctld is up", said=told)
+        conf = self._conf()
+        if program in _OF_ACCOUNTING:
+            peer, cure = (
+                f"slurmdbd {parsing.accounting_host(conf)}",
+                "sacctmgr list cluster says whether slurmdbd is up",
+            )
+        else:
+            peer, cure = f"slurmctld {parsing.controller(conf)}", "scontrol ping says whether slurmctld is up"
+        what = f"{program} got no answer from {peer.strip()}: {told}"
+        return Unavailable("E_SLURM", what, at=peer.strip(), cure=cure, said=told)
 
-    def _peer(self) -> str:
-        """Who should have answered, by the configuration file, where there is one to read."""
+    def _conf(self) -> str:
+        """The configuration file, where there is one to read: it says who should have answered."""
         file = self._extra.get("SLURM_CONF") or os.environ.get("SLURM_CONF") or str(DEFAULT_CONF)
         try:
-            named = parsing.controller(Path(file).read_text(errors="replace"))
+            return Path(file).read_text(errors="replace")
         except OSError:
-            named = ""
-        return f"slurmctld at {named}" if named else "slurmctld"
+            return ""
 
 
 def _keeps_accounts(config: Mapping[str, str]) -> bool:

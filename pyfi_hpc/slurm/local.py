@@ -36,7 +36,7 @@ KEPT_SECONDS = 7 * 86_400.0
 class LocalJobs:
     """Jobs of this machine, in `folder`; they outlive the process that submits them.
 
-    Of a submission's options `--comment`, `--time`, `--signal`, `--chdir` and `--output` count (`%j` is the number),
+    Of a submission's options `--comment`, `--time`, `--signal`, `--chdir` and `--output` count (with `%j`, `%A`, `%x`),
     and those that cannot be kept are refused; resources are neither checked nor limited. A script sees PYFI_JOB_ID
     and, with a time limit, PYFI_JOB_ENDS_AT (seconds since 1970). Whatever runs when a job is cancelled, its time is
     up, or its script has ended, gets SIGTERM, and SIGKILL after the grace.
@@ -45,8 +45,11 @@ class LocalJobs:
     kind = "local"
     step: Sequence[str] = ()
 
-    def __init__(self, folder: Path, *, grace_seconds: float = 10.0) -> None:
-        """`folder` is made when it is needed; `grace_seconds` lie between SIGTERM and SIGKILL."""
+    def __init__(self, folder: Path, *, grace_seconds: float = 30.0) -> None:
+        """`folder` is made when it is needed; `grace_seconds` lie between SIGTERM and SIGKILL.
+
+        The default is Slurm's own. Source: slurm.conf(5), KillWait.
+        """
         self.folder, self._grace = folder, grace_seconds
 
     # jobs
@@ -64,6 +67,7 @@ class LocalJobs:
         arguments = submission.arguments
         return {
             "token": submission.token,
+            "name": (option(arguments, "--job-name", "-J") or "sbatch").replace("/", "_"),
             "comment": option(arguments, "--comment") or "",
             "arguments": list(arguments),
             # 0 is no limit. Source: sbatch(1), --time

@@ -144,9 +144,10 @@ def by_token(rows: Iterable[Row], tokens: Iterable[str]) -> dict[str, Observatio
 
 
 def _one(rows: Sequence[Row]) -> Observation:
-    """The job of one token: the liveliest of its base ids, should there be two."""
+    """The job of one token: the liveliest, should there be two, and of like ones the last."""
     found = by_id(rows)
-    whole = [found[base] for base in {row.seen.job.partition("_")[0] for row in rows}]
+    bases = dict.fromkeys(row.seen.job.partition("_")[0] for row in reversed(rows))
+    whole = [found[base] for base in bases]
     status = together(seen.status for seen in whole)
     return next(seen for seen in whole if seen.status is status)
 
@@ -235,9 +236,18 @@ def config(text: str) -> Mapping[str, str]:
 
 
 def controller(conf: str) -> str:
-    """The controllers that a slurm.conf names, to tell a person who did not answer; "" where it names none."""
-    found = re.findall(r"^\s*(?:SlurmctldHost|ControlMachine)\s*=\s*([^\s#]+)", conf, re.IGNORECASE | re.MULTILINE)
-    return ", ".join(found)
+    """Where slurmctld is by a slurm.conf, to tell a person who did not answer; "" where it does not say."""
+    return _hosts(conf, "SlurmctldHost|ControlMachine")
+
+
+def accounting_host(conf: str) -> str:
+    """Where slurmdbd is by a slurm.conf; "" where it does not say."""
+    return _hosts(conf, "AccountingStorageHost")
+
+
+def _hosts(conf: str, keys: str) -> str:
+    found = re.findall(rf"^\s*(?:{keys})\s*=\s*([^\s#]+)", conf, re.IGNORECASE | re.MULTILINE)
+    return f"at {', '.join(found)}" if found else ""
 
 
 def submitted(text: str) -> JobId | None:

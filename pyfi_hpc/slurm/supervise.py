@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -96,8 +97,7 @@ class Supervisor:
         environment = {**os.environ, "PYFI_JOB_ID": self.folder.name}
         if job["limit_seconds"] is not None:
             environment["PYFI_JOB_ENDS_AT"] = str(int(time.time() + job["limit_seconds"]))
-        file = Path(job["output"].replace("%j", self.folder.name) or self.folder / marks.OUTPUT)
-        with open(os.devnull) as nothing, open(file, "ab") as output:
+        with open(os.devnull) as nothing, open(self._output(), "ab") as output:
             return subprocess.Popen(
                 ["bash", str(self.folder / marks.SCRIPT)],
                 stdin=nothing,
@@ -108,6 +108,12 @@ class Supervisor:
                 start_new_session=True,
                 preexec_fn=_as_child_of(os.getpid()),
             )
+
+    def _output(self) -> Path:
+        """Where the output goes: as asked, from the job's folder on. Source: sbatch(1), "filename pattern"."""
+        values = {"%": "%", "j": self.folder.name, "A": self.folder.name, "x": self.job["name"]}
+        asked = re.sub("%([%jAx])", lambda found: values[found[1]], self.job["output"])
+        return Path(self.job["chdir"]) / asked if asked else self.folder / marks.OUTPUT
 
     def _wait(self) -> None:
         """Sleep until something is due, a child ends or somebody wants the job to end."""

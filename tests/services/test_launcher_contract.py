@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import os
 import signal
@@ -158,6 +159,12 @@ def test_to_cancel_a_job_that_is_not_known_is_no_error(service: Service) -> None
     service.launcher.cancel("987654")
 
 
+def test_the_output_goes_where_it_was_asked_to(service: Service) -> None:
+    job = service.submit("echo hello", f"--output={service.folder}/100%%-%x-%j.out", name="mine")
+    service.ended(job)
+    assert (service.folder / f"100%-mine-{job}.out").read_text() == "hello\n"
+
+
 @pytest.mark.parametrize(
     "option", ["--partition=nowhere", "--time=soon", "--dependency=afterok:987654x", "--begin=never"]
 )
@@ -255,9 +262,8 @@ def test_a_requeued_job_has_restarted(slurm: SlurmCluster, cluster_service: Serv
     job = cluster_service.submit("sleep 600", "--requeue")
     cluster_service.running(job)
     slurm.run("scontrol", "requeue", job)
-    again = eventually(lambda: seen if (seen := cluster_service.look(job)).restarts else None, timeout=PATIENCE)
-    assert again is not None and again.restarts == 1
-    assert cluster_service.running(job).restarts == 1
+    again = cluster_service.until(job, JobStatus.PENDING)
+    assert (again.restarts, again.exit_code, again.ended) == (1, None, None)
 
 
 def test_a_job_requeued_and_held_has_not_ended(slurm: SlurmCluster, cluster_service: Service) -> None:
@@ -397,6 +403,14 @@ def test_without_its_controller_every_method_is_unavailable_and_names_it(killed:
     assert refusals(launcher) == dict.fromkeys(METHODS, "E_SLURM 127.0.0.1")
 
 
+def save(cluster: SlurmCluster, job: str) -> None:
+    """The job is on the controller's disk: it writes every few seconds, and killed before, it forgets the job."""
+    mark = new_token()
+    cluster.run("scontrol", "update", f"jobid={job}", f"comment={mark}")
+    file = cluster.home / "state" / "job_state"
+    eventually(lambda: mark.encode() in file.read_bytes(), timeout=PATIENCE)
+
+
 @pytest.mark.parametrize("patience", [0.5, 30.0], ids=["we give up first", "Slurm gives up first"])
 def test_with_a_stalled_controller_every_method_is_unavailable(stalled: SlurmCluster, patience: float) -> None:
     launcher = SlurmCommands(
@@ -405,10 +419,25 @@ def test_with_a_stalled_controller_every_method_is_unavailable(stalled: SlurmClu
     assert refusals(launcher) == dict.fromkeys(METHODS, "E_SLURM 127.0.0.1")
 
 
+def test_a_submission_that_was_given_up_is_found_by_its_token(frail: SlurmCluster, tmp_path: Path) -> None:
+    service, token = slurm_of(frail, tmp_path), new_token()
+    hasty = SlurmCommands(environment=frail.environment, submit_patience_seconds=0.5)
+    frail.stall("slurmctld")
+    try:
+        with pytest.raises(Unavailable):
+            hasty.submit(service.submission("true", "--hold", token=token))
+    finally:
+        frail.resume("slurmctld")
+    # it had been sent, and Slurm takes it though nobody waits for the answer
+    eventually(lambda: service.launcher.find([token]), timeout=PATIENCE)
+    frail.clear()
+
+
 def test_a_controller_that_was_away_says_again_how_its_jobs_are(frail: SlurmCluster, tmp_path: Path) -> None:
     service = slurm_of(frail, tmp_path)
     job = service.submit("sleep 600")
     service.running(job)
+    save(frail, job)
     frail.kill_slurmctld()
     with pytest.raises(Unavailable):
         service.look(job)
@@ -446,6 +475,73 @@ def test_ids_that_are_given_out_again_are_told_apart_by_their_tokens(frail: Slur
     frail.clear()
 
 
+# of a site that keeps accounts
+
+
+@pytest.fixture(scope="module")
+def kept() -> Iterator[SlurmCluster]:
+    """A cluster with accounting, which keeps comments too."""
+    with SlurmCluster(nodes=1, accounting=True, extra=["AccountingStoreFlags=job_comment"]) as cluster:
+        yield cluster
+
+
+def forget(cluster: SlurmCluster) -> None:
+    """The controller does not know any job any more."""
+    cluster.kill_slurmctld()
+    cluster.lose_state()
+    bring_back(cluster)
+
+
+def test_accounting_tells_how_a_job_ended_that_slurm_forgot(kept: SlurmCluster, tmp_path: Path) -> None:
+    service, token = slurm_of(kept, tmp_path), new_token()
+    job = service.submit("exit 3", token=token, note="a|b\nc")
+    array = service.submit("exit 4", "--array=0-1")
+    ended = service.ended(job)
+    service.ended(array)
+    # accounting hears of everything a little later, and of an element's number after its end
+    asked = ("sacct", "--allocations", "--noheader", "--parsable2", "--format=JobID,State", f"--jobs={job},{array}")
+    all_of_them = {f"{each}|FAILED" for each in (job, f"{array}_0", f"{array}_1")}
+    eventually(lambda: set(kept.ask(*asked).splitlines()) == all_of_them, timeout=PATIENCE)
+    forget(kept)
+    before = queries(service.launcher)
+    seen = service.launcher.observe([job, array, f"{array}_1", "987654"])
+    assert seen[job] == dataclasses.replace(ended, reason=None)
+    assert (seen[f"{array}_1"].exit_code, seen[array].exit_code) == ("4:0", "4:0")
+    assert seen["987654"].status is JobStatus.UNKNOWN
+    assert queries(service.launcher) - before == Counter(squeue=1, scontrol=1, sacct=1)
+    assert service.launcher.find([token])[token].job == job
+
+
+def test_the_accounts_are_those_of_the_user(kept: SlurmCluster) -> None:
+    assert "lab" in (SlurmCommands(environment=kept.environment).accounts() or ())
+
+
+@pytest.mark.parametrize(("option", "cure"), [("--account=nobody", "accounts"), ("--qos=nothing", "qos")])
+def test_an_account_or_qos_that_is_not_allowed_is_refused(
+    kept: SlurmCluster, tmp_path: Path, option: str, cure: str
+) -> None:
+    with pytest.raises(BadInput) as refused:
+        slurm_of(kept, tmp_path).submit("true", option)
+    assert refused.value.code == "E_SUBMIT"
+    assert cure in str(refused.value.cure)
+
+
+def test_without_its_accounting_a_job_is_unknown_and_the_others_are_seen(kept: SlurmCluster, tmp_path: Path) -> None:
+    service = slurm_of(kept, tmp_path)
+    job = service.submit("true", "--hold")
+    kept.stall("slurmdbd")
+    try:
+        launcher = SlurmCommands(environment=kept.environment, patience_seconds=2)
+        seen = launcher.observe([job, "987654"])
+        assert (seen[job].status, seen["987654"].status) == (JobStatus.PENDING, JobStatus.UNKNOWN)
+        with pytest.raises(Unavailable) as refused:
+            launcher.accounts()
+        assert "slurmdbd at" in str(refused.value)
+    finally:
+        kept.resume("slurmdbd")
+    kept.clear()
+
+
 # of this machine
 
 
@@ -464,7 +560,8 @@ import os, signal, sys
 from pathlib import Path
 from pyfi_hpc.slurm.launcher import Submission
 from pyfi_hpc.slurm.local import LocalJobs
-print(LocalJobs(Path(sys.argv[1])).submit(Submission("a" * 32, "#!/bin/bash\\nread < $0.go; exit 7\\n")), flush=True)
+script = "#!/bin/bash\\nuntil [ -e $0.go ]; do sleep 0.05; done; exit 7\\n"
+print(LocalJobs(Path(sys.argv[1])).submit(Submission("a" * 32, script)), flush=True)
 os.kill(0, signal.SIGKILL)
 """
 
@@ -477,8 +574,7 @@ def test_a_local_job_outlives_its_submitter_and_all_of_its_group(here: Service) 
     assert done.returncode == -signal.SIGKILL
     job = done.stdout.strip()
     assert here.running(job).token == "a" * 32
-    os.mkfifo(jobs / job / "script.go")
-    (jobs / job / "script.go").write_text("\n")
+    (jobs / job / "script.go").touch()
     assert here.ended(job).exit_code == "7:0"
 
 

@@ -278,7 +278,8 @@ def test_complaints_are_told_once_and_without_the_commands_name() -> None:
 
 def test_the_controllers_name_is_read_from_the_configuration() -> None:
     conf = "ClusterName=c\n# SlurmctldHost=old\n slurmctldhost = head1(10.0.0.1) # first\nSlurmctldHost=head2\n"
-    assert parsing.controller(conf) == "head1(10.0.0.1), head2"
+    assert parsing.controller(conf) == "at head1(10.0.0.1), head2"
+    assert parsing.accounting_host(conf) == ""
 
 
 def test_a_job_sees_no_password_of_ours_and_no_variable_that_slurm_obeys() -> None:
