@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -22,6 +23,10 @@ from pyfi_hpc.worker.interrupts import FROM_SLURM
 #: What of a worker's output may pile up in memory before its agent lets the older part go.
 _OUTPUT_KEPT_BYTES = 8 * 1024 * 1024
 _PASSED = ("PATH", "LANG", "LC_ALL", "TZ", "TMPDIR", "HOME", "USER", "LOGNAME", "SHELL", "LD_LIBRARY_PATH")
+#: Names the variables that the set-up of a pilot's script has exported, see `slurm/pilot.sbatch`.
+SETUP_VARIABLE = "PYFI_SETUP"
+#: Of those, what is not a worker's: where the shell was, our settings, and another Python than its own.
+_NO_SETUP = re.compile(r"_|PWD|OLDPWD|SHLVL|PYFI_.*|PYTHON.*")
 
 
 #: Why an agent gave a running call back at no cost.
@@ -46,11 +51,16 @@ class Launch:
 
 
 def environment(cores: Sequence[int], extra: Mapping[str, str]) -> dict[str, str]:
-    """A worker's environment: nothing of ours, no secrets, numeric libraries told how many cores there are."""
+    """A worker's environment: nothing of ours, no secrets, numeric libraries told how many cores there are.
+
+    What the set-up of a pilot's script has exported is its owner's wish, and goes over all but the worker's devices.
+    """
     kept = {name: os.environ[name] for name in _PASSED if name in os.environ}
+    wanted = [name for name in os.environ.get(SETUP_VARIABLE, "").split() if not _NO_SETUP.fullmatch(name)]
+    setup = {name: os.environ[name] for name in wanted if name in os.environ}
     threads = str(len(cores))
     limits = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), threads)
-    return {**kept, **limits, "PYTHONUNBUFFERED": "1", **extra}
+    return {**kept, **limits, "PYTHONUNBUFFERED": "1", **setup, **extra}
 
 
 @contextlib.contextmanager
