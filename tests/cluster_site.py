@@ -19,9 +19,11 @@ from typing import Any
 import psycopg2
 
 from pyfi_hpc.agent import kernel
-from pyfi_hpc.box.cluster import Cluster, ini_text
+from pyfi_hpc.box.cluster import Cluster, Service, ini_text
 from pyfi_hpc.box.postgres import ADMIN, ROLE
-from pyfi_hpc.db import schema
+from pyfi_hpc.control import submitting
+from pyfi_hpc.db import jobs, schema
+from pyfi_hpc.model.request import ResourceRequest
 from pyfi_hpc.model.status import SPENDS_BUDGET
 from pyfi_hpc.processes import end
 from tests import hasty_scheduler
@@ -116,6 +118,19 @@ class ClusterSite(Site):
         """`pyfi submit` for the processor."""
         return Pilot(self, self.pyfi("submit", "--parsable", "--processor", "p", *options).strip())
 
+    def wanted(self, tasks: int = 2) -> str:
+        """Put a pilot on record, as `pyfi submit` does before Slurm is asked; its token."""
+        token, request = uuid.uuid4().hex, ResourceRequest(ntasks=tasks)
+
+        def record(cursor: Any) -> None:
+            scheduler = jobs.scheduler_id(cursor, "default", jobs.find_or_make_scheduler(cursor, "default", None))
+            processor = jobs.ask_processor(cursor, "default", "p", request)
+            jobs.want(cursor, scheduler, token=token, processor=processor, request=request, workers=tasks)
+
+        self.client.session.link.run(record)
+        self.client.session.broker.hint("default", submitting.HINT)
+        return token
+
     def cancel(self, pilot: Pilot) -> None:
         """As a person does it with `pyfi cancel`."""
         self.client.network.cancel_job(pilot.id)
@@ -147,7 +162,33 @@ class ClusterSite(Site):
         with closing(psycopg2.connect(self.database_uri)) as connection, connection, connection.cursor() as cursor:
             cursor.execute(statement, values or None)
 
+    @contextmanager
+    def blocked(self, node: str, service: Service) -> Iterator[None]:
+        """Meanwhile nothing comes through between the node and the service."""
+        self.cluster.block(node, service)
+        try:
+            yield
+        finally:
+            self.cluster.unblock(node, service)
+
     # looking
+
+    def live(self) -> list[Pilot]:
+        """The jobs that have not ended, oldest first."""
+        return [pilot for pilot in self.pilots() if pilot.row("status") != "ENDED"]
+
+    def given_again(self, futures: Sequence[Any]) -> bool:
+        """Whether any of these calls was begun more than once."""
+        executions = self.executions()
+        return any(executions.get(future.id, 0) > 1 for future in futures)
+
+    def host_of(self, pid: int) -> str:
+        """The name of the host of the box that a process is on, where hosts are isolated."""
+        space = os.readlink(f"/proc/{pid}/ns/uts")
+        found = [
+            name for name, host in self.cluster.slurm.hosts.items() if os.readlink(f"/proc/{host.pid}/ns/uts") == space
+        ]
+        return found[0]
 
     def pilots(self) -> list[Pilot]:
         """Every job on record that Slurm has, oldest first."""
@@ -192,12 +233,10 @@ class ClusterSite(Site):
 
     # checking
 
-    def begin(self) -> None:
+    def begin(self, **patience: Any) -> None:
         """Somebody leads."""
-        for scheduler in self.schedulers:
-            if scheduler.process.poll() is None:
-                return
-        self.leads(self.scheduler())
+        if not any(scheduler.process.poll() is None for scheduler in self.schedulers):
+            self.leads(self.scheduler(**patience))
 
     def settle(self) -> None:
         """Every pilot has ended, each was submitted once, every call has its one outcome, and nothing is left over."""
@@ -215,9 +254,9 @@ class ClusterSite(Site):
         eventually(lambda: not self.rows("SELECT FROM pyfi.job WHERE status <> 'ENDED'"), timeout=90, interval=0.2)
 
     def one_submission_each(self) -> None:
-        """No job was submitted twice, and Slurm knows each that is on record as submitted."""
-        on_record = sorted(token for (token,) in self.rows("SELECT token FROM pyfi.job WHERE slurm_id IS NOT NULL"))
-        assert self.submissions() == on_record
+        """Slurm has no job twice, as far as it knows them still."""
+        submissions = self.submissions()
+        assert submissions == sorted(set(submissions)), f"submitted more than once: {submissions}"
 
     def left_behind(self) -> list[str]:
         """What there is still of pilots that have ended, and of agents in them."""
