@@ -129,6 +129,15 @@ def needs(x, log, file):
     return x
 
 
+def once_slow(x, log, flag, seconds):
+    """Takes so long at its first run, then no time."""
+    note(log)
+    if not os.path.exists(flag):
+        open(flag, "w").close()
+        time.sleep(seconds)
+    return x * 2
+
+
 def once_killed(x, log, flag):
     """Dies at its first run, then works."""
     note(log)

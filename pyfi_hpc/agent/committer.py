@@ -27,7 +27,7 @@ from pyfi_hpc.agent.mending import Mender
 from pyfi_hpc.agent.spool import Spool
 from pyfi_hpc.agent.verdicts import Verdict, single
 from pyfi_hpc.brokers.base import Broker, Confirm, Delivery, Publication, Reason
-from pyfi_hpc.db import record
+from pyfi_hpc.db import record, sessions
 from pyfi_hpc.db.record import Cursor, NewAttempt, NewHold
 from pyfi_hpc.failpoints import reach
 from pyfi_hpc.model.status import AttemptStatus, HoldState
@@ -263,7 +263,7 @@ class Committer(threading.Thread):
                     record.park_holds(cursor, _parked(parking))
                 after.parked.extend(parking)
                 after.dropped.extend(dropping)
-            except (psycopg2.OperationalError, psycopg2.InterfaceError) as error:
+            except sessions.LOST as error:
                 self._lost(error, finished, tries)
                 tries += 1
             except psycopg2.Error as error:

@@ -21,6 +21,7 @@ from pyfi_hpc.agent.committer import Within
 from pyfi_hpc.blobs.collection import Collected
 from pyfi_hpc.control import retention
 from pyfi_hpc.control.retention import Keep, Step
+from pyfi_hpc.db import sessions
 from pyfi_hpc.db.record import Cursor
 
 log = structlog.get_logger("pyfi.agent")
@@ -75,7 +76,7 @@ def _batch(cursor: Cursor, keep: Keep, at: Step) -> Step | None:
     cursor.execute("SAVEPOINT retention")
     try:
         return retention.step(cursor, keep, at)
-    except (psycopg2.OperationalError, psycopg2.InterfaceError):
+    except sessions.LOST:
         raise
     except psycopg2.Error as error:
         cursor.execute("ROLLBACK TO SAVEPOINT retention")

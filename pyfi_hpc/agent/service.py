@@ -15,7 +15,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import psycopg2
 import structlog
 
 from pyfi_hpc.agent import ending, keeper
@@ -37,7 +36,7 @@ from pyfi_hpc.agent.spool import Spool, Spooled
 from pyfi_hpc.brokers.base import Broker, Delivery, Publication, dead_queue
 from pyfi_hpc.control import reconcile
 from pyfi_hpc.control.retention import Keep
-from pyfi_hpc.db import record
+from pyfi_hpc.db import record, sessions
 from pyfi_hpc.db.record import Due, Key
 from pyfi_hpc.envs.build import EnvironmentCache
 from pyfi_hpc.envs.repository import Allow
@@ -82,7 +81,7 @@ class Service:
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._bell, selectors.EVENT_READ, None)
         self._spool = Spool(state / "spool", self.id)
-        connect = partial(_connect, database_uri)
+        connect = partial(sessions.opened, database_uri, "pyfi-agent")
         self._mender = Mender(broker)
         self._committer = Committer(
             connect, broker, self._mender, self._network, self.id, self._spool, self._from_committer, self._due_in
@@ -98,7 +97,9 @@ class Service:
             self._dispatcher, builder, self._committer.put, self._intake.lots.get, self._watch, self._forget,
             self.look_soon, scratch, blobs, max_value_bytes,
         )  # fmt: skip
-        self._housekeeping = Housekeeping(keep or Keep(), blobs, connect, self._committer.put, self.post, builder.spare)
+        # it holds a lock while it walks through a folder
+        patient = partial(connect, patient=True)
+        self._housekeeping = Housekeeping(keep or Keep(), blobs, patient, self._committer.put, self.post, builder.spare)
         self._sampler = Sampler([each.uuid for each in application.devices], self._sampled)
         #: newest samples of the GPUs, written with the next look
         self._samples: tuple[Sample, ...] = ()
@@ -469,17 +470,6 @@ def _skipped(index: int) -> Item:
 
 def _interest(process: WorkerProcess) -> int:
     return selectors.EVENT_READ | (selectors.EVENT_WRITE if process.wants_to_write else 0)
-
-
-def _connect(uri: str) -> Any:
-    return psycopg2.connect(
-        uri.replace("postgresql+psycopg2://", "postgresql://", 1),
-        application_name="pyfi-agent",
-        connect_timeout=5,
-        keepalives_idle=5,
-        keepalives_interval=2,
-        keepalives_count=3,
-    )
 
 
 def host_name() -> str:

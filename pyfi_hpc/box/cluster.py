@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Literal, Self
 
 from pyfi_hpc.box.postgres import ADMIN, ROLE, Postgres
 from pyfi_hpc.box.rabbitmq import RabbitMQ
@@ -22,6 +22,8 @@ from pyfi_hpc.errors import BadInput
 
 #: The file that names every folder of a cluster.
 TRACES = "traces"
+#: What a node may lose sight of.
+Service = Literal["broker", "database", "slurmctld"]
 #: Called with one line for each step of a start.
 Tell = Callable[[str], None]
 
@@ -124,7 +126,32 @@ class Cluster:
             "agent.shared_cores": "yes",
             "agent.poll_seconds": "0.5",
             "slurm.poll_seconds": "1",
+            # as in its slurm.conf
+            "agent.kill_wait_seconds": "2",
         }
+
+    # faults; those of Slurm alone are in `slurm`
+
+    def block(self, node: str, service: Service) -> None:
+        """Let nothing through between a node and one service, and tell neither.
+
+        Raises:
+            BadInput: the nodes are beside each other on one machine.
+        """
+        self.slurm.places.block(node, *self._where(service))
+
+    def unblock(self, node: str, service: Service) -> None:
+        """Let everything through again."""
+        self.slurm.places.unblock(node, *self._where(service))
+
+    def _where(self, service: Service) -> tuple[str, int | None]:
+        match service:
+            case "broker":
+                return self.slurm.address, self.rabbitmq.port
+            case "database":
+                return self.slurm.address, self.postgres.port
+            case "slurmctld":
+                return self.slurm.plan.controller.address, None
 
     def _write_settings(self, home: Path) -> None:
         with open(os.open(self.ini, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as file:

@@ -49,7 +49,9 @@ class Network:
             f"link add {host.name} type veth peer name eth0 netns {host.pid}", f"link set {host.name} master bridge up"
         )
         address = f"address add {self.address_of(number)}/24 dev eth0"
-        ip(address, "link set eth0 up", "link set lo up", inside=host)
+        # `block` comes before the table of local addresses, which is the first one otherwise
+        local = ("rule add pref 2 table local", "rule delete pref 0")
+        ip(address, "link set eth0 up", "link set lo up", *local, inside=host)
 
     def unplug(self, host: Host) -> None:
         """Take its cable away; one that has gone with its host is no error."""
@@ -62,6 +64,14 @@ class Network:
     def heal(self, host: Host) -> None:
         """Let everything through again."""
         self._in_switch(f"link set {host.name} up")
+
+    def block(self, host: Host, address: str, port: int | None = None) -> None:
+        """Let nothing through between `host` and what listens at an address, and tell neither. Source: ip-rule(8)."""
+        ip(*(f"rule add {rule}" for rule in _blocking(address, port)), inside=host)
+
+    def unblock(self, host: Host, address: str, port: int | None = None) -> None:
+        """Let everything through again that was blocked so."""
+        ip(*(f"rule delete {rule}" for rule in _blocking(address, port)), inside=host)
 
     def _in_switch(self, *lines: str) -> None:
         ip(*lines, inside=self.switch)
@@ -83,6 +93,12 @@ def ip(*lines: str, inside: Host | None = None, check: bool = True) -> None:
     done = subprocess.run([*enter, "ip", "-batch", "-"], input=_joined(lines), capture_output=True, text=True)
     if check and done.returncode:
         raise Unavailable("E_INTERNAL", f"ip {' / '.join(lines)}: {done.stderr.strip()}")
+
+
+def _blocking(address: str, port: int | None) -> Iterable[str]:
+    """What is dropped on a host, on its way out and on its way in."""
+    ports = ("", "") if port is None else (f"ipproto tcp dport {port} ", f"ipproto tcp sport {port} ")
+    return (f"pref 1 to {address} {ports[0]}blackhole", f"pref 1 from {address} {ports[1]}blackhole")
 
 
 def _joined(lines: Iterable[str]) -> str:

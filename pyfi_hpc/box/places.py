@@ -46,6 +46,12 @@ class Places(Protocol):
     def heal(self, name: str) -> None:
         """Let everything through again."""
 
+    def block(self, name: str, address: str, port: int | None = None) -> None:
+        """Let nothing through between a host and what listens at an address."""
+
+    def unblock(self, name: str, address: str, port: int | None = None) -> None:
+        """Let everything through again that was blocked so."""
+
     def power_off(self) -> None:
         """Every host is dark."""
 
@@ -87,6 +93,12 @@ class Beside:
         raise BadInput.of("E_CHOICE", "profile", "multi", "nodes beside each other have no cables", cure="use netns")
 
     heal = cut
+
+    def block(self, name: str, address: str, port: int | None = None) -> None:
+        """Refused as well."""
+        self.cut(name)
+
+    unblock = block
 
     def power_off(self) -> None:
         """Their inits and all below them are gone."""
@@ -149,6 +161,14 @@ class Apart:
     def heal(self, name: str) -> None:
         """At the switch."""
         self._network.heal(self.hosts[name])
+
+    def block(self, name: str, address: str, port: int | None = None) -> None:
+        """On the host itself."""
+        self._network.block(self.hosts[name], address, port)
+
+    def unblock(self, name: str, address: str, port: int | None = None) -> None:
+        """On the host itself."""
+        self._network.unblock(self.hosts[name], address, port)
 
     def power_off(self) -> None:
         """Their namespaces are gone."""

@@ -11,15 +11,13 @@ from typing import Any, TypeVar
 import psycopg2
 from psycopg2.extensions import parse_dsn
 
+from pyfi_hpc.db import sessions
 from pyfi_hpc.db.record import Cursor
 from pyfi_hpc.errors import BadInput, DatabaseUnavailable, PyfiError
 
 T = TypeVar("T")
 
-#: For links that go silent; a unix socket ignores them. Source: libpq, "Parameter Key Words".
-_LINK: dict[str, Any] = {"connect_timeout": 5, "keepalives_idle": 5, "keepalives_interval": 2, "keepalives_count": 3}
 _FIRST_DELAY, _LONGEST_DELAY = 0.05, 1.0
-_LOST = (psycopg2.OperationalError, psycopg2.InterfaceError)
 
 
 class Link:
@@ -51,7 +49,7 @@ class Link:
             try:
                 with self._lock:
                     return self._once(work)
-            except _LOST as error:
+            except sessions.LOST as error:
                 spent = time.monotonic() - began
                 if spent + delay > limit:
                     raise self._away(error, tries, spent) from error
@@ -62,11 +60,11 @@ class Link:
         if self._closed:
             raise closed()
         if self._connection is None:
-            self._connection = psycopg2.connect(self._dsn, application_name=f"pyfi {self._name}", **_LINK)
+            self._connection = sessions.opened(self._dsn, f"pyfi {self._name}")
         try:
             with self._connection, self._connection.cursor() as cursor:
                 return work(cursor)
-        except _LOST:
+        except sessions.LOST:
             self._discard()
             raise
         except psycopg2.Error as error:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from pyfi_hpc.box.cluster import Cluster
 from pyfi_hpc.box.postgres import Postgres
 from pyfi_hpc.box.rabbitmq import RabbitMQ
 from pyfi_hpc.db import schema
@@ -48,6 +49,13 @@ def own_postgres() -> Iterator[Postgres]:
     """A server of the module's own: a test may hurt it, and leaves it running."""
     with Postgres() as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def shared_cluster() -> Iterator[Cluster]:
+    """Two nodes beside each other, for anybody; a test may hurt a daemon, and leaves it running."""
+    with Cluster(2, cpus=4, gpus=0) as cluster:
+        yield cluster
 
 
 @pytest.fixture(params=BROKERS)

@@ -221,15 +221,8 @@ def _job(cluster: SlurmCluster, job: str) -> dict[str, str]:
     lines = cluster.ask("scontrol", "show", "job", job).splitlines()
     found = dict(word.split("=", 1) for line in lines for word in _fields(line.strip()))
     shown = {name: value for name, value in found.items() if name not in _OWN and not name.endswith("Time")}
-<<<<<<< HEAD
-    return {
-        name: value.replace(f"/jobs/{job}", "/jobs/JOB") if name.startswith("Std") else value
-        for name, value in shown.items()
-    }
-=======
     files = {name: value.replace(f"/{job}", "/JOB") for name, value in shown.items() if name.startswith("Std")}
     return shown | files
->>>>>>> scheduler
 
 
 def _fields(line: str) -> list[str]:

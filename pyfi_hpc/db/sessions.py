@@ -1,0 +1,30 @@
+"""Sessions with the database that hold up nobody for long: neither one that stalls nor one that was cut off."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import psycopg2
+
+#: For links that go silent; a unix socket ignores them. Source: libpq, "Parameter Key Words".
+LINK: dict[str, Any] = {"connect_timeout": 5, "keepalives_idle": 5, "keepalives_interval": 2, "keepalives_count": 3}
+#: The server ends a session whose client lets a transaction wait for so long: it holds what others need, the row of a
+#: scheduler's lease above all. Nobody asks the server to notice that a client was cut off; its own time is two hours.
+IDLE_SECONDS = 10
+#: What is raised where the session is gone.
+LOST = (psycopg2.OperationalError, psycopg2.InterfaceError, psycopg2.errors.IdleInTransactionSessionTimeout)
+
+
+def opened(uri: str, name: str, *, patient: bool = False) -> Any:
+    """A new connection that the server lists as `name`; a `patient` one may wait in a transaction.
+
+    Raises what psycopg2 raises.
+    """
+    dsn = uri.replace("postgresql+psycopg2:", "postgresql:", 1)
+    connection = psycopg2.connect(dsn, application_name=name, **LINK)
+    if patient:
+        return connection
+    # not an option of the connection's start: poolers refuse those
+    with connection, connection.cursor() as cursor:
+        cursor.execute(f"SET idle_in_transaction_session_timeout = '{IDLE_SECONDS}s'")
+    return connection
