@@ -107,16 +107,15 @@ class _Site:
         script = self._noting("set-up")
         began = time.time()
         job = self.pyfi("submit", "-n", "1", "--mem=100", "-t", "10", "--parsable", "--processor", "bench", str(script))
-        submitted = time.time()
         printed = self.pyfi("call", "bench.double", "21")
         ended = time.time()
         _check(printed)
-        parts = self._parts(job, began, submitted, ended)
+        parts = self._parts(job, began, ended)
         self.pyfi("cancel", job)
         self._reach(lambda: self._one("SELECT status = 'ENDED' FROM pyfi.job WHERE slurm_id = %s", job)[0])
         return ended - began, parts
 
-    def _parts(self, job: str, began: float, submitted: float, ended: float) -> dict[str, float]:
+    def _parts(self, job: str, began: float, ended: float) -> dict[str, float]:
         """Where the time went, by what is on record; the parts together are the whole."""
         recorded, asked, registered = self._one(
             """SELECT extract(epoch FROM j.created)::float8, extract(epoch FROM j.submitted)::float8,

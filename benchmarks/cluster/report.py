@@ -55,7 +55,8 @@ def _once(work: Callable[[], object]) -> float:
 
 def table(title: str, rounds: Sequence[Round]) -> Table:
     """Medians of the rounds, with the least and the most where there are several."""
-    shown = Table(title=f"{title} ({len(rounds)} rounds, load {load()})", title_justify="left")
+    count = f"medians of {len(rounds)} rounds" if len(rounds) > 1 else "one round"
+    shown = Table(title=f"{title} ({count}, load {load()})", title_justify="left")
     shown.add_column("")
     columns = list(dict.fromkeys(column for row in rounds[0].values() for column in row))
     for column in columns:
