@@ -52,6 +52,7 @@ log = structlog.get_logger("pyfi.agent")
 
 TICK_SECONDS = 0.05
 SWEEP_SECONDS = 1.0
+NOTE_SECONDS = 0.5
 _DEAD_PREFETCH = 20
 
 
@@ -106,6 +107,7 @@ class Service:
         self._view: View | None = None
         self._looking = False
         self._look_at = 0.0
+        self._note_at = 0.0
         #: why and until when it drains
         self._ending: Ending | None = None
         self._drained_by = math.inf
@@ -164,6 +166,7 @@ class Service:
                 self._crew.watch_limits(now, self._timeout_of)
                 self._crew.stop_drained()
                 self._look_if_due(now)
+                self._note_long_calls(now)
                 self._watch_time_limit(now)
                 self._follow_health()
                 self._housekeeping.turn(now)
@@ -275,6 +278,12 @@ class Service:
                 keeper.look, network=self._network, agent=self.id, calls=self._crew.counted(), samples=samples
             )
             self._committer.put(Within(work, lambda view: self.post(partial(self._follow, view))))
+
+    def _note_long_calls(self, now: float) -> None:
+        if now >= self._note_at and self._committer.healthy:
+            self._note_at = now + NOTE_SECONDS
+            if calls := self._crew.long_calls(now):
+                self._committer.put(Within(partial(keeper.note_long_calls, calls=calls), lambda _: None))
 
     def _follow(self, view: View) -> None:
         first, self._view, self._looking = self._view is None, view, False
