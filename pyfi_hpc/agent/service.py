@@ -11,6 +11,7 @@ import socket
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -114,6 +115,8 @@ class Service:
         #: when Slurm ends the job, on the monotonic clock
         self._job_ends: float | None = None
         self._superseded = False
+        self._opened = False
+        #: the subscription to the dead letters
         self._letters: Any = None
         self._failed: BaseException | None = None
         self._healthy = True
@@ -240,14 +243,24 @@ class Service:
         if self._ending is not None:
             return
         self._broker.on_hint(self._network, self._hint)
+        # a new queue takes RabbitMQ two seconds
+        declared = self._builder.spare(partial(self._broker.declare_dead_letters, self._network))
+        declared.add_done_callback(lambda done: self.post(partial(self._consume_letters, done)))
+        if self._application.devices:
+            self._sampler.start()
+        self._opened = True
+        self.look_soon()
+
+    def _consume_letters(self, declared: Future[None]) -> None:
+        if self._ending is not None:
+            return
+        if error := declared.exception():
+            log.warning("the dead letters' queue cannot be declared: waiting for it", reason=str(error))
         self._letters = self._broker.consume(
             dead_queue(self._network),
             prefetch=_DEAD_PREFETCH,
             deliver=lambda delivery: self._committer.put(DeadLetter(delivery)),
         )
-        if self._application.devices:
-            self._sampler.start()
-        self.look_soon()
 
     def _hint(self, text: str) -> None:
         self.post(partial(self._hinted, text))
@@ -270,7 +283,7 @@ class Service:
         self._look_at = min(self._look_at, time.monotonic() + max(seconds, TICK_SECONDS))
 
     def _look_if_due(self, now: float) -> None:
-        if not self._looking and now >= self._look_at and self._letters is not None:
+        if not self._looking and now >= self._look_at and self._opened:
             self._looking = True
             self._look_at = now + self._poll_seconds
             samples, self._samples = self._samples, ()
