@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import time
+
 import pytest
 
 from pyfi_hpc.errors import Cancelled
