@@ -284,6 +284,16 @@ class SlurmCluster:
         self.places.power_on(node)
         self._start_slurmd(node)
 
+    def wait_up(self, node: str, timeout: float = 30.0) -> None:
+        """Return once Slurm would use the node.
+
+        Raises:
+            Unavailable: it was not in time.
+        """
+        asked = ("sinfo", "--noheader", "--partition=main", "--nodes", node, "--format=%T")
+        if not until(lambda: self.ask(*asked) in ("idle", "mixed", "allocated"), timeout, interval=0.05):
+            raise Unavailable("E_SLURM", f"node {node} is {self.ask(*asked)}", at=str(self.home / "log"))
+
     def disconnect(self, node: str) -> None:
         """Let nothing through between a node (or `ctl`) and all others; what runs there goes on.
 
