@@ -4,8 +4,3 @@ measures.py   what is measured             table.py   medians and ratios of it
 system.py     what can be measured         driver.py  the program that calls, one for each system
 pyfi.py celery.py                          one system each, with what it needs
 """
-
-import importlib.util
-
-if importlib.util.find_spec("pytest") is None:
-    raise SystemExit("the benchmarks start servers as the tests do and need the same packages: scripts/venv test")

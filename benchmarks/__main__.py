@@ -14,6 +14,7 @@ from pathlib import Path
 import click
 from rich.console import Console
 
+from benchmarks import needed  # noqa: F401 (before all that needs them)
 from benchmarks.celery import Celery
 from benchmarks.measures import MEASURES
 from benchmarks.pyfi import PyfiEmbedded, PyfiRabbitMQ

@@ -13,6 +13,8 @@ import click
 import structlog
 from rich.console import Console
 
+from benchmarks import needed  # noqa: F401 (before all that needs them)
+from benchmarks.cluster.first_result import open_first_result
 from benchmarks.cluster.passes import open_passes
 from benchmarks.cluster.queries import open_queries
 from benchmarks.cluster.report import Benchmark, Round, Surroundings, load, table
@@ -24,6 +26,7 @@ BENCHMARKS = {
     for each in (
         Benchmark("pass", "a reconcile pass over 1,000 nodes and 10,000 workers that are rows alone", open_passes),
         Benchmark("queries", "how often slurmctld is asked: per minute, with 1, 10 and 50 pilots", open_queries),
+        Benchmark("first-result", "from `pyfi submit` to the first result of a call", open_first_result),
     )
 }
 

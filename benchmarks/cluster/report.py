@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from time import perf_counter
 from typing import TypeAlias
 
 from rich.table import Table
+
+from benchmarks.cpu import cpu_seconds
 
 #: One round: row -> column -> value; the unit is in the column's name.
 Round: TypeAlias = Mapping[str, Mapping[str, float]]
@@ -34,20 +36,27 @@ class Benchmark:
     open: Callable[[Surroundings], AbstractContextManager[Callable[[], Round]]]
 
 
-def milliseconds(work: Callable[[], object], times: int = 1) -> float:
-    """How long `work` takes, the least of so many times: on a busy machine the others tell of its neighbours."""
-    return min(_once(work) for _ in range(times))
+def cost(what: str, work: Callable[[], object], times: int, pids: Sequence[int] = ()) -> dict[str, float]:
+    """What `work` costs, by column: the least time of so many, and CPU time of this process and of `pids`, their mean.
+
+    On a busy machine the CPU time tells more: the clock runs on while others have the cores.
+    """
+    before = time.process_time() + cpu_seconds(pids)
+    least = min(_once(work) for _ in range(times))
+    after = time.process_time() + cpu_seconds(pids)
+    return {f"{what}: ms": least, f"{what}: CPU ms": 1000 * (after - before) / times}
 
 
 def _once(work: Callable[[], object]) -> float:
-    began = perf_counter()
+    began = time.perf_counter()
     work()
-    return 1000 * (perf_counter() - began)
+    return 1000 * (time.perf_counter() - began)
 
 
 def table(title: str, rounds: Sequence[Round]) -> Table:
     """Medians of the rounds, with the least and the most where there are several."""
-    shown = Table(title=f"{title} ({len(rounds)} rounds, load {load()})", title_justify="left")
+    count = f"medians of {len(rounds)} rounds" if len(rounds) > 1 else "one round"
+    shown = Table(title=f"{title} ({count}, load {load()})", title_justify="left")
     shown.add_column("")
     columns = list(dict.fromkeys(column for row in rounds[0].values() for column in row))
     for column in columns:

@@ -38,8 +38,8 @@ def session(uri: str) -> Iterator[Any]:
         connection.close()
 
 
-def fill(server: Postgres, world: World) -> None:
-    """Put the world on record, with the statistics that a server has of tables after a while."""
+def fill(server: Postgres, world: World, lives: int) -> None:
+    """Put the world on record, as a server has it after a while: each worker has ended so many times before."""
     with session(server.uri()) as connection, connection, connection.cursor() as cursor:
         cursor.execute("SELECT id::text FROM pyfi.network WHERE name = %s", (schema.DEFAULT_NETWORK,))
         network = cursor.fetchone()[0]
@@ -49,7 +49,16 @@ def fill(server: Postgres, world: World) -> None:
         insert_workers(cursor, world.nodes, world.workers)
     with session(server.uri(ADMIN)) as connection:
         connection.autocommit = True
-        connection.cursor().execute("VACUUM ANALYZE")
+        cursor = connection.cursor()
+        # what they name is there: no need to look for it each time
+        cursor.execute("SET session_replication_role = replica")
+        cursor.execute(
+            """INSERT INTO pyfi.worker (processor_id, node_id, agent_id, cores, commit, version, status, ended)
+               SELECT processor_id, node_id, agent_id, cores, commit, version, 'EXITED', now()
+               FROM pyfi.worker, generate_series(1, %s)""",
+            (lives,),
+        )
+        cursor.execute("VACUUM ANALYZE")
 
 
 def _processors(cursor: Cursor, network: str, world: World) -> None:
@@ -105,20 +114,18 @@ def _nodes(cursor: Cursor, network: str, world: World) -> None:
 def insert_workers(cursor: Cursor, nodes: Sequence[ServingNode], workers: Sequence[ExistingWorker]) -> None:
     """These workers are there, each of its processor's version."""
     node_of = {node.agent: node.id.hex() for node in nodes}
+    cursor.execute(f"SELECT uuid_send(p.id), {VERSION} FROM pyfi.processor p")
+    version_of = {bytes(processor): version for processor, version in cursor.fetchall()}
     _insert(
         cursor,
-        "worker (id, processor_id, node_id, agent_id, cores, slot, devices, commit, status)",
+        "worker (id, processor_id, node_id, agent_id, cores, slot, devices, commit, version, status)",
         [
             (w.id.hex(), w.processor.hex(), node_of[w.agent], w.agent.hex(), list(w.cores), w.slot, list(w.devices),
-             COMMIT, "READY")
+             COMMIT, version_of[w.processor], "READY")
             for w in workers
         ],
-        "(%s::uuid, %s::uuid, %s::uuid, %s::uuid, %s, %s, %s::text[], %s, %s)",
+        "(%s::uuid, %s::uuid, %s::uuid, %s::uuid, %s, %s, %s::text[], %s, %s, %s)",
     )  # fmt: skip
-    cursor.execute(
-        f"UPDATE pyfi.worker w SET version = {VERSION} FROM pyfi.processor p"
-        " WHERE p.id = w.processor_id AND w.version = ''"
-    )
 
 
 def take_away(cursor: Cursor, workers: Sequence[ExistingWorker]) -> None:

@@ -124,10 +124,9 @@ def look(
 def _of_job(cursor: Cursor, agent: bytes) -> tuple[bool, float | None]:
     """Whether the agent's job runs in a later incarnation, and in how many seconds Slurm ends it."""
     cursor.execute(
-        """SELECT j.restarts > a.incarnation
+        f"""SELECT j.restarts > a.incarnation
                OR EXISTS (SELECT FROM pyfi.agent o WHERE o.job_id = j.id AND o.incarnation > a.incarnation),
-               extract(epoch FROM coalesce(CASE WHEN j.restarts = a.incarnation THEN j.ends_at END, a.ends_at)
-                   - now())::float8
+               extract(epoch FROM {reconcile.ENDS_AT} - now())::float8
            FROM pyfi.agent a JOIN pyfi.job j ON j.id = a.job_id WHERE a.id = %s::uuid""",
         (agent.hex(),),
     )

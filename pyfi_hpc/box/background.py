@@ -141,14 +141,16 @@ def sweep(home: Path) -> None:
 
 
 def hold(home: Path, options: str) -> None:
-    """Hold the cluster until we are told to end, or are left alone."""
+    """Hold the cluster until we are told to end, are left alone, or its folder is taken away."""
     over, wake = os.pipe()
     signal.signal(signal.SIGTERM, lambda *_: os.write(wake, b"."))
     try:
         with Cluster(**json.loads(options), home=home, tell=tell):
             tell(READY)
             _let_go_of_stdout()
-            select.select([over, 0], [], [])
+            # without its folder nobody could stop it
+            while not select.select([over, 0], [], [], 2.0)[0] and home.exists():
+                pass
     except PyfiError as error:
         tell(REFUSED + json.dumps([error.code, error.what, error.at, error.cure]))
         sys.exit(error.exit_code)

@@ -66,7 +66,7 @@ class Cluster:
 
     def _start(self, stack: ExitStack) -> None:
         self.home = home = _folder(self.home)
-        stack.callback(shutil.rmtree, home)
+        stack.callback(shutil.rmtree, home, ignore_errors=True)
         self._note(home)
         self._tell(f"Starting Slurm with {len(self.slurm.nodes)} nodes")
         stack.enter_context(self.slurm)

@@ -42,7 +42,7 @@ class Host:
     def pid(self) -> int:
         """Its init, as this machine sees it."""
         if self._process is None:
-            raise Unavailable("E_SLURM", f"host {self.name} is off", cure="power it on first")
+            raise Unavailable("E_INTERNAL", f"host {self.name} is off", cure="power it on first")
         if not self.isolated:
             return self._process.pid
         return int(Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text().split()[0])
@@ -75,7 +75,7 @@ class Host:
     def wait_up(self) -> None:
         """Return once its init answers; see `power_on`."""
         if self._receive() != b"up":
-            raise Unavailable("E_SLURM", f"host {self.name} does not start")
+            raise Unavailable("E_INTERNAL", f"host {self.name} does not start")
 
     def _command(self) -> list[str]:
         # without site-packages: it starts fast, and none of it can get in the way
@@ -99,7 +99,7 @@ class Host:
         """
         pid = self._ask("run", str(log), *command)
         if pid < 0:
-            raise Unavailable("E_SLURM", f"{command[0]} does not start on {self.name}: {os.strerror(-pid)}")
+            raise Unavailable("E_INTERNAL", f"{command[0]} does not start on {self.name}: {os.strerror(-pid)}")
         return pid
 
     def kill(self, pid: int, sign: signal.Signals = signal.SIGKILL) -> None:
@@ -116,9 +116,13 @@ class Host:
             return list(command)
         return ["nsenter", f"--target={self.pid}", "--net", "--uts", "--pid", "--mount", "--", *command]
 
+    def connected(self, *command: str) -> list[str]:
+        """The command line that runs `command` in its network alone, so that it can be signalled from here."""
+        return ["nsenter", f"--target={self.pid}", "--net", "--", *command] if self.isolated else list(command)
+
     def _ask(self, *request: str) -> int:
         if self._line is None:
-            raise Unavailable("E_SLURM", f"host {self.name} is off", cure="power it on first")
+            raise Unavailable("E_INTERNAL", f"host {self.name} is off", cure="power it on first")
         self._line.send("\0".join(request).encode())
         return int(self._receive() or b"-1")
 
@@ -127,7 +131,7 @@ class Host:
         try:
             return self._line.recv(64)
         except OSError as error:
-            raise Unavailable("E_SLURM", f"host {self.name} does not answer: {error}") from error
+            raise Unavailable("E_INTERNAL", f"host {self.name} does not answer: {error}") from error
 
 
 def all_on(hosts: Sequence[Host]) -> None:

@@ -92,7 +92,7 @@ def ip(*lines: str, inside: Host | None = None, check: bool = True) -> None:
     enter = ["nsenter", f"--target={inside.pid}", "--net"] if inside else []
     done = subprocess.run([*enter, "ip", "-batch", "-"], input=_joined(lines), capture_output=True, text=True)
     if check and done.returncode:
-        raise Unavailable("E_SLURM", f"ip {' / '.join(lines)}: {done.stderr.strip()}")
+        raise Unavailable("E_INTERNAL", f"ip {' / '.join(lines)}: {done.stderr.strip()}")
 
 
 def _blocking(address: str, port: int | None) -> Iterable[str]:
@@ -116,4 +116,4 @@ def _lease_subnet() -> tuple[socket.socket, str]:
             mark.close()
         else:
             return mark, subnet
-    raise Unavailable("E_SLURM", f"all {len(SUBNETS)} networks for hosts in a box are taken")
+    raise Unavailable("E_INTERNAL", f"all {len(SUBNETS)} networks for hosts in a box are taken")

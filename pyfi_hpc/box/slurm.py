@@ -6,14 +6,12 @@ anybody; `netns` makes each node a host of its own (see `hosts.py`), which takes
 
 from __future__ import annotations
 
-import errno
 import os
 import pwd
 import secrets
 import shutil
 import signal
 import socket
-import stat
 import subprocess
 import tempfile
 import uuid
@@ -22,7 +20,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar
 
-from pyfi_hpc.box import accounting, cgroups, nvml
+from pyfi_hpc.box import accounting, cgroups, devices, nvml
 from pyfi_hpc.box.hosts import Host
 from pyfi_hpc.box.places import DATABASE_PORT, DBD_PORT, HEAD, Apart, Beside, Places
 from pyfi_hpc.box.programs import program, search_path
@@ -33,11 +31,6 @@ from pyfi_hpc.processes import until
 Profile = Literal["multi", "netns"]
 T = TypeVar("T")
 
-#: Major number of devices that nobody has: opening one fails with ENXIO, or EPERM where the job does not own it.
-#: Source: Documentation/admin-guide/devices.txt of Linux, "LOCAL/EXPERIMENTAL USE".
-NO_DEVICE_MAJOR = 240
-#: The first of the consoles that stand in for GPUs where we may not make device files.
-FIRST_TTY = 10
 #: Folder → who may use it. Through `munge` everybody comes to the socket, in `work` everybody's jobs may write.
 FOLDERS: Mapping[str, int] = {
     "etc": 0o755,
@@ -404,13 +397,8 @@ class SlurmCluster:
 
     def gpu_state(self) -> dict[str, nvml.FakeNode]:
         """What NVML says on each node: GPUs in the order of Slurm's indexes, each with a UUID of its own."""
-        files = [file if _opens(file) else None for file in self.plan.gpu_files]
-        return {
-            node: nvml.FakeNode(
-                [nvml.FakeGpu(uuid=self.gpu_uuid(node, index), file=file) for index, file in enumerate(files)]
-            )
-            for node in self.nodes
-        }
+        uuids = {node: [self.gpu_uuid(node, index) for index in range(self.gpus)] for node in self.nodes}
+        return devices.seen_by_nvml(uuids, self.plan.gpu_files)
 
     def gpu_uuid(self, node: str, index: int) -> str:
         """What NVML calls a GPU, known by Slurm as `index` of `node`; the same as long as the cluster is there."""
@@ -427,35 +415,12 @@ class SlurmCluster:
             nodes=nodes,
             cpus=self.cpus,
             mem_mib=self.mem_mib,
-            gpu_files=device_files(home / "dev", self.gpus),
+            gpu_files=devices.device_files(home / "dev", self.gpus),
             cgroups=self.cgroups,
             database=database,
             dbd_port=places.head_port(DBD_PORT) if database else 0,
             extra=self.extra,
         )
-
-
-def device_files(folder: Path, count: int) -> list[Path]:
-    """`count` character devices that stand in for GPUs: made in `folder` as root, else consoles that are there."""
-    if os.geteuid():
-        return [Path(f"/dev/tty{FIRST_TTY + index}") for index in range(count)]
-    made = [folder / f"nvidia{index}" for index in range(count)]
-    for index, file in enumerate(made):
-        os.mknod(file, 0o666 | stat.S_IFCHR, os.makedev(NO_DEVICE_MAJOR, index))
-        file.chmod(0o666)
-    return made
-
-
-def _opens(file: Path) -> bool:
-    """Whether a job that owns the device gets as far as to its driver, which nobody has.
-
-    A console that is not ours does not, nor any device on a file system that is mounted with `nodev`.
-    """
-    try:
-        os.close(os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY))
-    except OSError as error:
-        return error.errno == errno.ENXIO
-    return True
 
 
 def _user() -> str:

@@ -10,6 +10,7 @@ import click
 from pyfi_hpc.cli.command import Command, Group
 from pyfi_hpc.cli.context import Platform, pass_platform
 from pyfi_hpc.cli.params import Choice, Id, Seconds, Whole
+from pyfi_hpc.cli.pilot_options import pilot_options, with_shape
 from pyfi_hpc.cli.shared import changes, name_option, one_processor, processor_options, shape_options, whole_path
 from pyfi_hpc.model.status import QueueType
 
@@ -58,6 +59,7 @@ def queue(platform: Platform, name: str, type_: str, max_length: int | None) -> 
     examples=(
         "pyfi add processor -n proc1 -g https://github.com/radiantone/pyfi-processors -m pyfi.processors.sample",
         "pyfi add processor -n proc1 -g ~/work/flow -m flow.steps -t clean -br main -w 4",
+        "pyfi add processor -n far -g ~/work/flow -m flow.steps -w 16 --ntasks 8 --partition main --time 2:00:00",
         "pyfi add processor -n big -g ~/work/flow -m flow.steps -cs 2 --mem 4G --timeout 10m -rs stopped",
     ),
 )
@@ -67,10 +69,15 @@ def queue(platform: Platform, name: str, type_: str, max_length: int | None) -> 
 @click.option("-c", "--commit", help="The commit to pin, all 40 digits; else where the branch stands now.")
 @click.option("-br", "--branch", help="The branch or tag; else the repository's own default.")
 @shape_options
+@pilot_options
 @pass_platform
 def processor(platform: Platform, name: str, gitrepo: str, **shape: Any) -> None:
-    """Add a processor: code at one commit, wanted running from now on."""
-    _added(platform, "processor", name=name, gitrepo=whole_path(gitrepo), **shape)
+    """Add a processor: code at one commit, wanted running from now on.
+
+    It runs on nodes that are there. With an option of pilots, its scheduler also sends pilots of that shape into Slurm
+    for the workers that are missing; without -w, one pilot each time that it is asked to run.
+    """
+    _added(platform, "processor", name=name, gitrepo=whole_path(gitrepo), **with_shape(shape))
 
 
 @add.command(

@@ -87,6 +87,12 @@ class Platform:
 
         submitting.refresh(self.control)
 
+    def act_on_jobs(self) -> None:
+        """Where no scheduler leads, send and cancel the pilots of processors ourselves."""
+        from pyfi_hpc.control import submitting
+
+        submitting.act(self.control)
+
     def close(self) -> None:
         """End every connection."""
         self._open.close()

@@ -50,6 +50,7 @@ def _verb(verb: str, meaning: str) -> None:
         which = _which(platform, target, name, ident)
         row = getattr(platform.network, verb)(which)
         click.echo(f"processor {row['name']} {row['requested_status']}")
+        platform.act_on_jobs()
 
 
 for _name, _meaning in VERBS.items():
@@ -70,3 +71,4 @@ def remove(platform: Platform, target: str | None, name: str | None, ident: Any,
     confirm(f"remove processor {which}{' and cancel its waiting calls' if discard else ''}", yes)
     row = platform.network.remove(which, discard=discard)
     click.echo(f"processor {row['name']} {row['requested_status']}")
+    platform.act_on_jobs()

@@ -66,13 +66,11 @@ def submit(
     check_folders(asked.request)
     launcher = platform.control.launcher
     _check(asked, launcher, script)
+    if not dry_run and not test_only:
+        return _send(platform, asked, processor, scheduler, parsable=parsable, wait=wait)
     platform.network.show("processor", processor)
-    if dry_run:
-        click.echo(_plan(asked, _preview(asked, platform.settings, launcher)))
-    elif test_only:
-        click.echo(launcher.test(_preview(asked, platform.settings, launcher)))
-    else:
-        _send(platform, asked, processor, scheduler, parsable=parsable, wait=wait)
+    preview = _preview(asked, platform.settings, launcher)
+    return click.echo(_plan(asked, preview) if dry_run else launcher.test(preview))
 
 
 def _processor(asked: Asked) -> str:
@@ -133,9 +131,15 @@ def _send(
     from pyfi_hpc.control import submitting
 
     request = asked.request
-    record = submitting.submit(
-        platform.control, processor=processor, request=request, workers=slots(request), scheduler=scheduler
-    )
+    try:
+        record = submitting.submit(
+            platform.control, processor=processor, request=request, workers=slots(request), scheduler=scheduler
+        )
+    except BadInput as error:
+        if error.code == "E_NOT_FOUND":
+            # asked only now, since it takes longer than all the rest: it knows which name was meant
+            platform.network.show("processor", processor)
+        raise
     job = record["job"]
     click.echo(job if parsable else f"Submitted job {job} ({told(request)}). pyfi logs -f {job} · pyfi ls jobs")
     if wait:

@@ -9,6 +9,7 @@ import click
 from pyfi_hpc.cli.command import Command, Group
 from pyfi_hpc.cli.context import Platform, pass_platform
 from pyfi_hpc.cli.params import Seconds, Whole
+from pyfi_hpc.cli.pilot_options import pilot_options, with_shape
 from pyfi_hpc.cli.shared import changes, named, object_options, shape_options, whole_path
 from pyfi_hpc.errors import BadInput
 
@@ -61,12 +62,13 @@ def queue(platform: Platform, target: str | None, name: str | None, ident: Any, 
 @click.option("-c", "--commit", help="The commit to pin, all 40 digits.")
 @click.option("-br", "--branch", help="The branch or tag to pin as it stands now.")
 @shape_options
+@pilot_options
 @generation_option
 @pass_platform
 def processor(platform: Platform, target: str | None, name: str | None, ident: Any, **values: Any) -> None:
     """Change a processor; a new commit is taken up by its workers one after another."""
     values["gitrepo"] = whole_path(values["gitrepo"])
-    _updated(platform, "processor", named(target, name, ident), **values)
+    _updated(platform, "processor", named(target, name, ident), **with_shape(values))
 
 
 @update.command(

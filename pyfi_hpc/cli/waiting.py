@@ -65,7 +65,18 @@ def waiting_for(future: Future, client: Client) -> str:
     state = f"{found['status']}{f' ({code})' if code else ''}"
     if found["requested"] != found["status"] and found["requested"] != "RUNNING":
         state = f"asked to be {found['requested']}"
-    return f"{line}: processor {found['name']} is {state}, no worker is ready · pyfi show processor {found['name']}"
+    line = f"{line}: processor {found['name']} is {state}, no worker is ready · pyfi show processor {found['name']}"
+    return "\n".join([line, *_pending(client, found["name"])])
+
+
+def _pending(client: Client, processor: str) -> list[str]:
+    """Why the processor's pilots wait, a line each."""
+    try:
+        jobs = client.network.list("job")
+    except PyfiError:
+        return []
+    waiting = [job for job in jobs if job["processor"] == processor and job["status"] in ("WANTED", "PENDING")]
+    return [f"job {job['job'] or 'not submitted yet'} waits{': ' if job['why'] else ''}{job['why']}" for job in waiting]
 
 
 def told(error: BaseException, future: Future) -> TaskError:

@@ -13,5 +13,6 @@ def warnings_to_stderr() -> None:
     if not structlog.is_configured():
         structlog.configure(
             wrapper_class=structlog.make_filtering_bound_logger(30),
-            logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+            # what stderr is when something is logged: programs, and tests, put another in its place
+            logger_factory=lambda *_: structlog.PrintLogger(sys.stderr),
         )

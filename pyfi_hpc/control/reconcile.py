@@ -28,9 +28,12 @@ _PASS_LOCK = 0x70796669_0001
 VERSION = "md5(concat_ws(':', p.commit, p.module, p.requirements, p.python, p.cpus, p.gpus, p.restarts))"
 #: An agent whose job ends so soon takes nothing new: its drain needs the time.
 ENDING_SECONDS = 30.0
+#: When Slurm ends the job `j` that agent `a` is in: as its scheduler saw last, since a person may change it.
+ENDS_AT = "coalesce(CASE WHEN j.restarts = a.incarnation THEN j.ends_at END, a.ends_at)"
 #: The job that agent `a` is in has gone on without it, ends, or is to end.
-_ENDING = f"""coalesce(j.restarts > a.incarnation OR j.cancel_requested OR j.status IN ('ENDING', 'ENDED')
-    OR a.ends_at < now() + {ENDING_SECONDS:g} * interval '1 second', false)"""
+_ENDING = f"""coalesce(j.restarts > a.incarnation OR j.cancel_requested
+    OR (j.restarts = a.incarnation AND j.status IN ('ENDING', 'ENDED'))
+    OR {ENDS_AT} < now() + {ENDING_SECONDS:g} * interval '1 second', false)"""
 
 
 def reconcile(cursor: Cursor, network: str) -> int:

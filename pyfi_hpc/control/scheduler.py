@@ -67,7 +67,7 @@ class Scheduler:
         self._hands = Hands(self.leader, launcher, prepare)
         self._silence: str | None = None
         self._cluster: str | None = None
-        self._troubled = False
+        self._troubled, self._wants = False, True
         self._wake, self._over = threading.Event(), threading.Event()
 
     # the loop
@@ -120,10 +120,14 @@ class Scheduler:
 
     # one pass
 
-    def once(self) -> bool:
-        """Lead if nobody does, and make passes until nothing is left to do; False where another process leads."""
+    def once(self, *, want: bool = True) -> bool:
+        """Lead if nobody does, and make passes until nothing is left to do; False where another process leads.
+
+        Without `want` no pilot is put on record that is not there.
+        """
         if not self.leader.lead():
             return False
+        self._wants = want
         try:
             look = True
             while self.turn(look=look):
@@ -156,9 +160,9 @@ class Scheduler:
         """Plan with the rows as they are now, and write what needs no Slurm, all in one transaction."""
         scheduler = self.leader.scheduler
         now, jobs = rows.clock(cursor), rows.jobs(cursor, scheduler)
+        processors = rows.processors(cursor, self._network, scheduler) if self._wants else []
         wanted = [
-            replace(processor, slots=self._slots(processor.shape) if processor.shape else 1)
-            for processor in rows.processors(cursor, self._network, scheduler)
+            replace(processor, slots=self._slots(processor.shape) if processor.shape else 1) for processor in processors
         ]
         actions = pilots.plan(wanted, jobs, seen, now, self._patience, silent=silent)
         by_id = {job.id: job for job in jobs}

@@ -27,7 +27,7 @@ from pyfi_hpc.model.request import ResourceRequest
 from pyfi_hpc.model.status import JobStatus
 from pyfi_hpc.slurm.launcher import Launcher
 
-__all__ = ["Control", "HINT", "Standing", "refresh", "submit", "turn_if_alone", "until"]
+__all__ = ["Control", "HINT", "Standing", "act", "refresh", "submit", "turn_if_alone", "until"]
 
 #: What a hint says that tells of a change to jobs.
 HINT = "jobs"
@@ -151,13 +151,18 @@ def turn_if_alone(control: Control, scheduler: str) -> bool:
 
 def refresh(control: Control) -> None:
     """Where jobs are live and nobody follows them, follow them once; what cannot be asked stays as it is on record."""
+    _attend(control, want=False)
 
-    def unled(cursor: Cursor) -> list[str]:
-        return rows.unled(cursor, control.network)
 
-    for name in control.database.run(unled):
+def act(control: Control) -> None:
+    """Where nobody leads, act once on what was asked of processors: pilots are sent, and cancelled."""
+    _attend(control, want=True)
+
+
+def _attend(control: Control, *, want: bool) -> None:
+    for name in control.database.run(lambda cursor: rows.unled(cursor, control.network, wanted=want)):
         with suppress(PyfiError):
-            control.scheduler(name).once()
+            control.scheduler(name).once(want=want)
 
 
 def until(control: Control, token: str, done: Callable[[Standing], bool], seconds: float | None = None) -> Standing:

@@ -124,14 +124,16 @@ def is_led(cursor: Cursor, scheduler: str) -> bool:
     return bool(row and row[0])
 
 
-def unled(cursor: Cursor, network: str) -> list[str]:
-    """The names of the schedulers that have live jobs and nobody who leads."""
+def unled(cursor: Cursor, network: str, *, wanted: bool) -> list[str]:
+    """The names of the schedulers that nobody leads, of those with live jobs; `wanted`: or for which pilots may be."""
     cursor.execute(
         """SELECT s.name FROM pyfi.scheduler s JOIN pyfi.network n ON n.id = s.network_id
-           WHERE n.name = %s AND coalesce(s.lease_until < clock_timestamp(), true)
-               AND EXISTS (SELECT FROM pyfi.job j WHERE j.scheduler_id = s.id AND j.status <> 'ENDED')
+           WHERE n.name = %s AND coalesce(s.lease_until < clock_timestamp(), true) AND (
+               EXISTS (SELECT FROM pyfi.job j WHERE j.scheduler_id = s.id AND j.status <> 'ENDED')
+               OR %s AND EXISTS (SELECT FROM pyfi.processor p WHERE p.network_id = n.id AND p.shape IS NOT NULL
+                   AND p.requested_status = 'RUNNING'))
            ORDER BY s.name""",
-        (network,),
+        (network, wanted),
     )
     return [row[0] for row in cursor.fetchall()]
 

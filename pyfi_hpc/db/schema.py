@@ -7,9 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Literal
 
-from alembic import command
-from alembic.config import Config
 from sqlalchemy import Connection, Engine, text
 
 from pyfi_hpc.db import versions
@@ -56,7 +55,7 @@ def migrate(uri: str) -> str:
 def downgrade(uri: str, version: str) -> None:
     """Go back to `version`, or to nothing with "base": what newer versions hold is lost."""
     with _alone(uri) as connection:
-        command.downgrade(_config(connection), version)
+        _migrate(connection, "downgrade", version)
 
 
 def version_of(engine: Engine) -> str | None:
@@ -90,14 +89,18 @@ def _upgrade(connection: Connection) -> None:
     version = _version(connection)
     if version is not None and version not in revisions():
         raise versions.newer(version)
-    command.upgrade(_config(connection), "head")
+    _migrate(connection, "upgrade", "head")
 
 
-def _config(connection: Connection) -> Config:
+def _migrate(connection: Connection, way: Literal["upgrade", "downgrade"], version: str) -> None:
+    # not imported above: whoever only checks the version, as every agent does, has no need of it
+    from alembic import command
+    from alembic.config import Config
+
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
     config.attributes["connection"] = connection
-    return config
+    getattr(command, way)(config, version)
 
 
 def _version(connection: Connection) -> str | None:

@@ -18,6 +18,7 @@ from pyfi_hpc.db.embedded import EmbeddedPostgres
 from pyfi_hpc.doctor import broker, cluster, machine
 from pyfi_hpc.doctor.database import Database
 from pyfi_hpc.doctor.findings import Finding, Mark
+from pyfi_hpc.local.record import Records
 
 #: What the examination can be limited to.
 AREAS = ("settings", "db", "broker", "network", "slurm", "machine")
@@ -65,7 +66,8 @@ def _services(settings: Settings, uri: str, wanted: tuple[str, ...]) -> Generato
     """Database, broker and network; returns on how many nodes an agent serves."""
     engine = engines.connect(uri, pool=1, application="pyfi doctor")
     try:
-        database = Database(engine, settings.agent.network, settings.embedded)
+        log = Records(settings.state_dir).log if settings.embedded else None
+        database = Database(engine, settings.agent.network, log)
         about_database = list(database.server())
         yield from about_database if "db" in wanted else ()
         if "broker" in wanted:

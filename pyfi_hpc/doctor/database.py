@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Engine, text
@@ -18,11 +19,11 @@ CLOCK_SECONDS = 5.0
 
 
 class Database:
-    """Looks at the database behind an engine."""
+    """Looks at the database behind an engine; `log` is the local service's, where that runs and starts the agent."""
 
-    def __init__(self, engine: Engine, network: str, embedded: bool) -> None:
+    def __init__(self, engine: Engine, network: str, log: Path | None) -> None:
         self._engine, self._network = engine, network
-        self._start = "pyfi local start" if embedded else "pyfi agent run --respawn"
+        self._start = f"the local service starts one again and again: tail {log}" if log else "pyfi agent run --respawn"
         self._is_there = False
         #: it has answered, and its schema is ours
         self.fits = False

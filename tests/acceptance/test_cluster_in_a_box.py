@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -91,11 +92,11 @@ def test_no_password_is_in_the_environment_of_a_job(started: Box) -> None:
 
 
 def test_a_second_start_says_that_it_runs_and_how_to_use_it(started: Box) -> None:
-    before = started.processes
+    before = Background(started.home).pid
     said = started("start")
     assert "runs already" in said
     assert f"source {started.home}/env" in said
-    assert started.processes == before
+    assert Background(started.home).pid == before
     assert "The cluster runs." in started("status")
 
 
@@ -111,11 +112,15 @@ def test_a_stop_leaves_nothing(box: Box) -> None:
     assert list(box.home.parent.iterdir()) == []
 
 
-def test_a_cluster_whose_process_is_killed_leaves_nothing_either(box: Box) -> None:
+@pytest.mark.parametrize("end", ["killed", "folder taken away"])
+def test_a_cluster_that_ends_in_another_way_leaves_nothing_either(box: Box, end: str) -> None:
     box("start", "--nodes", "1", "--gpus", "0")
     processes, folders = box.processes, traces(box.home)
-    holder = children(processes[0])[0]
-    os.kill(holder, signal.SIGKILL)
+    if end == "killed":
+        holder = children(processes[0])[0]
+        os.kill(holder, signal.SIGKILL)
+    else:
+        shutil.rmtree(box.home)
     eventually(lambda: not [pid for pid in processes if alive(pid)], timeout=30)
     assert not [folder for folder in folders if folder.exists()]
     assert "No cluster runs." in box("status")

@@ -26,7 +26,7 @@ PAGES = [ROOT / "README.md", ROOT / "ARCHITECTURE.md", *sorted(DOCS.glob("**/*.m
 FENCE = re.compile(r"^```(?P<kind>\w*)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
 FILE = re.compile(r"# (?P<path>[\w./]+\.py)\n")
 #: What a command says that had to wait for more than a second, on a slow machine.
-WAITING = re.compile(r"waiting for \w+, \w+\n")
+WAITING = re.compile(r"(waiting for \w+, \w+|srun: job \d+ (queued and waiting for|has been allocated) resources)\n")
 LINK = re.compile(r"\]\((?P<target>[^)#]+)(?:#[^)]*)?\)")
 TEST_FILE = re.compile(r"`(tests/[\w/]+\.py)`")
 
@@ -130,7 +130,7 @@ def test_the_page_about_the_cluster_does_what_it_says(tmp_path: Path) -> None:
     try:
         follow(reader, DOCS / "cluster.md")
     finally:
-        reader.does("make cluster-stop")
+        reader.does(f"make -C {ROOT} cluster-stop")
         reader.leaves()
 
 

@@ -13,8 +13,11 @@ import pytest
 
 from pyfi_hpc.box.rabbitmq import RabbitMQ
 from pyfi_hpc.cli.main import run
+from pyfi_hpc.db import engine as engines
 from pyfi_hpc.db import schema
 from pyfi_hpc.db.embedded import ROLE, EmbeddedPostgres
+from pyfi_hpc.doctor.database import Database as Look
+from pyfi_hpc.doctor.findings import Mark
 from pyfi_hpc.doctor.machine import kind_of_disk, nearest
 from tests.services.databases import Database, new_database
 
@@ -73,6 +76,17 @@ def test_where_all_is_well_nothing_is_in_the_way(examine: Examine) -> None:
     # nobody serves yet: worth a word, but not wrong
     assert seen(findings, "agents")["mark"] == "!"
     assert seen(findings, "agents")["try"] == "pyfi agent run --respawn"
+
+
+def test_where_the_local_service_runs_without_an_agent_its_log_says_why(database: Database, tmp_path: Path) -> None:
+    engine = engines.connect(database.uri, pool=1, application="test")
+    try:
+        look = Look(engine, "default", tmp_path / "local.log")
+        list(look.server())
+        (agents,) = [finding for finding in look.network() if finding.check == "agents"]
+    finally:
+        engine.dispose()
+    assert agents.mark is Mark.DOUBTFUL and f"tail {tmp_path / 'local.log'}" in (agents.cure or "")
 
 
 def test_a_stopped_service_is_named_and_the_others_still_looked_at(examine: Examine) -> None:

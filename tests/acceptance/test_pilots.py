@@ -123,6 +123,15 @@ def test_a_scheduler_that_leads_sends_the_pilots_that_processors_lack(pyfi: Clus
     assert pyfi.items("pyfi ls schedulers")[0]["leader"] is None
 
 
+def test_with_nobody_leading_starting_and_stopping_a_processor_sends_and_cancels_its_pilot(pyfi: Cluster) -> None:
+    before = len(pyfi.items("pyfi ls jobs"))
+    pyfi("pyfi proc start -n proc1")
+    (job,) = pyfi.live()
+    pyfi("pyfi proc stop -n proc1")
+    pyfi.ends(job)
+    assert len(pyfi.items("pyfi ls jobs")) == before + 1, "looking at jobs sends none"
+
+
 def test_doctor_names_a_controller_that_is_stopped(pyfi: Cluster, slurm: SlurmCluster) -> None:
     slurm.kill_slurmctld()
     try:

@@ -1,4 +1,4 @@
-"""Two hosts in a box: a network namespace each, a bridge between them and the servers, agents started by hand."""
+"""Two hosts in a box: a network each, a switch between them and the servers, agents started by hand."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import conftest
+from pyfi_hpc.box import hosts as box
+from pyfi_hpc.box.network import Network
 from pyfi_hpc.box.postgres import ADMIN, ROLE, Postgres
 from pyfi_hpc.box.rabbitmq import RabbitMQ
 from pyfi_hpc.db import schema
@@ -19,55 +21,35 @@ from tests.support_git import make_repository
 ROOT = Path(conftest.__file__).parent
 PYFI = Path(sys.executable).with_name("pyfi")
 
-# its interfaces' names end with our pid, so that two runs do not meet
-_MARK = f"{os.getpid() % 100_000:x}"
-_NET = f"10.{200 + os.getpid() % 50}.{os.getpid() % 250}"
-SERVER = f"{_NET}.1"
-
-
-def ip(*arguments: str) -> str:
-    """What `ip …` prints; raises where it fails."""
-    done = subprocess.run(["ip", *arguments], capture_output=True, text=True, check=True)
-    return done.stdout
-
 
 @dataclass
 class Host:
-    """A namespace with one link to the bridge, and a state directory of its own."""
+    """A host with a cable to the switch, and a state directory of its own."""
 
     name: str
     number: int
     folder: Path
     services: dict[str, str]
+    network: Network
     agents: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
-    @property
-    def space(self) -> str:
-        return f"pyfi{_MARK}-{self.number}"
-
-    @property
-    def link(self) -> str:
-        """The bridge's end of its cable."""
-        return f"pv{_MARK}-{self.number}"
+    def __post_init__(self) -> None:
+        self._box = box.Host(self.name, isolated=True)
 
     @property
     def environment(self) -> dict[str, str]:
         own = {"PYFI_HOME": str(self.folder / "state"), "XDG_CACHE_HOME": str(self.folder / "cache")}
         return {**os.environ, **self.services, **own}
 
-    def make(self, bridge: str) -> None:
-        """The namespace, its cable and address."""
+    def make(self) -> None:
+        """It is on, and plugged in."""
         self.folder.mkdir()
-        ip("netns", "add", self.space)
-        ip("link", "add", self.link, "type", "veth", "peer", "name", "eth0", "netns", self.space)
-        ip("link", "set", self.link, "master", bridge, "up")
-        ip("-n", self.space, "address", "add", f"{_NET}.{10 + self.number}/24", "dev", "eth0")
-        ip("-n", self.space, "link", "set", "eth0", "up")
-        ip("-n", self.space, "link", "set", "lo", "up")
+        self._box.power_on()
+        self.network.plug(self._box, self.number)
 
     def pyfi(self, *arguments: str, code: int = 0) -> str:
         """What `pyfi …`, typed on this host, prints."""
-        command = ["ip", "netns", "exec", self.space, str(PYFI), *arguments]
+        command = self._box.connected(str(PYFI), *arguments)
         done = subprocess.run(
             command, env=self.environment, cwd=self.folder, capture_output=True, text=True, timeout=120
         )
@@ -76,7 +58,7 @@ class Host:
 
     def start_agent(self) -> None:
         """`pyfi agent start -h NAME`, by hand."""
-        command = ["ip", "netns", "exec", self.space, str(PYFI), "agent", "start", "-h", self.name]
+        command = self._box.connected(str(PYFI), "agent", "start", "-h", self.name)
         with (self.folder / "agent.log").open("ab") as log:
             self.agents.append(
                 subprocess.Popen(
@@ -91,11 +73,11 @@ class Host:
 
     def cut(self) -> None:
         """Pull the cable."""
-        ip("link", "set", self.link, "down")
+        self.network.cut(self._box)
 
     def heal(self) -> None:
         """Put it back in."""
-        ip("link", "set", self.link, "up")
+        self.network.heal(self._box)
 
     def remove(self) -> None:
         """Its agents are stopped, and nothing of it is left."""
@@ -108,8 +90,7 @@ class Host:
             except subprocess.TimeoutExpired:
                 agent.kill()
                 agent.wait(10)
-        if self.space in ip("netns", "list"):
-            ip("netns", "del", self.space)
+        self._box.power_off()
 
 
 @dataclass
@@ -126,14 +107,12 @@ class Cluster:
 @contextmanager
 def two_hosts(folder: Path) -> Iterator[Cluster]:
     """A cluster without agents yet; nothing of it is left afterwards."""
-    bridge = f"pb{_MARK}"
+    network = Network()
     with ExitStack() as stack:
-        ip("link", "add", bridge, "type", "bridge")
-        stack.callback(ip, "link", "del", bridge)
-        ip("address", "add", f"{SERVER}/24", "dev", bridge)
-        ip("link", "set", bridge, "up")
-        postgres = stack.enter_context(Postgres(SERVER))
-        rabbitmq = stack.enter_context(RabbitMQ(SERVER))
+        stack.callback(network.remove)
+        network.start()
+        postgres = stack.enter_context(Postgres(network.address))
+        rabbitmq = stack.enter_context(RabbitMQ(network.address))
         schema.init(postgres.uri(ADMIN), grant_to=ROLE)
         repository = _sample(folder / "sample")
         services = {
@@ -144,10 +123,13 @@ def two_hosts(folder: Path) -> Iterator[Cluster]:
             "PYFI_AGENT_SHARED_CORES": "yes",
             "PYFI_AGENT_POLL_SECONDS": "0.5",
         }
-        hosts = (Host("host1", 1, folder / "host1", services), Host("host2", 2, folder / "host2", services))
+        hosts = (
+            Host("host1", 1, folder / "host1", services, network),
+            Host("host2", 2, folder / "host2", services, network),
+        )
         for host in hosts:
             stack.callback(host.remove)
-            host.make(bridge)
+            host.make()
         yield Cluster(hosts, postgres.uri(), rabbitmq.uri, repository, services)
 
 

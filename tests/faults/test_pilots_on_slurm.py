@@ -63,7 +63,9 @@ def test_every_node_of_a_job_has_one_agent_with_its_slots(pilots: Pilots) -> Non
     rows = site.rows("SELECT DISTINCT n.cluster <> '', a.ends_at > now() FROM pyfi.agent a JOIN pyfi.node n"
                      " ON n.id = a.node_id")  # fmt: skip
     assert rows == [(True, True)]
-    assert list(site.client.map("p.work", [(1, str(site.runs)), (2, str(site.runs))])) == [2, 4]
+    futures = site.submit("p.work", [(number, str(site.runs)) for number in range(8)])
+    assert [future.result(timeout=30) for future in futures] == [2 * number for number in range(8)]
+    site.quiet()
 
 
 def test_a_warning_to_every_process_of_the_step_drains_it(pilots: Pilots) -> None:

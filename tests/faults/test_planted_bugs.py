@@ -93,7 +93,7 @@ class PlantedSite(Site):
         """What the checker says, without the ids, once nothing is under way any more."""
         under_way = ("I4", "I5")
         eventually(lambda: not any(line.startswith(under_way) for line in self.check().problems), timeout=40)
-        return [re.sub(r": [0-9a-f]{10}.*", "", line) for line in self.check().problems]
+        return [re.sub(r": [0-9a-f-]{10,}.*", "", line) for line in self.check().problems]
 
     def hold(self) -> tuple[Any, ...] | None:
         """State and time of the one hold row."""

@@ -91,6 +91,15 @@ def test_removal_leaves_no_process_and_no_file() -> None:
     assert not home.exists()
 
 
+def test_a_cluster_that_was_stopped_knows_its_jobs_when_it_starts_again() -> None:
+    with SlurmCluster(nodes=1) as cluster:
+        job = cluster.ask("sbatch", "--parsable", "--hold", "--wrap=true")
+        cluster.stop()
+        assert not cluster.runs("slurmctld")
+        cluster.start()
+        assert state(cluster, job) == "PENDING"
+
+
 def test_a_cluster_that_cannot_start_says_why_and_leaves_nothing() -> None:
     cluster = SlurmCluster(nodes=1, extra=["NoSuchKey=1"])
     with pytest.raises(Unavailable, match="NoSuchKey"), cluster:

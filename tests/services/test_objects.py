@@ -778,3 +778,89 @@ def test_objects_of_another_network_are_not_seen(flow: Network, make: Make) -> N
     assert refused(other.show, "queue", "q1").code == "E_NOT_FOUND"
     assert refused(other.show, "queue", uuid.UUID(flow.show("queue", "q1")["id"])).code == "E_NOT_FOUND"
     assert other.list("socket") == []
+
+
+# pilots, jobs and schedulers
+
+
+def test_asking_a_processor_to_run_notes_when(flow: Network) -> None:
+    asked = [flow.show("processor", "p1")["wanted_since"]]
+    for ask in (flow.start, flow.restart, lambda which: flow.update_processor(which, requested_status="RUNNING")):
+        asked.append(ask("p1")["wanted_since"])
+    flow.pause("p1")
+    flow.stop("p1")
+    assert flow.show("processor", "p1")["wanted_since"] == asked[-1]
+    assert asked == sorted(set(asked))
+
+
+def test_a_processor_keeps_the_shape_of_its_pilots_and_what_is_not_said_of_it_stays(
+    net: Network, repository: Repository
+) -> None:
+    given = {"partition": "main", "ntasks": 8}
+    made = net.add_processor(name="p", gitrepo=repository.url, module="flow.sample", shape=given)
+    assert made["shape"] == given
+    assert net.update_processor("p", shape={"time_minutes": 10})["shape"] == given | {"time_minutes": 10}
+    assert net.update_processor("p", workers=2)["shape"] == given | {"time_minutes": 10}
+
+
+def _job(engine: Engine, net: Network, **columns: str) -> str:
+    """A job of scheduler sched1 on record; its token."""
+    token = uuid.uuid4().hex
+    given = {"token": token, "request": "{}", "workers": "4", **columns}
+    names, marks = ", ".join(given), ", ".join(f"CAST(:{name} AS {_TYPES.get(name, 'text')})" for name in given)
+    insert = f"""INSERT INTO pyfi.job (network_id, scheduler_id, {names})
+        SELECT n.id, s.id, {marks} FROM pyfi.network n JOIN pyfi.scheduler s ON s.network_id = n.id
+        WHERE n.name = :network"""
+    with engine.begin() as connection:
+        connection.execute(text(insert), given | {"network": net.name})
+    return token
+
+
+_TYPES = {"request": "jsonb", "workers": "integer", "status": "pyfi.job_status"}
+
+
+def test_a_job_is_found_by_slurms_id_by_ours_and_by_its_token(net: Network, engine: Engine) -> None:
+    net.add_scheduler(name="sched1")
+    token = _job(engine, net, slurm_id="88121", status="PENDING", slurm_state="PENDING", slurm_reason="Priority")
+    found = net.show("job", "88121")
+    assert (found["token"], found["scheduler"], found["status"]) == (token, "sched1", "PENDING")
+    assert found["why"].startswith("Priority: other jobs come first")
+    assert net.show("job", token) == net.show("job", found["id"]) == net.show("job", "88121_3") == found
+    assert [job["job"] for job in net.list("job")] == ["88121"]
+    assert refused(net.show, "job", "88122").code == "E_NOT_FOUND"
+
+
+@pytest.mark.parametrize("word", ["6f3a9c01de", "881210", "proc1", "", "88121_"])
+def test_a_word_that_is_no_job_of_ours_is_none(net: Network, engine: Engine, word: str) -> None:
+    net.add_scheduler(name="sched1")
+    _job(engine, net, slurm_id="88121")
+    assert net.find_job(word) is None
+
+
+def test_of_two_jobs_with_one_number_the_newer_is_meant(net: Network, engine: Engine) -> None:
+    net.add_scheduler(name="sched1")
+    _job(engine, net, slurm_id="7", status="ENDED")
+    newer = _job(engine, net, slurm_id="7", status="PENDING")
+    assert net.show("job", "7")["token"] == newer
+
+
+def test_a_job_is_asked_to_end_once(net: Network, engine: Engine) -> None:
+    net.add_scheduler(name="sched1")
+    _job(engine, net, slurm_id="7", status="PENDING")
+    _job(engine, net, slurm_id="8", status="ENDED")
+    assert (net.cancel_job("7")["cancelled"], net.show("job", "7")["cancel_requested"]) == (True, True)
+    assert net.cancel_job("7")["cancelled"] is False
+    assert net.cancel_job("8")["cancelled"] is False
+    error = refused(net.cancel_job, "7_1")
+    assert (error.code, error.cure) == ("E_USAGE", "scancel 7_1, or pyfi cancel 7")
+
+
+def test_a_scheduler_with_live_jobs_stays_and_takes_its_ended_ones_along(net: Network, engine: Engine) -> None:
+    net.add_scheduler(name="sched1")
+    token = _job(engine, net, slurm_id="7", status="RUNNING")
+    error = refused(net.delete, "scheduler", "sched1", cascade=True)
+    assert (error.code, error.facts["live job"]) == ("E_IN_USE", 1)
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE pyfi.job SET status = 'ENDED' WHERE token = :token"), {"token": token})
+    net.delete("scheduler", "sched1")
+    assert (names(net, "scheduler"), net.list("job")) == ([], [])

@@ -34,7 +34,7 @@ def test_the_benchmarks_say_what_they_need_where_it_is_missing() -> None:
     code = (
         "import importlib.util as u; real = u.find_spec;"
         "u.find_spec = lambda name, *more: None if name == 'pytest' else real(name, *more);"
-        "import benchmarks"
+        "import benchmarks.__main__"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 1 and done.stderr.endswith("scripts/venv test\n") and "Traceback" not in done.stderr

@@ -55,6 +55,17 @@ def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("proc start", "E_MISSING", ["name is missing"]),
         ("proc remove proc1", "E_CONFIRM", ["remove processor proc1", "add -y"]),
         ("proc begin proc1", "E_USAGE", []),
+        (f"{ADD} --time 25:61", "E_TIME_FORMAT", ["--time 25:61"]),
+        (f"{ADD} --ntasks 0", "E_RANGE", ["--ntasks 0"]),
+        (f"{ADD} --ntask 8", "E_USAGE", ["--ntasks"]),
+        ("add scheduler", "E_MISSING", ["name"]),
+        ("add scheduler --name 'sched 1'", "E_NAME", ["--name sched 1"]),
+        ("scheduler add --node node1", "E_MISSING", ["name is missing", "scheduler -n"]),
+        ("scheduler -n s add -n s --node node1", "E_USAGE", ["only one name"]),
+        ("scheduler -n s add", "E_MISSING", ["--node"]),
+        ("scheduler -n s begin", "E_USAGE", ["pyfi scheduler"]),
+        ("show job", "E_MISSING", ["JOB"]),
+        ("delete job 7", "E_USAGE", []),
     ],
 )
 def test_bad_input_is_refused_with_its_code_before_any_service_is_asked(

@@ -20,8 +20,10 @@ PATIENCE = Patience()
 SLOTS = 2
 BEGIN = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
 ASKED = PilotProcessor(b"p", "p", Requested.RUNNING, BEGIN, ResourceRequest(), SLOTS, 4)
-#: What sbatch may come to: its answer, no answer though the job is queued, no answer and no job, a refusal.
-ANSWERS = ("taken", "taken, unanswered", "lost", "refused")
+#: What sbatch may come to: its answer, no answer though the job is queued, or is queued later, or never; a refusal.
+ANSWERS = ("taken", "taken, unanswered", "late", "lost", "refused")
+#: So long after sbatch was given up, what it sent may still come to a controller that had stalled.
+LATE = datetime.timedelta(seconds=50)
 #: Where the leader may die.
 DEATHS = (None, "before the intent", "after the intent", "after sbatch")
 
@@ -34,6 +36,8 @@ class World:
     rows: dict[bytes, PilotJob] = field(default_factory=dict)
     slurm: dict[str, Observation] = field(default_factory=dict)
     processor: PilotProcessor = field(default_factory=lambda: ASKED)
+    #: tokens on their way to Slurm, and when they are there at the latest
+    under_way: dict[str, datetime.datetime] = field(default_factory=dict)
     made: int = 0
     numbered: int = 0
 
@@ -106,7 +110,10 @@ class World:
             case pilots.Drain():
                 self.rows[action.job] = replace(self.rows[action.job], agents=0, retry_at=self.later(action.seconds))
             case pilots.End():
+                assert action.reason in (pilots.LOST, pilots.UNSENT)
                 if action.reason == pilots.LOST:
+                    missed = self.rows[action.job].missed
+                    assert missed is not None and (self.now - missed).total_seconds() >= PATIENCE.lost
                     assert str(self.rows[action.job].slurm_id) not in self.slurm, "Slurm knows it"
                     assert not self.rows[action.job].agents, "its agents serve"
                 self.change(action.job, J.ENDED, reason=action.reason)
@@ -115,12 +122,15 @@ class World:
         """Whether the leader lives on."""
         if death == "before the intent":
             return False
+        assert self.rows[job].status is J.WANTED, "it may have been submitted"
         self.change(job, J.SUBMITTING, missed=None)
         if death == "after the intent":
             return False
         token = self.rows[job].token
         if answer == "refused":
             self.change(job, J.ENDED, reason="refused")
+        elif answer == "late":
+            self.under_way[token] = self.now + LATE
         elif answer != "lost":
             number = self.arrive(token)
             if death == "after sbatch":
@@ -156,12 +166,41 @@ class Pilots(RuleBasedStateMachine):
     @rule(seconds=st.sampled_from([1, 10, 61, 130, 400]))
     def time_passes(self, seconds: int) -> None:
         self.world.now += datetime.timedelta(seconds=seconds)
+        for token in [token for token, latest in self.world.under_way.items() if latest <= self.world.now]:
+            self.arrives(token)
 
-    @rule(look=st.booleans(), answer=st.sampled_from(ANSWERS), death=st.sampled_from(DEATHS))
-    def leader_makes_a_pass(self, look: bool, answer: str, death: str | None) -> None:
+    def arrives(self, token: str) -> None:
+        del self.world.under_way[token]
+        self.world.arrive(token)
+
+    @rule()
+    def what_was_late_arrives(self) -> None:
+        for token in list(self.world.under_way):
+            self.arrives(token)
+
+    @rule()
+    def agents_lose_their_leases(self) -> None:
+        self.world.rows = {name: replace(row, agents=0) for name, row in self.world.rows.items()}
+
+    def turn(self, look: bool, answer: str = "taken", death: str | None = None) -> None:
         actions = self.world.planned(self.world.look() if look else None)
         self.bounded(actions)
         self.world.do(actions, answer, death)
+
+    @rule(count=st.integers(1, 4))
+    def leader_looks(self, count: int) -> None:
+        for _ in range(count):
+            self.turn(look=True)
+            self.world.now += datetime.timedelta(seconds=1)
+
+    @rule()
+    def leader_follows_a_hint(self) -> None:
+        self.turn(look=False)
+
+    @rule(answer=st.sampled_from(ANSWERS), death=st.sampled_from(DEATHS))
+    def leader_submits_in_bad_weather(self, answer: str, death: str | None) -> None:
+        for _ in range(2):  # what is wanted is put on record in the first
+            self.turn(look=True, answer=answer, death=death)
 
     @rule()
     def slurm_is_silent(self) -> None:
@@ -185,14 +224,13 @@ class Pilots(RuleBasedStateMachine):
         else:
             status, state = (J.RUNNING, "RUNNING") if what == "start" else (J.ENDED, "COMPLETED")
             self.world.slurm[seen.job] = replace(seen, status=status, state=state)
-        if row is not None and row.status is not J.ENDED:
+        if row is not None and row.status is not J.ENDED and what != "forget":
             agents = 1 if what == "start" else 0
             self.world.rows[row.id] = replace(row, agents=agents, served=row.served or bool(agents))
 
     @rule()
     def slurm_loses_its_state(self) -> None:
         self.world.slurm.clear()
-        self.world.rows = {name: replace(row, agents=0) for name, row in self.world.rows.items()}
 
     def bounded(self, actions: list[Action]) -> None:
         starts = sum(isinstance(action, pilots.Submit | pilots.Want) for action in actions)
@@ -212,6 +250,8 @@ class Pilots(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         """Once all is well again, what is asked for is what is there."""
+        self.what_was_late_arrives()
+        self.agents_lose_their_leases()
         self.world.now += datetime.timedelta(seconds=1)
         self.world.processor = replace(self.world.processor, wanted_since=self.world.now)
         for _ in range(12):
@@ -232,4 +272,4 @@ class Pilots(RuleBasedStateMachine):
 
 
 TestPilots = Pilots.TestCase
-TestPilots.settings = settings(max_examples=80, stateful_step_count=25, deadline=None)
+TestPilots.settings = settings(max_examples=120, stateful_step_count=20, deadline=None)

@@ -24,6 +24,7 @@ from pyfi_hpc.client.objects.common import (
 from pyfi_hpc.db import tables
 from pyfi_hpc.errors import BadInput
 from pyfi_hpc.model.names import checked_choice, checked_name, task_key
+from pyfi_hpc.model.request import ResourceRequest
 from pyfi_hpc.model.status import JobStatus, Requested, WorkerStatus, request
 
 _LIMITS: Mapping[str, tuple[float, float]] = {
@@ -36,7 +37,7 @@ _LIMITS: Mapping[str, tuple[float, float]] = {
     "retry_delay_seconds": (0, 86_400),
 }
 #: What `add` and `update` may say beside where the code is.
-_SHAPE = (*_LIMITS, "host", "requirements", "python", "default_task")
+_SHAPE = (*_LIMITS, "host", "requirements", "python", "default_task", "shape")
 
 
 def add(
@@ -84,6 +85,8 @@ def _checked_shape(shape: Mapping[str, Any]) -> Record:
         checked_name(given["host"], "host")
     if "retries" in given:
         given["max_attempts"] = given.pop("retries") + 1
+    if "shape" in given:
+        ResourceRequest.from_json(given["shape"])
     return given
 
 
@@ -126,6 +129,9 @@ def update(
             row.wanted_since = sa.func.now()
     if found is not None:
         _move(tools, row, found, values.get("default_task"))
+    if "shape" in values:
+        # what is not said of its pilots stays
+        values["shape"] = {**(row.shape or {}), **values["shape"]}
     for key, value in values.items():
         setattr(row, key, value)
     event(tools, "processor", row, "updated", {"commit": row.commit})
