@@ -147,7 +147,8 @@ class ClusterSite(Site):
         """Each call has its one value; no more than `again` of them were run once more, and none spent its budget."""
         assert [future.result(timeout=timeout) for future in futures] == [2 * number for number in range(len(futures))]
         self.quiet()
-        assert len(futures) <= self.runs_of(futures) <= len(futures) + again
+        runs = self.runs_of(futures)
+        assert len(futures) <= runs <= len(futures) + again, f"{runs} runs of {len(futures)} calls"
         assert not {cause for future in futures for cause in self.causes(future)} & {
             str(each) for each in SPENDS_BUDGET
         }

@@ -26,7 +26,9 @@ def site(installation: ClusterSite) -> Iterator[ClusterSite]:
     installation.begin()
     yield installation
     for node in installation.cluster.slurm.nodes:
+        installation.cluster.slurm.power_on(node)
         installation.cluster.slurm.connect(node)
+        installation.cluster.slurm.wait_up(node)
     installation.settle()
 
 
@@ -48,12 +50,12 @@ def test_nodes_that_lose_sight_of_a_service_for_a_moment_repeat_nothing(site: Cl
 def test_what_a_node_goes_on_with_that_the_broker_has_lost_has_one_outcome(site: ClusterSite) -> None:
     pilot = site.send("-n", "1")
     site.ready()
-    (node,) = pilot.nodes()
+    node, other = pilot.nodes_and_others()
     futures = site.work(1, 18.0)
     site.under_way(futures, 1)
 
     with site.blocked(node, "broker"):
-        site.send("-n", "1")
+        site.send("-n", "1", "-w", other)
         # the broker has given the call to the other one as well
         eventually(lambda: site.runs_of(futures) == 2, timeout=60)
 
@@ -111,10 +113,9 @@ def test_a_node_that_loses_its_power_under_load_gives_its_job_and_its_calls_to_o
     site.cluster.slurm.power_off(node)
 
     pilot.serves(other, incarnation=1)
-    site.all_right(futures, again=1)
+    # what it had in hand, and has run without anybody hearing of it
+    site.all_right(futures, again=4)
     assert second.serving() == [(other, 0)]
-    site.cluster.slurm.power_on(node)
-    site.cluster.slurm.wait_up(node)
 
 
 def test_a_job_of_two_nodes_goes_on_with_the_one_that_is_left(site: ClusterSite) -> None:
@@ -128,5 +129,3 @@ def test_a_job_of_two_nodes_goes_on_with_the_one_that_is_left(site: ClusterSite)
 
     site.all_right(futures, again=1)
     assert ("n1", 0) in pilot.serving()
-    site.cluster.slurm.power_on("n2")
-    site.cluster.slurm.wait_up("n2")
