@@ -24,7 +24,7 @@ from pyfi_hpc.processes import alive, end, until
 #: A drain of the agent, and Postgres's own end, at most.
 STOP_SECONDS = 60.0
 #: An agent registers about a second after the service is there.
-AGENT_SECONDS = 15.0
+AGENT_SECONDS = 20.0
 
 
 def ensure(settings: Settings, *, tell: bool = True) -> str:

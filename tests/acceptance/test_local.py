@@ -62,7 +62,10 @@ def tree(pid: int) -> set[int]:
     return {pid}.union(*map(tree, children(pid)))
 
 
-def test_the_first_use_starts_it_and_says_so_the_second_finds_it(make: Make, capfd: pytest.CaptureFixture[str]) -> None:
+def test_the_first_use_starts_it_and_says_so_the_second_finds_it(
+    make: Make, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(control, "AGENT_SECONDS", 60.0)
     settings = make()
     uri = local.ensure(settings)
     said = capfd.readouterr().err
