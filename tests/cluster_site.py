@@ -147,7 +147,8 @@ class ClusterSite(Site):
         """Each call has its one value; no more than `again` of them were run once more, and none spent its budget."""
         assert [future.result(timeout=timeout) for future in futures] == [2 * number for number in range(len(futures))]
         self.quiet()
-        assert len(futures) <= self.runs_of(futures) <= len(futures) + again
+        runs = self.runs_of(futures)
+        assert len(futures) <= runs <= len(futures) + again, f"{runs} runs of {len(futures)} calls"
         assert not {cause for future in futures for cause in self.causes(future)} & {
             str(each) for each in SPENDS_BUDGET
         }
@@ -172,23 +173,6 @@ class ClusterSite(Site):
             self.cluster.unblock(node, service)
 
     # looking
-
-    def live(self) -> list[Pilot]:
-        """The jobs that have not ended, oldest first."""
-        return [pilot for pilot in self.pilots() if pilot.row("status") != "ENDED"]
-
-    def given_again(self, futures: Sequence[Any]) -> bool:
-        """Whether any of these calls was begun more than once."""
-        executions = self.executions()
-        return any(executions.get(future.id, 0) > 1 for future in futures)
-
-    def host_of(self, pid: int) -> str:
-        """The name of the host of the box that a process is on, where hosts are isolated."""
-        space = os.readlink(f"/proc/{pid}/ns/uts")
-        found = [
-            name for name, host in self.cluster.slurm.hosts.items() if os.readlink(f"/proc/{host.pid}/ns/uts") == space
-        ]
-        return found[0]
 
     def pilots(self) -> list[Pilot]:
         """Every job on record that Slurm has, oldest first."""
@@ -329,6 +313,11 @@ class Pilot:
         """The nodes that it runs on."""
         shown = self.site.cluster.slurm.ask("squeue", "--noheader", "--jobs", self.id, "--format=%N")
         return self.site.cluster.slurm.ask("scontrol", "show", "hostnames", shown).split() if shown else []
+
+    def nodes_and_others(self) -> list[str]:
+        """All nodes of the cluster, those that it runs on first."""
+        mine = self.nodes()
+        return mine + [node for node in self.site.cluster.slurm.nodes if node not in mine]
 
     def step(self, code: int = 0) -> str:
         """What another step of it prints that starts the agent once more; its exit status is `code`."""

@@ -15,7 +15,7 @@ from pyfi_hpc.agent import keeper
 from pyfi_hpc.agent.builder import Builder, Built
 from pyfi_hpc.agent.committer import Job, Within
 from pyfi_hpc.agent.dispatch import Dispatcher
-from pyfi_hpc.agent.keeper import OwnWorker, Program, View
+from pyfi_hpc.agent.keeper import LongCall, OwnWorker, Program, View
 from pyfi_hpc.agent.lots import Finished, Lot
 from pyfi_hpc.agent.process import Launch, WorkerProcess, describe_end
 from pyfi_hpc.control import reconcile
@@ -30,6 +30,8 @@ log = structlog.get_logger("pyfi.agent")
 
 HELLO_SECONDS = 120.0
 CANCEL_GRACE_SECONDS = 2.0
+#: A call that has run for so long is said to run.
+LONG_SECONDS = 1.0
 CRASHES, CRASH_MINUTES = 5, 5.0
 #: How long a processor's second crash holds its next worker back; doubled with each further one.
 RESTART_SECONDS = 0.25
@@ -51,6 +53,8 @@ class Hand:
     calls: int = 0
     #: of them, how many the database knows of
     counted: int = 0
+    #: the call that it is said to run, and since when on the monotonic clock
+    noted: tuple[bytes, float] | None = None
     draining: bool = False
     #: its row was taken back before it was taken up
     unwanted: bool = False
@@ -180,6 +184,28 @@ class Crew:
             self.hands[row].counted = count
         return news
 
+    def long_calls(self, now: float) -> list[LongCall]:
+        """Which call each worker has been running for a while, where that changed since this was last asked."""
+        news = []
+        for hand in self.hands.values():
+            found = self._long_call(hand, now)
+            if found != hand.noted:
+                hand.noted = found
+                news.append(LongCall(hand.row, *(found[0], now - found[1]) if found else (None, None)))
+        return news
+
+    def _long_call(self, hand: Hand, now: float) -> tuple[bytes, float] | None:
+        if hand.process is None or (running := self._running(hand.process)) is None:
+            return None
+        lot, index, started = running
+        return (lot.call(index).id, started) if now - started >= LONG_SECONDS else None
+
+    def _running(self, process: WorkerProcess) -> tuple[Lot, int, float] | None:
+        """What it runs, member `index` of a lot, and since when on the monotonic clock."""
+        token, index, started, _ = process.progress.read()
+        lot = self._lots(token) if index >= 0 else None
+        return (lot, index, started) if lot is not None and index < len(lot.message.calls) else None
+
     def replacing(self) -> set[bytes]:
         """Processors with a worker on its way."""
         return {
@@ -257,13 +283,13 @@ class Crew:
             process = hand.process
             if process is None:
                 continue
-            token, index, started, _ = process.progress.read()
-            lot = self._lots(token) if index >= 0 else None
+            running = self._running(process)
             if process.hello is None and now > hand.deadline:
                 process.kill(Cause.ENVIRONMENT)
-            elif lot is not None and index < len(lot.message.calls):
+            elif running is not None:
+                lot, index, started = running
                 limit = timeout_of(lot, index)
-                impatient = self.cancelled.get((token, index), now + 1) < now
+                impatient = self.cancelled.get((lot.token, index), now + 1) < now
                 if impatient or (limit is not None and now - started > limit):
                     process.kill(Cause.RETURNED if impatient else Cause.TIMEOUT)
             self._watch_memory(hand, process)

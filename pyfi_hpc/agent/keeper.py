@@ -35,6 +35,15 @@ class OwnWorker:
 
 
 @dataclass(frozen=True, slots=True)
+class LongCall:
+    """The call that a worker runs, and for how many seconds by now; both None where it runs none that is long."""
+
+    worker: bytes
+    call: bytes | None
+    seconds: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class Program:
     """What a processor's workers run, and within which limits."""
 
@@ -118,6 +127,20 @@ def look(
         queues=topology.task_queues(cursor, network),
         outdated=outdated,
         seconds_left=seconds_left,
+    )
+
+
+def note_long_calls(cursor: Cursor, calls: Sequence[LongCall]) -> None:
+    """Say of these workers what they run."""
+    cursor.execute(
+        """UPDATE pyfi.worker w SET running = c.call, running_since = now() - c.seconds * interval '1 second'
+           FROM unnest(%s::uuid[], %s::uuid[], %s::float8[]) AS c (worker, call, seconds)
+           WHERE w.id = c.worker AND w.status NOT IN ('EXITED', 'LOST')""",
+        (
+            [each.worker.hex() for each in calls],
+            [each.call.hex() if each.call else None for each in calls],
+            [each.seconds for each in calls],
+        ),
     )
 
 
@@ -212,7 +235,8 @@ def worker_ready(cursor: Cursor, worker: bytes, processor: bytes, pid: int, envi
 def worker_ended(cursor: Cursor, worker: bytes, reason: str, calls: int) -> None:
     """The worker's process is gone."""
     cursor.execute(
-        "UPDATE pyfi.worker SET status = 'EXITED', reason = %s, calls = %s, ended = now()"
+        "UPDATE pyfi.worker SET status = 'EXITED', reason = %s, calls = %s, ended = now(), running = NULL,"
+        " running_since = NULL"
         " WHERE id = %s::uuid AND status <> 'EXITED'",
         (reason[:500], calls, worker.hex()),
     )

@@ -11,6 +11,7 @@ import socket
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,7 @@ log = structlog.get_logger("pyfi.agent")
 
 TICK_SECONDS = 0.05
 SWEEP_SECONDS = 1.0
+NOTE_SECONDS = 0.5
 _DEAD_PREFETCH = 20
 
 
@@ -106,12 +108,15 @@ class Service:
         self._view: View | None = None
         self._looking = False
         self._look_at = 0.0
+        self._note_at = 0.0
         #: why and until when it drains
         self._ending: Ending | None = None
         self._drained_by = math.inf
         #: when Slurm ends the job, on the monotonic clock
         self._job_ends: float | None = None
         self._superseded = False
+        self._opened = False
+        #: the subscription to the dead letters
         self._letters: Any = None
         self._failed: BaseException | None = None
         self._healthy = True
@@ -164,6 +169,7 @@ class Service:
                 self._crew.watch_limits(now, self._timeout_of)
                 self._crew.stop_drained()
                 self._look_if_due(now)
+                self._note_long_calls(now)
                 self._watch_time_limit(now)
                 self._follow_health()
                 self._housekeeping.turn(now)
@@ -237,14 +243,24 @@ class Service:
         if self._ending is not None:
             return
         self._broker.on_hint(self._network, self._hint)
+        # a new queue takes RabbitMQ two seconds
+        declared = self._builder.spare(partial(self._broker.declare_dead_letters, self._network))
+        declared.add_done_callback(lambda done: self.post(partial(self._consume_letters, done)))
+        if self._application.devices:
+            self._sampler.start()
+        self._opened = True
+        self.look_soon()
+
+    def _consume_letters(self, declared: Future[None]) -> None:
+        if self._ending is not None:
+            return
+        if error := declared.exception():
+            log.warning("the dead letters' queue cannot be declared: waiting for it", reason=str(error))
         self._letters = self._broker.consume(
             dead_queue(self._network),
             prefetch=_DEAD_PREFETCH,
             deliver=lambda delivery: self._committer.put(DeadLetter(delivery)),
         )
-        if self._application.devices:
-            self._sampler.start()
-        self.look_soon()
 
     def _hint(self, text: str) -> None:
         self.post(partial(self._hinted, text))
@@ -267,7 +283,7 @@ class Service:
         self._look_at = min(self._look_at, time.monotonic() + max(seconds, TICK_SECONDS))
 
     def _look_if_due(self, now: float) -> None:
-        if not self._looking and now >= self._look_at and self._letters is not None:
+        if not self._looking and now >= self._look_at and self._opened:
             self._looking = True
             self._look_at = now + self._poll_seconds
             samples, self._samples = self._samples, ()
@@ -275,6 +291,12 @@ class Service:
                 keeper.look, network=self._network, agent=self.id, calls=self._crew.counted(), samples=samples
             )
             self._committer.put(Within(work, lambda view: self.post(partial(self._follow, view))))
+
+    def _note_long_calls(self, now: float) -> None:
+        if now >= self._note_at and self._committer.healthy:
+            self._note_at = now + NOTE_SECONDS
+            if calls := self._crew.long_calls(now):
+                self._committer.put(Within(partial(keeper.note_long_calls, calls=calls), lambda _: None))
 
     def _follow(self, view: View) -> None:
         first, self._view, self._looking = self._view is None, view, False

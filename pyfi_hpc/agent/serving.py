@@ -20,7 +20,7 @@ from pyfi_hpc.brokers.base import Broker
 from pyfi_hpc.brokers.connect import connect
 from pyfi_hpc.config import Settings
 from pyfi_hpc.control.retention import Keep
-from pyfi_hpc.db import engine, schema
+from pyfi_hpc.db import plain
 from pyfi_hpc.db.embedded import EmbeddedPostgres
 from pyfi_hpc.envs.repository import Allow
 from pyfi_hpc.errors import PyfiError, Unavailable
@@ -70,18 +70,13 @@ def _serve(settings: Settings, post: Post, unsafe: bool) -> int:
 
 def _check(uri: str, post: Post, unsafe: bool) -> Pilot | None:
     """See that this agent may serve its post; its job, where it is in one."""
-    database = engine.connect(uri, pool=1, application="pyfi-agent")
-    try:
+    where = plain.place(uri)
+    with plain.session(uri, "pyfi-agent") as cursor:
         if not unsafe:
-            engine.check_safe(database)
-        schema.check(database)
-        connection = database.raw_connection()
-        cursor = connection.cursor()
+            plain.check_safe(cursor, where)
+        plain.check_schema(cursor, where)
         job = pilot.find(cursor, post.network, post.token, post.incarnation) if post.token else None
         post.refuse_second(cursor)
-        connection.close()
-    finally:
-        database.dispose()
     return job
 
 

@@ -273,9 +273,20 @@ class SlurmCluster:
         self._pids.pop(f"slurmd.{node}", None)
 
     def power_on(self, node: str) -> None:
-        """The node has booted and its slurmd is on its way; what ran there before is lost."""
+        """The node has booted and its slurmd is on its way; what ran there before is lost. One that is on stays so."""
         self.places.power_on(node)
-        self._start_slurmd(node)
+        if not self.runs(f"slurmd.{node}"):
+            self._start_slurmd(node)
+
+    def wait_up(self, node: str, timeout: float = 30.0) -> None:
+        """Return once Slurm would use the node.
+
+        Raises:
+            Unavailable: it was not in time.
+        """
+        asked = ("sinfo", "--noheader", "--partition=main", "--nodes", node, "--format=%T")
+        if not until(lambda: self.ask(*asked) in ("idle", "mixed", "allocated"), timeout, interval=0.05):
+            raise Unavailable("E_SLURM", f"node {node} is {self.ask(*asked)}", at=str(self.home / "log"))
 
     def disconnect(self, node: str) -> None:
         """Let nothing through between a node (or `ctl`) and all others; what runs there goes on.

@@ -129,6 +129,13 @@ class Broker(Protocol):
             BrokerUnavailable: E_BROKER.
         """
 
+    def declare_dead_letters(self, network: str) -> None:
+        """Make the dead letters' queue of `network`, where it is not there yet.
+
+        Raises:
+            BrokerUnavailable: E_BROKER.
+        """
+
     def delete(self, queue: TaskQueue) -> None:
         """Remove the queue with what is in it; one that is not there is fine."""
 

@@ -220,6 +220,11 @@ class MemoryBroker:
                 raise mismatch(queue.name, queue.max_length, stands.max_length)
             self._hub.pump(queue.name)
 
+    def declare_dead_letters(self, network: str) -> None:
+        """Make the dead letters' queue of `network`."""
+        with self._hub.lock:
+            self._hub.ensure_dead(network)
+
     def delete(self, queue: TaskQueue) -> None:
         """Remove the queue with what is in it."""
         with self._hub.lock:

@@ -55,7 +55,7 @@ LISTED: Mapping[str, Listed] = {
         "workers",
         "workers, with their core or GPU",
         ("id", "processor", "node", "job", "status", "cores", "devices", "pid", "calls"),
-        ("slot", "commit", "environment", "reason", "created", "ended"),
+        ("running", "running_since", "slot", "commit", "environment", "reason", "created", "ended"),
     ),
     "device": Listed(
         "devices",

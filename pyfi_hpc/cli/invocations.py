@@ -87,7 +87,7 @@ def _job_meant(*idents: str) -> Iterator[None]:
 @output_options
 @pass_platform
 def cancel(platform: Platform, ids: tuple[str, ...], out: Output) -> None:
-    """Cancel invocations that are not decided yet, or jobs; what runs is stopped.
+    """Cancel invocations that are not decided yet, or jobs; what runs is stopped, and called begun.
 
     Digits alone that are the id of a Slurm job of this network mean that job: its workers finish what they run first.
     """
@@ -96,7 +96,7 @@ def cancel(platform: Platform, ids: tuple[str, ...], out: Output) -> None:
     rows = [_cancelled(platform, ident) for ident in jobs]
     with _job_meant(*calls):
         rows += platform.client.cancel(*calls) if calls else []
-    out.rows(rows, ["id", "cancelled", "status"])
+    out.rows(rows, ["id", "cancelled", "status", "begun"])
 
 
 def _cancelled(platform: Platform, which: str) -> dict[str, Any]:
@@ -165,15 +165,30 @@ def _follow(platform: Platform, ident: str) -> None:
 @output_options
 @pass_platform
 def ps(platform: Platform, ident: str | None, out: Output) -> None:
-    """Show the workers that are there, or all that is on record of one invocation."""
+    """Show the workers that are there, or all that is on record of one invocation.
+
+    A call is said to run about a second after its start: `running` names it, with the time since when.
+    """
     if ident is not None:
         return out.row(_called_so(platform.client.operations.invocation(ident), out))
     live = [row for row in platform.network.list("worker") if row["status"] not in ("EXITED", "LOST")]
-    columns = ["processor", "node", "job", "cores", "devices", "pid", "status", "calls", "id"]
+    columns = [
+        "processor",
+        "node",
+        "job",
+        "cores",
+        "devices",
+        "pid",
+        "status",
+        "calls",
+        "running",
+        "running_since",
+        "id",
+    ]
     return out.rows(live, columns, ["slot", "commit", "environment", "created"])
 
 
 def _called_so(row: dict[str, Any], out: Output) -> dict[str, Any]:
     """An id that the record knows nothing of is called so, in words for people."""
-    nothing = row["outcome"] is None and row["hold"] is None and not row["attempts"]
+    nothing = row["status"] == "QUEUED" and row["hold"] is None and not row["attempts"]
     return {**row, "status": "queued or unknown"} if nothing and out.form in ("table", "wide") else row

@@ -126,7 +126,7 @@ class Future(concurrent.futures.Future[Any]):
         return self._state != PENDING
 
     def running(self) -> bool:
-        """True while an attempt is known to run; asks the database."""
+        """True while an attempt is known to run, a first one about a second after its start; asks the database."""
         return not self.done() and self.status == "RUNNING"
 
     def cancelled(self) -> bool:
@@ -134,8 +134,12 @@ class Future(concurrent.futures.Future[Any]):
         return self._state == CANCELLED_AND_NOTIFIED
 
     def cancel(self, *, running: bool = False) -> bool:
-        """Commit that it is cancelled, where no attempt is on record; True only then. `running` asks a running one to
-        stop as well (True: it will have no other outcome)."""
+        """Commit that it is cancelled, where no attempt is known to have begun; True only then, and it will have no
+        other outcome. `running` asks a running one to stop as well.
+
+        That a first attempt runs is known about a second after its start. True says of one that is younger that it is
+        stopped and that its value is dropped, not that it did nothing.
+        """
         return self._home.cancel(self, running)
 
     def result(self, timeout: float | None = None) -> Any:
@@ -191,7 +195,8 @@ class Future(concurrent.futures.Future[Any]):
 
     @property
     def status(self) -> str:
-        """SUCCEEDED, FAILED, CANCELLED or DEAD; RUNNING where an attempt is announced; else QUEUED (or unknown)."""
+        """SUCCEEDED, FAILED, CANCELLED or DEAD; RUNNING where an attempt is known to run, a first one about a second
+        after its start; else QUEUED (or unknown)."""
         return self._known or self._home.status(self)
 
     @property

@@ -9,9 +9,9 @@ from contextlib import suppress
 from typing import Any, TypeVar
 
 import psycopg2
-from psycopg2.extensions import parse_dsn
 
 from pyfi_hpc.db import sessions
+from pyfi_hpc.db.plain import place, translated
 from pyfi_hpc.db.record import Cursor
 from pyfi_hpc.errors import BadInput, DatabaseUnavailable, PyfiError
 
@@ -68,9 +68,6 @@ class Link:
             self._discard()
             raise
         except psycopg2.Error as error:
-            # not imported above: it brings SQLAlchemy, which a call has no need of
-            from pyfi_hpc.db.engine import translated
-
             raise translated(error, place(self._dsn)) from error
 
     def _discard(self) -> None:
@@ -95,10 +92,3 @@ class Link:
 def closed() -> PyfiError:
     """What is raised once the client is closed."""
     return BadInput("E_USAGE", "this client is closed", cure="Client().future(id) asks again")
-
-
-def place(dsn: str) -> str:
-    """Where the database is, without a password."""
-    parts = parse_dsn(dsn.replace("postgresql+psycopg2:", "postgresql:", 1))
-    host = parts.get("host", "localhost")
-    return str(host if host.startswith("/") else f"{host}:{parts.get('port', 5432)}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pyfi_hpc.db.record import Cursor
@@ -17,6 +17,10 @@ DEVICES = """(SELECT jsonb_agg(jsonb_build_object('uuid', u.uuid, 'model', d.mod
         LEFT JOIN pyfi.device d ON d.node_id = w.node_id AND d.uuid = u.uuid)"""
 #: Slurm's id of the job that worker `w` is in.
 JOB = "(SELECT j.slurm_id FROM pyfi.agent a JOIN pyfi.job j ON j.id = a.job_id WHERE a.id = w.agent_id)"
+#: Worker `w` is live, and what it runs is a call of `owner`.
+RUNS = """w.status NOT IN ('EXITED', 'LOST')
+    AND EXISTS (SELECT FROM pyfi.agent a WHERE a.id = w.agent_id AND a.ended IS NULL AND a.lease_until > now())
+    AND EXISTS (SELECT FROM pyfi.socket s WHERE s.processor_id = w.processor_id AND s.owner = %(owner)s)"""
 DEAD = """
     SELECT h.id, s.name AS socket, o.error, h.used AS attempts, h.returns, o.committed AS since
     FROM pyfi.hold h JOIN pyfi.outcome o USING (owner, id) LEFT JOIN pyfi.socket s ON s.id = h.socket_id
@@ -29,13 +33,15 @@ _ATTEMPTS = f"""
 _INVOCATION = f"""
     SELECT k.id, k.owner, s.name AS socket, p.name AS processor, o.status AS outcome, o.error, o.serial,
         octet_length(o.value) AS value_bytes, n.name AS node, w.cores, {DEVICES} AS devices, {JOB} AS job, w.commit,
-        o.parent, o.started, o.ended,
+        o.parent, coalesce(o.started, w.running_since) AS started, o.ended,
         o.committed, h.state AS hold, h.due, h.serial AS next_serial, h.used, h.returns
-    FROM (SELECT %s::text AS owner, %s::uuid AS id) AS k
+    FROM (SELECT %(owner)s::text AS owner, %(id)s::uuid AS id) AS k
     LEFT JOIN pyfi.outcome o USING (owner, id) LEFT JOIN pyfi.hold h USING (owner, id)
+    LEFT JOIN pyfi.worker w ON w.id = coalesce(o.worker_id,
+        (SELECT w.id FROM pyfi.worker w WHERE w.running = k.id AND {RUNS} LIMIT 1))
+    LEFT JOIN pyfi.node n ON n.id = w.node_id
     LEFT JOIN pyfi.socket s ON s.id = coalesce(o.socket_id, h.socket_id)
-    LEFT JOIN pyfi.processor p ON p.id = s.processor_id
-    LEFT JOIN pyfi.worker w ON w.id = o.worker_id LEFT JOIN pyfi.node n ON n.id = w.node_id"""
+    LEFT JOIN pyfi.processor p ON p.id = coalesce(s.processor_id, w.processor_id)"""
 _CHILDREN = """
     SELECT k.id, s.name AS socket, coalesce(o.status::text, 'QUEUED') AS status
     FROM unnest(%s::uuid[], %s::uuid[]) AS k (id, socket_id)
@@ -53,7 +59,7 @@ _BEHIND = """
 _TEXTS = ("out", "err")
 
 
-def listed(cursor: Cursor, query: str, arguments: Sequence[object]) -> list[dict[str, Any]]:
+def listed(cursor: Cursor, query: str, arguments: Sequence[object] | Mapping[str, object]) -> list[dict[str, Any]]:
     """What the query finds; an `error` is opened into its type, message, code and cause."""
     cursor.execute(query, arguments)
     names = [column.name for column in cursor.description]
@@ -71,8 +77,8 @@ def worker_row(cursor: Cursor, owner: str, identity: bytes) -> dict[str, Any] | 
 
 
 def invocation_row(cursor: Cursor, owner: str, identity: bytes) -> dict[str, Any]:
-    """Outcome and hold row of one invocation; most values are None where neither is there."""
-    (row,) = listed(cursor, _INVOCATION, (owner, identity.hex()))
+    """Outcome and hold row of one invocation, and where it runs; most values are None where none of these is there."""
+    (row,) = listed(cursor, _INVOCATION, {"owner": owner, "id": identity.hex()})
     return row
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from psycopg2.extras import Json
 
 from pyfi_hpc.client import rows
-from pyfi_hpc.client.listing import DEAD, attempt_rows, behind, child_rows, invocation_row, listed, worker_row
+from pyfi_hpc.client.listing import DEAD, RUNS, attempt_rows, behind, child_rows, invocation_row, listed, worker_row
 from pyfi_hpc.client.objects import discarding
 from pyfi_hpc.control import retention
 from pyfi_hpc.db import record
@@ -26,6 +27,15 @@ if TYPE_CHECKING:
 Record: TypeAlias = dict[str, Any]
 #: Ids in one hint; a notification holds less than 8,000 bytes.
 _HINTED = 200
+
+
+@dataclass(frozen=True, slots=True)
+class _Cancelled:
+    """What became of a cancel: which it decided, what decided the others, and which an attempt had begun."""
+
+    won: set[bytes]
+    before: dict[bytes, Decided]
+    begun: set[bytes]
 
 
 class Operations:
@@ -46,45 +56,50 @@ class Operations:
     # cancelling
 
     def cancel(self, ids: Iterable[str]) -> list[Record]:
-        """Cancel each: `{id, cancelled, status}`; one that is decided already keeps its outcome."""
+        """Cancel each: `{id, cancelled, status, begun}`; one that is decided already keeps its outcome.
+
+        `begun`: an attempt of what was cancelled is known to have run; None where nothing was cancelled.
+        """
         wanted = self._ids(ids)
-        won, decided = self._cancel(wanted, "cancelled by {owner}")
+        done = self._cancel(wanted, running=True)
         return [
             {
                 "id": id_text(identity),
-                "cancelled": identity in won,
-                "status": "CANCELLED" if identity in won else _status(decided.get(identity)),
+                "cancelled": identity in done.won,
+                "status": "CANCELLED" if identity in done.won else _status(done.before.get(identity)),
+                "begun": identity in done.begun if identity in done.won else None,
             }
             for identity in wanted
         ]
 
     def cancel_one(self, identity: bytes, *, running: bool) -> bool:
-        """Cancel it if no attempt is on record (or, with `running`, also then); True if that decided it.
+        """Cancel it if no attempt is known to have begun (or, with `running`, also then); True if that decided it.
 
-        A first attempt puts nothing on record while it runs: its value is then dropped.
+        A first attempt is known about a second after its start: one that is younger is stopped, and its value dropped.
         """
-        if not running and self._run(lambda cursor, owner: _was_started(cursor, owner, identity)):
-            return False
-        won, _ = self._cancel([identity], "cancelled by {owner}")
-        return identity in won
+        return identity in self._cancel([identity], running=running).won
 
-    def _cancel(self, ids: Sequence[bytes], why: str) -> tuple[set[bytes], dict[bytes, Decided]]:
-        """Commit CANCELLED where nothing is decided, tell the agents; what was cancelled, and what decided the rest."""
+    def _cancel(self, ids: Sequence[bytes], *, running: bool) -> _Cancelled:
+        """Commit CANCELLED where nothing is decided, and, but for `running`, nothing has begun; tell the agents."""
 
-        def work(cursor: Cursor, owner: str) -> tuple[set[bytes], dict[bytes, Decided]]:
+        def work(cursor: Cursor, owner: str) -> _Cancelled:
             keys = [(owner, identity) for identity in ids]
             held, before = record.holds(cursor, keys, lock=True), record.outcomes(cursor, keys)
-            new = [_cancelled(key, held.get(key), before.get(key), why.format(owner=owner)) for key in set(keys)]
-            won = record.insert_outcomes(cursor, new)
+            begun = _begun(cursor, owner, ids)
+            wanted = {key for key in keys if running or key[1] not in begun}
+            why = f"cancelled by {owner}"
+            won = record.insert_outcomes(
+                cursor, [_cancelled(key, held.get(key), before.get(key), why) for key in wanted]
+            )
             record.drop_holds(cursor, won)
             left = record.outcomes(cursor, set(keys) - won)
-            return {key[1] for key in won}, {key[1]: outcome for key, outcome in left.items()}
+            return _Cancelled({key[1] for key in won}, {key[1]: outcome for key, outcome in left.items()}, begun)
 
-        won, left = self._run(work)
-        for start in range(0, len(won), _HINTED):
-            part = sorted(won)[start : start + _HINTED]
+        done: _Cancelled = self._run(work)
+        for start in range(0, len(done.won), _HINTED):
+            part = sorted(done.won)[start : start + _HINTED]
             self._session.broker.hint(self._session.network_name, " ".join(["cancel", *(each.hex() for each in part)]))
-        return won, left
+        return done
 
     def forget(self, ids: Iterable[str]) -> list[Record]:
         """Clear the value of each for good: `{id, forgotten, status}`. That it was decided stays on record.
@@ -111,7 +126,10 @@ class Operations:
     # looking
 
     def status(self, identity: bytes) -> str:
-        """SUCCEEDED, FAILED, CANCELLED, DEAD, RUNNING where an attempt is announced or leased, else QUEUED."""
+        """SUCCEEDED, FAILED, CANCELLED, DEAD, RUNNING where an attempt is known to run, else QUEUED.
+
+        An attempt is known to run from its start where it is not the first, else about a second later.
+        """
         return str(self._run(lambda cursor, owner: _status_now(cursor, owner, identity)))
 
     def behind(self, socket: str) -> Record | None:
@@ -257,13 +275,16 @@ def _cancelled(key: Key, held: Held | None, before: Decided | None, why: str) ->
     return NewOutcome(*key, OutcomeStatus.CANCELLED, None, messages.encode(error), None, None, serial)
 
 
-def _was_started(cursor: Cursor, owner: str, identity: bytes) -> bool:
+def _begun(cursor: Cursor, owner: str, ids: Sequence[bytes]) -> set[bytes]:
+    """Those of which an attempt is on record, leased, or known to run."""
     cursor.execute(
-        """SELECT EXISTS (SELECT FROM pyfi.attempt WHERE owner = %(owner)s AND id = %(id)s::uuid)
-               OR EXISTS (SELECT FROM pyfi.hold WHERE owner = %(owner)s AND id = %(id)s::uuid AND state = 'LEASED')""",
-        {"owner": owner, "id": identity.hex()},
+        f"""SELECT uuid_send(id) FROM pyfi.attempt WHERE owner = %(owner)s AND id = ANY(%(ids)s::uuid[])
+            UNION SELECT uuid_send(id) FROM pyfi.hold
+                WHERE owner = %(owner)s AND id = ANY(%(ids)s::uuid[]) AND state = 'LEASED'
+            UNION SELECT uuid_send(w.running) FROM pyfi.worker w WHERE w.running = ANY(%(ids)s::uuid[]) AND {RUNS}""",
+        {"owner": owner, "ids": [identity.hex() for identity in ids]},
     )
-    return bool(cursor.fetchone()[0])
+    return {bytes(row[0]) for row in cursor.fetchall()}
 
 
 def _status_now(cursor: Cursor, owner: str, identity: bytes) -> str:
@@ -279,7 +300,19 @@ def _status_now(cursor: Cursor, owner: str, identity: bytes) -> str:
         (owner, identity.hex()),
     )
     newest = cursor.fetchone()
-    return "RUNNING" if newest is not None and newest[0] == AttemptStatus.STARTED else "QUEUED"
+    if newest is not None and newest[0] == AttemptStatus.STARTED:
+        return "RUNNING"
+    # where it waits for its next attempt, a worker's row may be one look behind
+    waits = held is not None and held.state == HoldState.DUE
+    return "RUNNING" if not waits and _runs(cursor, owner, identity) else "QUEUED"
+
+
+def _runs(cursor: Cursor, owner: str, identity: bytes) -> bool:
+    cursor.execute(
+        f"SELECT EXISTS (SELECT FROM pyfi.worker w WHERE w.running = %(id)s::uuid AND {RUNS})",
+        {"owner": owner, "id": identity.hex()},
+    )
+    return bool(cursor.fetchone()[0])
 
 
 def _lock_dead(cursor: Cursor, owner: str, ids: Sequence[bytes]) -> dict[Key, Held]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pyfi_hpc.client.listing import DEVICES, JOB
+from pyfi_hpc.client.listing import DEVICES, JOB, RUNS
 from pyfi_hpc.client.remote import Provenance
 from pyfi_hpc.db.record import Cursor
 from pyfi_hpc.errors import BadInput
@@ -122,6 +122,12 @@ def full_id(cursor: Cursor, owner: str, text: str) -> bytes:
             (owner, f"%{digits}"),
         )
         found |= {bytes(row[0]) for row in cursor.fetchall()}
+    cursor.execute(
+        "SELECT DISTINCT uuid_send(w.running) FROM pyfi.worker w WHERE w.running IS NOT NULL"
+        f" AND encode(uuid_send(w.running), 'hex') LIKE %(like)s AND {RUNS} LIMIT 2",
+        {"owner": owner, "like": f"%{digits}"},
+    )
+    found |= {bytes(row[0]) for row in cursor.fetchall()}
     if len(found) > 1:
         raise BadInput.of("E_ID", "id", text, f"several invocations end in {digits}", cure="give more digits")
     if not found:

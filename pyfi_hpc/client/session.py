@@ -14,7 +14,7 @@ from pyfi_hpc.brokers.connect import connect
 from pyfi_hpc.client import remote, rows
 from pyfi_hpc.client.directory import Directory, Way
 from pyfi_hpc.client.futures import Future, called
-from pyfi_hpc.client.link import Link, closed, place
+from pyfi_hpc.client.link import Link, closed
 from pyfi_hpc.client.logs import warnings_to_stderr
 from pyfi_hpc.client.pacing import Pacer
 from pyfi_hpc.client.packing import Packer
@@ -23,6 +23,7 @@ from pyfi_hpc.client.tickets import AcceptedLog
 from pyfi_hpc.client.waiter import Waiter
 from pyfi_hpc.config import Settings
 from pyfi_hpc.db import versions
+from pyfi_hpc.db.plain import place
 from pyfi_hpc.db.record import Cursor
 from pyfi_hpc.errors import PyfiError
 from pyfi_hpc.wire.ids import id_text

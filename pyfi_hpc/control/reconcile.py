@@ -58,7 +58,8 @@ def bury(cursor: Cursor) -> None:
 def close_workers(cursor: Cursor, agents: Sequence[str], status: WorkerStatus, reason: str) -> None:
     """The workers of these agents have ended, and nodes without another live agent are down."""
     cursor.execute(
-        "UPDATE pyfi.worker SET status = %s::pyfi.worker_status, reason = %s, ended = now()"
+        "UPDATE pyfi.worker SET status = %s::pyfi.worker_status, reason = %s, ended = now(), running = NULL,"
+        " running_since = NULL"
         " WHERE agent_id = ANY (%s::uuid[]) AND status NOT IN ('EXITED', 'LOST')",
         (status.value, reason, list(agents)),
     )

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
+from contextlib import closing, contextmanager
 
 import psycopg2
 from sqlalchemy import Engine, create_engine, text
@@ -12,29 +11,9 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from pyfi_hpc.config import kinds
-from pyfi_hpc.db import guards
-from pyfi_hpc.errors import BadInput, DatabaseUnavailable, PyfiError, Unavailable
-
-#: For links that go silent; a unix socket ignores them. Source: libpq, "Parameter Key Words".
-_LINK: dict[str, Any] = {
-    "connect_timeout": 5,  # seconds, as are the next two
-    "keepalives_idle": 5,
-    "keepalives_interval": 2,
-    "keepalives_count": 3,
-    "tcp_user_timeout": 10_000,  # milliseconds
-}
-
-#: SQLSTATE -> (our code, what to do). Source: PostgreSQL, appendix A.
-_REFUSED = {
-    "22P02": ("E_CHOICE", None),  # no member of an enum
-    "23503": ("E_IN_USE", None),
-    "23505": ("E_EXISTS", None),
-    "23514": ("E_RANGE", None),
-    "3F000": ("E_SCHEMA", "pyfi db init"),
-    "42501": ("E_DENIED", "ask an administrator of the database for the right"),
-    "42P01": ("E_SCHEMA", "pyfi db init"),
-}
-_DISK_FULL = "53100"
+from pyfi_hpc.db import plain
+from pyfi_hpc.db.plain import away, translated
+from pyfi_hpc.errors import BadInput
 
 
 def connect(uri: str, *, pool: int = 2, application: str = "pyfi") -> Engine:
@@ -54,7 +33,7 @@ def connect(uri: str, *, pool: int = 2, application: str = "pyfi") -> Engine:
         pool_size=pool,
         max_overflow=0,
         pool_pre_ping=True,
-        connect_args={**_LINK, "application_name": application},
+        connect_args={**plain.LINK, "application_name": application},
     )
 
 
@@ -80,35 +59,7 @@ def database_errors(engine: Engine) -> Iterator[None]:
     except psycopg2.Error as error:
         raise translated(error, place(engine)) from error
     except PoolTimeout as error:
-        raise _away(place(engine), "every session is in use") from error
-
-
-def translated(error: BaseException | None, where: str) -> BaseException:
-    """The error of psycopg2 as one of ours; one that is a fault of ours stays as it is."""
-    assert error is not None
-    state = getattr(error, "pgcode", None)
-    said = str(error).strip().splitlines() or [type(error).__name__]
-    if state == guards.SQLSTATE:
-        return guards.refusal(error)
-    if state == _DISK_FULL:
-        return Unavailable("E_STORAGE_FULL", f"the database has no space left: {said[0]}", at=where, cure="pyfi doctor")
-    if state in _REFUSED:
-        code, cure = _REFUSED[state]
-        return BadInput(code, said[0], at=where, cure=cure, field=_field(error))
-    if isinstance(error, psycopg2.OperationalError | psycopg2.InterfaceError):
-        return _away(where, said[0])
-    return error
-
-
-def _field(error: BaseException) -> str | None:
-    diagnostics = getattr(error, "diag", None)
-    return diagnostics and (diagnostics.column_name or diagnostics.constraint_name or diagnostics.table_name)
-
-
-def _away(where: str, reason: str) -> PyfiError:
-    return DatabaseUnavailable(
-        "E_DB_UNAVAILABLE", "the database does not answer", at=f"{where}: {reason}", cure="pyfi doctor"
-    )
+        raise away(place(engine), "every session is in use") from error
 
 
 def session_user(engine: Engine) -> str:
@@ -123,10 +74,5 @@ def check_safe(engine: Engine) -> None:
     Raises:
         BadInput: E_DB_UNSAFE.
     """
-    query = "SELECT name FROM pg_settings WHERE name IN ('fsync', 'full_page_writes') AND setting = 'off' ORDER BY name"
-    with database_errors(engine), engine.connect() as connection:
-        off = connection.scalars(text(query)).all()
-    if off:
-        what = f"the database may lose committed rows: {' and '.join(off)} off"
-        cure = f"ALTER SYSTEM SET {off[0]} = on; SELECT pg_reload_conf()"
-        raise BadInput("E_DB_UNSAFE", what, at=place(engine), cure=cure, field=off[0], value="off")
+    with database_errors(engine), closing(engine.raw_connection()) as connection:
+        plain.check_safe(connection.cursor(), place(engine))

@@ -11,7 +11,7 @@ from typing import Literal
 
 from sqlalchemy import Connection, Engine, text
 
-from pyfi_hpc.db import versions
+from pyfi_hpc.db import plain, versions
 from pyfi_hpc.db.engine import connect, database_errors, place
 from pyfi_hpc.db.versions import MIGRATIONS, revisions
 
@@ -104,10 +104,7 @@ def _migrate(connection: Connection, way: Literal["upgrade", "downgrade"], versi
 
 
 def _version(connection: Connection) -> str | None:
-    if connection.scalar(text("SELECT to_regclass('pyfi.alembic_version')")) is None:
-        return None
-    version = connection.scalar(text("SELECT version_num FROM pyfi.alembic_version"))
-    return None if version is None else str(version)
+    return plain.version(connection.connection.cursor())
 
 
 def _grant(connection: Connection, role: str) -> None:

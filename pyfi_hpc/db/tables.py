@@ -403,10 +403,14 @@ class Worker(Owned, Base):
     status: Mapped[WorkerStatus] = mapped_column(WORKER_STATUS, server_default="PLANNED")
     reason: Mapped[str | None]
     calls: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))
+    #: the call that it runs, once it has done so for a second, and since when; written within another second
+    running: Mapped[uuid.UUID | None]
+    running_since: Mapped[datetime.datetime | None]
     ended: Mapped[datetime.datetime | None]
     __table_args__ = (
         Index(None, "processor_id"),
         Index(None, "agent_id"),
+        Index("ix_worker_running", "running", postgresql_where=text("running IS NOT NULL")),
         Index("ix_worker_live", "processor_id", postgresql_where=text("status NOT IN ('EXITED', 'LOST')")),
     )
 

@@ -12,6 +12,7 @@ from sqlalchemy import Engine, text
 
 from pyfi_hpc.db import engine as engines
 from pyfi_hpc.db import schema
+from pyfi_hpc.doctor import processors
 from pyfi_hpc.doctor.findings import Finding, Mark, looked
 
 #: A node's clock that is further off than this is worth a look; leases go by the database's own.
@@ -127,17 +128,8 @@ class Database:
             yield Finding(Mark.DOUBTFUL, "agents", "none: calls wait until one serves this network", self._bring)
 
     def _processors(self) -> Iterator[Finding]:
-        rows = self._rows(
-            """SELECT p.name, p.status::text, p.reason FROM pyfi.processor p JOIN pyfi.network w ON w.id = p.network_id
-               WHERE w.name = :network AND p.status <> 'REMOVED' ORDER BY p.name"""
-        )
-        for name, status, reason in rows:
-            if status == "FAILED":
-                why = (reason or {}).get("what") or "no reason is on record"
-                yield Finding(Mark.BAD, "processor", f"{name} FAILED: {why}", f"pyfi show processor {name}")
-        fine = sum(status != "FAILED" for _, status, _ in rows)
-        if fine or not rows:
-            yield Finding(Mark.GOOD, "processors", f"{fine} of {len(rows)} are as they should be")
+        rows = self._rows(processors.QUERY, settle=processors.SETTLE_SECONDS)
+        yield from processors.judged([processors.Seen(*row) for row in rows], self._start)
 
     def task_queues(self) -> list[Any]:
         """Network, queue, task key, generation and length limit of each queue that the broker should have."""
@@ -147,7 +139,7 @@ class Database:
                WHERE w.name = :network ORDER BY q.name, t.task_key"""
         )
 
-    def _rows(self, statement: str) -> list[Any]:
+    def _rows(self, statement: str, **values: object) -> list[Any]:
         with engines.database_errors(self._engine), self._engine.connect() as connection:
             asked = {"network": self._network} if ":network" in statement else {}
-            return list(connection.execute(text(statement), asked).all())
+            return list(connection.execute(text(statement), {**asked, **values}).all())

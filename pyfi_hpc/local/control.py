@@ -6,24 +6,29 @@ import os
 import signal
 import subprocess
 import sys
-from contextlib import suppress
+from contextlib import closing, suppress
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+import psycopg2
 
 from pyfi_hpc.config import Settings
 from pyfi_hpc.config.surroundings import environment
 from pyfi_hpc.db.embedded import EmbeddedPostgres
 from pyfi_hpc.errors import Unavailable
 from pyfi_hpc.local.record import Records, Running
-from pyfi_hpc.processes import end
+from pyfi_hpc.processes import alive, end, until
 
 #: A drain of the agent, and Postgres's own end, at most.
 STOP_SECONDS = 60.0
+#: An agent registers about a second after the service is there.
+AGENT_SECONDS = 20.0
 
 
 def ensure(settings: Settings, *, tell: bool = True) -> str:
-    """The address of the embedded database; the service runs afterwards. A start is told on stderr.
+    """The address of the embedded database; the service runs afterwards. A start is told on stderr, with its agent.
 
     Raises:
         Unavailable: it does not start, with the end of its log.
@@ -34,7 +39,8 @@ def ensure(settings: Settings, *, tell: bool = True) -> str:
         if running is None:
             running, made = _start(settings, records, tell)
             if made and tell:
-                print(_told(running), file=sys.stderr)
+                serves = until(partial(_agent_serves, settings), AGENT_SECONDS, interval=0.1)
+                print(_told(running, serves, records.log), file=sys.stderr)
         with suppress(FileNotFoundError):  # it has just decided to end
             records.touch()
             return EmbeddedPostgres(settings.state_dir).uri()
@@ -47,12 +53,25 @@ def start(settings: Settings) -> bool:
     return not ran
 
 
-def _told(running: Running) -> str:
+def _agent_serves(settings: Settings) -> bool:
+    """Whether an agent of the network has registered that is a living process; what was killed has its lease still."""
+    asked = """SELECT a.pid FROM pyfi.agent a JOIN pyfi.node n ON n.id = a.node_id
+        JOIN pyfi.network w ON w.id = n.network_id
+        WHERE w.name = %s AND a.ended IS NULL AND a.lease_until > now()"""
+    with suppress(psycopg2.Error, FileNotFoundError):  # it has just decided to end
+        uri = EmbeddedPostgres(settings.state_dir).uri()
+        with closing(psycopg2.connect(uri, application_name="pyfi-local")) as connection, connection.cursor() as cursor:
+            cursor.execute(asked, (settings.agent.network,))
+            return any(alive(pid) for (pid,) in cursor.fetchall())
+    return False
+
+
+def _told(running: Running, serves: bool, log: Path) -> str:
     cores = "1 core" if running.cores == 1 else f"{running.cores} cores"
-    return (
-        f"pyfi: started (Postgres, agent on {cores});"
-        f" it ends after {running.idle_minutes:g} idle minutes · pyfi local stop"
-    )
+    what = f"Postgres, agent on {cores}" if serves else "Postgres"
+    line = f"pyfi: started ({what}); it ends after {running.idle_minutes:g} idle minutes · pyfi local stop"
+    missing = f"pyfi: no agent has come up in {AGENT_SECONDS:g} s: calls wait until one does · tail {log}"
+    return line if serves else f"{line}\n{missing}"
 
 
 def status(settings: Settings) -> dict[str, Any]:

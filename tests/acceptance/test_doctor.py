@@ -19,6 +19,7 @@ from pyfi_hpc.db.embedded import ROLE, EmbeddedPostgres
 from pyfi_hpc.doctor.database import Database as Look
 from pyfi_hpc.doctor.findings import Mark
 from pyfi_hpc.doctor.machine import kind_of_disk, nearest
+from pyfi_hpc.doctor.processors import Seen, judged
 from tests.services.databases import Database, new_database
 
 Examine = Callable[..., tuple[int, list[dict[str, Any]]]]
@@ -168,6 +169,85 @@ def test_a_scheduler_that_nobody_leads_is_named_where_it_has_something_to_do(
     stopped = seen(findings, "scheduler")
     assert (code, stopped["mark"], stopped["try"]) == (0, "!", "pyfi scheduler start -n sched1")
     assert "nobody leads sched1" in stopped["seen"]
+
+
+def test_a_processor_that_nobody_runs_is_named_until_somebody_does(examine: Examine, database: Database) -> None:
+    execute(
+        database,
+        """INSERT INTO pyfi.processor
+                   (network_id, name, repository, commit, module, shape, wanted_since, requested_status)
+               SELECT n.id, v.name, 'file:///here', repeat('0', 40), 'm', v.shape::jsonb, v.since, v.requested
+               FROM pyfi.network n, (VALUES
+                   ('alone', NULL, now() - interval '1 minute', 'RUNNING'::pyfi.requested_status),
+                   ('new', NULL, now(), 'RUNNING'), ('off', NULL, now() - interval '1 minute', 'STOPPED'),
+                   ('queued', '{}', now() - interval '1 minute', 'RUNNING'),
+                   ('over', '{}', now() - interval '1 minute', 'RUNNING')) AS v (name, shape, since, requested);
+           INSERT INTO pyfi.scheduler (network_id, name) SELECT id, 's' FROM pyfi.network;
+           INSERT INTO pyfi.job (network_id, scheduler_id, processor_id, token, request, workers, status, ended)
+               SELECT p.network_id, s.id, p.id, md5(p.name), '{}', 1,
+                   CASE p.name WHEN 'queued' THEN 'PENDING' ELSE 'ENDED' END::pyfi.job_status,
+                   CASE p.name WHEN 'over' THEN now() - interval '1 minute' END
+               FROM pyfi.processor p, pyfi.scheduler s WHERE p.shape IS NOT NULL""",
+    )
+    code, alone = examine("network")
+    execute(
+        database,
+        """WITH n AS (INSERT INTO pyfi.node (network_id, name, host)
+               SELECT id, 'n1', 'h1' FROM pyfi.network RETURNING id)
+           INSERT INTO pyfi.agent (node_id, pid, cores, version, lease_until)
+               SELECT id, 1, '{0}', '1', now() + interval '60 seconds' FROM n""",
+    )
+    _, served = examine("network")
+    execute(
+        database,
+        """INSERT INTO pyfi.worker (processor_id, node_id, agent_id, cores, commit)
+               SELECT p.id, a.node_id, a.id, '{0}', p.commit FROM pyfi.processor p, pyfi.agent a
+               WHERE p.name IN ('alone', 'over')""",
+    )
+    _, working = examine("network")
+    execute(database, "UPDATE pyfi.agent SET lease_until = now() - interval '1 second'")
+    _, lapsed = examine("network")
+    execute(database, "TRUNCATE pyfi.scheduler, pyfi.node, pyfi.processor CASCADE")
+
+    assert code == 0
+    without = "is wanted RUNNING but has no worker:"
+    assert _told(alone) == [
+        ("!", f"alone {without} no agent serves this network", "pyfi agent run --respawn"),
+        ("!", f"over {without} its last pilot has ended", "another: pyfi proc start over"),
+        ("✓", "3 of 5 are as they should be", None),
+    ]
+    assert _told(served)[0][1] == f"alone {without} no agent of this network has 1 core free"
+    assert _told(working) == [("✓", "5 of 5 are as they should be", None)]
+    assert _told(lapsed)[0][1] == f"alone {without} no agent serves this network"
+
+
+def _told(findings: list[dict[str, Any]]) -> list[tuple[str, str, str | None]]:
+    """Mark, words and cure of what was said of processors."""
+    return [(each["mark"], each["seen"], each["try"]) for each in findings if each["check"].startswith("processor")]
+
+
+@pytest.mark.parametrize(
+    ("processor", "why", "cure"),
+    [
+        (Seen("p", "RUNNING", "STOPPED", host="h1"), "no agent serves node h1", "on h1: START"),
+        (Seen("p", "RUNNING", "STOPPED", agents=2), "this network are asked to drain", "pyfi node resume NODE"),
+        (
+            Seen("p", "RUNNING", "STOPPED", cpus=4, gpus=1, agents=1, accepting=1),
+            "has 4 cores and 1 GPU free",
+            "pyfi update processor NAME --workers N",
+        ),
+        (
+            Seen("p", "RUNNING", "STOPPED", {"what": "its pilots fail: no account"}, pilots=True),
+            "its pilots fail: no account",
+            "pyfi proc start p",
+        ),
+        (Seen("p", "RUNNING", "STOPPED", workers=2, pilots=True), "its scheduler has not sent", "pyfi ls schedulers"),
+    ],
+)
+def test_what_a_processor_without_workers_lacks_is_said(processor: Seen, why: str, cure: str) -> None:
+    (found,) = judged([processor], "START")
+    assert found.mark is Mark.DOUBTFUL
+    assert why in found.seen and cure in (found.cure or "")
 
 
 def test_a_folder_that_cannot_be_written_is_named(examine: Examine, tmp_path: Path) -> None:

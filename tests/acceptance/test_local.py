@@ -19,6 +19,7 @@ from pyfi_hpc import local
 from pyfi_hpc.config import Settings
 from pyfi_hpc.db.embedded import EmbeddedPostgres
 from pyfi_hpc.errors import BadInput, Unavailable
+from pyfi_hpc.local import control
 from pyfi_hpc.processes import alive, arguments, children
 from tests.support import eventually
 
@@ -61,7 +62,10 @@ def tree(pid: int) -> set[int]:
     return {pid}.union(*map(tree, children(pid)))
 
 
-def test_the_first_use_starts_it_and_says_so_the_second_finds_it(make: Make, capfd: pytest.CaptureFixture[str]) -> None:
+def test_the_first_use_starts_it_and_says_so_the_second_finds_it(
+    make: Make, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(control, "AGENT_SECONDS", 60.0)
     settings = make()
     uri = local.ensure(settings)
     said = capfd.readouterr().err
@@ -69,6 +73,8 @@ def test_the_first_use_starts_it_and_says_so_the_second_finds_it(make: Make, cap
     assert first_line == f"pyfi: starting the local service in {settings.state_dir} …"
     assert second_line.startswith("pyfi: started (Postgres, agent on ")
     assert second_line.endswith("; it ends after 30 idle minutes · pyfi local stop")
+    # it is true: one has registered
+    assert ask(uri, "SELECT count(*) FROM pyfi.agent WHERE ended IS NULL") == (1,)
     assert stat.S_IMODE(settings.state_dir.stat().st_mode) == 0o700
     first = local.status(settings)
 
@@ -76,6 +82,20 @@ def test_the_first_use_starts_it_and_says_so_the_second_finds_it(make: Make, cap
     assert capfd.readouterr().err == ""
     assert local.status(settings) == first
     assert local.start(settings) is False
+
+
+def test_an_agent_that_does_not_come_up_is_missed_at_the_start(
+    make: Make, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = make(network="nowhere")
+    monkeypatch.setattr(control, "AGENT_SECONDS", 0.5)
+    local.ensure(settings)
+    _, started, missing = capfd.readouterr().err.splitlines()
+    assert started == "pyfi: started (Postgres); it ends after 30 idle minutes · pyfi local stop"
+    log = local.status(settings)["log"]
+    assert missing == f"pyfi: no agent has come up in 0.5 s: calls wait until one does · tail {log}"
+    # where it says why
+    eventually(lambda: "nowhere" in Path(log).read_text())
 
 
 def test_workers_may_share_cores_on_a_laptop(make: Make) -> None:

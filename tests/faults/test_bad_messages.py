@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import gzip
+import uuid
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import pika
 import pytest
 
-from pyfi_hpc.brokers.base import Publication
+from pyfi_hpc.brokers.base import Publication, dead_queue
+from pyfi_hpc.db import schema
+from pyfi_hpc.db.embedded import ROLE, EmbeddedPostgres
 from pyfi_hpc.db.topology import SocketInfo
+from pyfi_hpc.errors import BadInput
 from pyfi_hpc.wire import messages, values
 from pyfi_hpc.wire.ids import call_digest, id_text, new_id
 from pyfi_hpc.wire.messages import CONTENT_TYPE, Call, Message
+from tests.faults.own import change
+from tests.services.databases import new_database
 from tests.site import Site
 from tests.support import eventually
 
@@ -167,3 +174,28 @@ def test_what_the_broker_gave_up_on_gets_another_chance(site: Site) -> None:
     assert future.result(timeout=60) == 8
     site.quiet()
     assert site.executions() == {future.id: 1}
+
+
+@pytest.mark.parametrize("broker_uri", ["rabbitmq"], indirect=True)
+def test_an_agent_of_a_fresh_network_makes_its_dead_letters_before_it_consumes_them(
+    shared_postgres: EmbeddedPostgres, broker_uri: str, home: Path
+) -> None:
+    network = f"n{uuid.uuid4().hex[:10]}"
+    with new_database(shared_postgres) as database:
+        schema.init(database.admin_uri, grant_to=ROLE)
+        site = Site(home, database.uri, broker_uri, {"PYFI_AGENT_NETWORK": network})
+        change(site, "INSERT INTO pyfi.network (name) VALUES (%s)", network)
+        agent = site.agent()
+        try:
+            eventually(lambda: _consumers(site, dead_queue(network)) == 1, timeout=20)
+        finally:
+            site.close()
+    assert "agent ready" in agent.log.read_text()
+    assert "404" not in agent.log.read_text()
+
+
+def _consumers(site: Site, queue: str) -> int | None:
+    try:
+        return site.client.session.broker.depth(queue).consumers
+    except BadInput:
+        return None

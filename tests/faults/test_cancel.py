@@ -8,6 +8,7 @@ import time
 import pytest
 
 from pyfi_hpc.errors import Cancelled
+from tests.faults.own import change
 from tests.site import Site, embedded_broker_only
 from tests.support import eventually
 
@@ -59,3 +60,79 @@ def test_a_call_that_runs_without_end_is_stopped_by_a_cancel(site: Site) -> None
     site.quiet()
     assert site.outcomes() == {endless.id: "CANCELLED", after.id: "SUCCEEDED"}
     assert site.executions() == {endless.id: 1, after.id: 1}
+
+
+def _running(site: Site) -> list[str]:
+    """The calls that live workers are said to run."""
+    return [row["running"] for row in site.client.network.list("worker") if row["running"] and not row["ended"]]
+
+
+def test_a_first_attempt_that_runs_is_called_so_and_a_plain_cancel_leaves_it_alone(site: Site) -> None:
+    site.processor("work", workers=1)
+    site.agent()
+    site.ready()
+    first, behind = (site.submit("p.work", [(number, str(site.runs), 5.0)])[0] for number in (1, 2))
+    eventually(first.running)
+    assert _running(site) == [first.id]
+
+    assert first.cancel() is False
+
+    # its row names the worker already, and is found by its last digits
+    row = site.client.operations.invocation(first.id[-10:])
+    assert (row["id"], row["status"], row["node"], row["processor"]) == (first.id, "RUNNING", "host1", "p")
+    assert row["started"] and row["outcome"] is None and row["attempts"] == []
+    # what waits behind it has not begun
+    assert behind.status == "QUEUED"
+    assert behind.cancel() is True
+    assert first.result(timeout=20) == 2
+    assert site.causes(first) == []
+    eventually(lambda: _running(site) == [])
+    site.quiet()
+    assert site.executions() == {first.id: 1}
+
+
+@embedded_broker_only
+def test_a_cancel_that_asks_stops_a_first_attempt_and_says_that_it_had_begun(site: Site) -> None:
+    site.processor("never_ends", workers=1)
+    site.agent()
+    site.ready()
+    running, waiting = (site.submit("p.never_ends", [(number, str(site.runs))])[0] for number in (1, 2))
+    eventually(running.running)
+
+    told = site.client.cancel(waiting.id, running.id, waiting.id)
+
+    assert [(row["cancelled"], row["begun"]) for row in told] == [(True, False), (True, True), (True, False)]
+    eventually(lambda: _running(site) == [])
+    site.quiet()
+    assert site.executions() == {running.id: 1}
+
+
+@embedded_broker_only
+def test_what_a_dead_agent_said_of_its_workers_counts_no_longer_than_its_lease(site: Site) -> None:
+    site.processor("never_ends", workers=1)
+    agent = site.agent()
+    site.ready()
+    (lost,) = site.submit("p.never_ends", [(1, str(site.runs))])
+    eventually(lost.running)
+    agent.kill()
+
+    # its lease runs out
+    assert change(site, "UPDATE pyfi.agent SET lease_until = now() - interval '1 second'") == 1
+
+    assert lost.status == "QUEUED"
+    assert lost.cancel() is True
+
+
+@embedded_broker_only
+def test_a_call_that_waits_for_its_next_attempt_does_not_run(site: Site) -> None:
+    site.processor("raises", workers=1, retry_delay_seconds=60)
+    site.agent()
+    site.ready()
+    (failing,) = site.submit("p.raises", [(1, str(site.runs))])
+    eventually(lambda: site.causes(failing))
+    # as if its worker's row were one look behind
+    assert change(site, "UPDATE pyfi.worker SET running = %s, running_since = now()", failing.id) == 1
+
+    assert failing.status == "QUEUED"
+    assert failing.cancel() is False  # it has begun once
+    assert failing.cancel(running=True) is True

@@ -33,11 +33,6 @@ def slurm(site: ClusterSite) -> SlurmCluster:
     return site.cluster.slurm
 
 
-def node_state(slurm: SlurmCluster, node: str) -> str:
-    """Slurm's word for a node."""
-    return slurm.ask("sinfo", "--noheader", "--partition=main", "--nodes", node, "--format=%T")
-
-
 def silent(site: ClusterSite) -> bool:
     """Whether the scheduler knows that Slurm does not answer."""
     return "no answer" in site.pyfi("ls", "schedulers", "-o", "wide")
@@ -93,7 +88,7 @@ def test_a_job_whose_nodes_daemon_stalls_runs_elsewhere_and_its_old_agent_gives_
     slurm.resume_slurmd(node)
     eventually(lambda: old not in pilot.agents(), timeout=40)
     site.all_right(futures, again=2)
-    eventually(lambda: node_state(slurm, node) == "idle", timeout=30)
+    slurm.wait_up(node)
     assert pilot.row("restarts") == 1
 
 

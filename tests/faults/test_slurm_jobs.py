@@ -20,6 +20,17 @@ def installation(shared_cluster: Cluster) -> Iterator[ClusterSite]:
         yield site
 
 
+@pytest.fixture(scope="module", autouse=True)
+def minute(shared_cluster: Cluster) -> Iterator[ClusterSite]:
+    """A pilot for a minute, the shortest that Slurm knows, with a call that takes longer: they run beside the tests."""
+    with site_on(shared_cluster, "once_slow", workers=1) as site:
+        site.begin()
+        site.send("-n", "1", "-t", "1", "--signal=B:USR2@10")
+        site.submit("p.once_slow", [(3, str(site.runs), str(site.home / "begun"), 300.0)])
+        yield site
+        site.settle()
+
+
 @pytest.fixture
 def site(installation: ClusterSite) -> Iterator[ClusterSite]:
     """With a scheduler that leads, and no pilot."""
@@ -104,7 +115,8 @@ def test_an_agent_that_is_killed_in_its_step_takes_its_workers_along_and_is_star
 
     eventually(lambda: pilot.agents() not in ([], [agent]), timeout=10)
     eventually(lambda: len(site.ready(2)) == 2 and not set(site.ready(2)) & set(workers), timeout=30)
-    site.all_right(futures, again=2)
+    # those that ran, and those that had and were not committed yet
+    site.all_right(futures, again=4)
     assert pilot.state == "RUNNING"
 
 
@@ -152,3 +164,18 @@ def test_a_second_scheduler_takes_over_from_one_that_stalls_and_the_first_does_n
     assert "another process leads" in first.log.read_text()
     first.stop()
     site.all_right(site.work(10, 0.0))
+
+
+@pytest.mark.slow
+def test_a_call_that_a_time_limit_does_not_leave_time_for_is_run_by_the_next_pilot_at_no_cost(
+    minute: ClusterSite,
+) -> None:
+    future = minute.client.future(minute.accepted[0])
+
+    assert future.result(timeout=150) == 6
+    minute.quiet()
+    assert minute.causes(future) == ["walltime"]
+    assert minute.executions() == {future.id: 2}
+    first, *others = minute.pilots()
+    assert (first.row("slurm_state"), first.row("exit_code")) == ("COMPLETED", "0:0"), "it ended before it was killed"
+    assert others

@@ -506,6 +506,12 @@ class TestDeadLetters:
             }.items()
         )
 
+    def test_the_dead_letters_of_a_network_without_queues_can_be_declared(self, broker: Broker) -> None:
+        network = a_queue().network
+        for _ in range(2):
+            broker.declare_dead_letters(network)
+            assert broker.depth(dead_queue(network)).ready == 0
+
     def test_dead_letters_can_be_consumed_before_there_are_any(self, broker: Broker) -> None:
         dead, never_declared = Inbox(ack=True), a_queue()
         broker.consume(dead_queue(never_declared.network), prefetch=5, deliver=dead)

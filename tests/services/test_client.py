@@ -578,7 +578,7 @@ def test_what_never_ran_can_be_cancelled(world: World) -> None:
     assert (told["cancelled"], told["status"]) == (False, "SUCCEEDED")
 
 
-def test_what_has_started_is_cancelled_only_when_asked(world: World) -> None:
+def test_what_was_announced_is_cancelled_only_when_asked(world: World) -> None:
     socket = world.place.socket("double")
     future = world.client().submit(socket, 1)
     execute(

@@ -11,7 +11,7 @@ from typing import Any
 import psycopg2
 import structlog
 
-from pyfi_hpc.brokers.base import Confirm, Delivery, Depth, Peeked, Publication, Reason, TaskQueue
+from pyfi_hpc.brokers.base import Confirm, Delivery, Depth, Peeked, Publication, Reason, TaskQueue, dead_queue
 from pyfi_hpc.brokers.letters import letter
 from pyfi_hpc.brokers.postgres import queues, replies
 from pyfi_hpc.brokers.postgres.consumer import Consumer, PostgresSubscription
@@ -76,6 +76,11 @@ class PostgresBroker:
         """Make the queue, or see that it stands as asked."""
         with self._cursor() as cursor:
             queues.declare(cursor, queue)
+
+    def declare_dead_letters(self, network: str) -> None:
+        """Make the dead letters' queue of `network`."""
+        with self._cursor() as cursor:
+            queues.ensure_dead_of(cursor, dead_queue(network))
 
     def delete(self, queue: TaskQueue) -> None:
         """Remove the queue with what is in it."""

@@ -46,6 +46,9 @@ class RabbitBroker:
     def declare(self, queue: TaskQueue) -> None:
         self._admin.declare(queue)
 
+    def declare_dead_letters(self, network: str) -> None:
+        self._admin.declare_dead_letters(network)
+
     def delete(self, queue: TaskQueue) -> None:
         self._admin.delete(queue)
 

@@ -110,7 +110,9 @@ ALTER TABLE pyfi.agent ADD COLUMN job_id uuid, ADD COLUMN incarnation integer NO
     ADD COLUMN ends_at timestamptz, ADD COLUMN slots jsonb, ADD COLUMN process text,
     ADD CONSTRAINT fk_agent_job_id FOREIGN KEY (job_id) REFERENCES pyfi.job (id) ON DELETE RESTRICT;
 CREATE INDEX ix_agent_job_id ON pyfi.agent (job_id);
-ALTER TABLE pyfi.worker ADD COLUMN slot integer, ADD COLUMN devices text[] NOT NULL DEFAULT '{}';
+ALTER TABLE pyfi.worker ADD COLUMN slot integer, ADD COLUMN devices text[] NOT NULL DEFAULT '{}',
+    ADD COLUMN running uuid, ADD COLUMN running_since timestamptz;
+CREATE INDEX ix_worker_running ON pyfi.worker (running) WHERE running IS NOT NULL;
 CREATE INDEX ix_agent_live ON pyfi.agent (node_id) WHERE ended IS NULL;
 CREATE INDEX ix_worker_live ON pyfi.worker (processor_id) WHERE status NOT IN ('EXITED', 'LOST');
 """
@@ -191,6 +193,10 @@ DROP TRIGGER touch ON pyfi.agent;
 CREATE TRIGGER touch BEFORE UPDATE ON pyfi.agent FOR EACH ROW
     EXECUTE FUNCTION pyfi.touch('pid', 'cores', 'version', 'epoch', 'lease_until', 'started', 'ended', 'ends_at',
         'slots');
+DROP TRIGGER touch ON pyfi.worker;
+CREATE TRIGGER touch BEFORE UPDATE ON pyfi.worker
+    FOR EACH ROW EXECUTE FUNCTION pyfi.touch('pid', 'environment', 'status', 'reason', 'calls', 'ended', 'running',
+        'running_since');
 """
 
 # as 0001 wrote them
@@ -201,6 +207,9 @@ CREATE TRIGGER touch BEFORE UPDATE ON pyfi.node
 DROP TRIGGER touch ON pyfi.agent;
 CREATE TRIGGER touch BEFORE UPDATE ON pyfi.agent
     FOR EACH ROW EXECUTE FUNCTION pyfi.touch('pid', 'cores', 'version', 'epoch', 'lease_until', 'started', 'ended');
+DROP TRIGGER touch ON pyfi.worker;
+CREATE TRIGGER touch BEFORE UPDATE ON pyfi.worker
+    FOR EACH ROW EXECUTE FUNCTION pyfi.touch('pid', 'environment', 'status', 'reason', 'calls', 'ended');
 CREATE OR REPLACE FUNCTION pyfi.may_become(kind text, was text, wanted text) RETURNS boolean
 LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $body$
 SELECT CASE kind
@@ -252,8 +261,8 @@ def downgrade() -> None:
     op.execute(BEFORE)
     op.execute(
         """
-        DROP INDEX pyfi.ix_worker_live, pyfi.ix_agent_live;
-        ALTER TABLE pyfi.worker DROP COLUMN devices, DROP COLUMN slot;
+        DROP INDEX pyfi.ix_worker_running, pyfi.ix_worker_live, pyfi.ix_agent_live;
+        ALTER TABLE pyfi.worker DROP COLUMN running_since, DROP COLUMN running, DROP COLUMN devices, DROP COLUMN slot;
         ALTER TABLE pyfi.agent DROP COLUMN process, DROP COLUMN slots, DROP COLUMN ends_at, DROP COLUMN incarnation,
             DROP COLUMN job_id;
         ALTER TABLE pyfi.node DROP COLUMN scheduler_id;
