@@ -18,6 +18,7 @@ from pyfi_hpc.db.record import Cursor
 from pyfi_hpc.errors import BadInput, Fault
 from pyfi_hpc.model.request import ResourceRequest
 from pyfi_hpc.model.status import JobStatus, Requested
+from pyfi_hpc.slurm import states
 from pyfi_hpc.slurm.launcher import Observation
 
 LEASE_SECONDS = 15.0
@@ -346,7 +347,7 @@ def update(cursor: Cursor, job: bytes, seen: Observation) -> None:
 
 def ended_because(seen: Observation) -> str:
     """How Slurm says that it ended, in one line: `TIMEOUT`, `FAILED: NonZeroExitCode (exit 1:0)`."""
-    reason = f": {seen.reason}" if seen.reason and seen.reason != "None" else ""
+    reason = f": {seen.reason}" if seen.reason and states.is_of_an_end(seen.reason) else ""
     code = f" (exit {seen.exit_code})" if seen.exit_code and seen.exit_code != "0:0" else ""
     return f"{seen.state}{reason}{code}"
 
