@@ -332,6 +332,7 @@ def test_what_slurm_itself_refuses_is_told_in_its_own_words(desk: Desk) -> None:
     done = desk.apart("--processor", "proc1", "-C", "no-such-feature")
     assert (done.returncode, done.stdout) == (2, "")
     assert "E_SUBMIT" in done.stderr and "Invalid feature specification" in done.stderr
+    assert [line[:7] for line in done.stderr.splitlines()] == ["pyfi: S", "  at:  ", "  try: "]
     assert not desk.jobs() and desk.processor()[:2] == before
 
 
