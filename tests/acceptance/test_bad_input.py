@@ -318,6 +318,7 @@ def test_code_that_cannot_be_built_or_imported_keeps_its_calls_and_says_why(
     eventually(lambda: network.show("processor", name)["status"] == "FAILED", timeout=90, interval=0.2)
     reason = network.show("processor", name)["reason"]
     assert reason["code"] == code and word in str(reason) and "\x1b" not in str(reason.values())
+    assert row != 48 or ("\n" in reason["log"] and "\\n" not in reason["log"])
     assert run(["call", f"{name}.double", "1", "--timeout", "2"]) == 4
     said = capfd.readouterr().err
     assert f"processor {name} is FAILED ({code})" in said and f"pyfi show processor {name}" in said
