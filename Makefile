@@ -26,10 +26,11 @@ test: packages venv-test lint
 	@$(BIN)/python -m pytest -q --numprocesses $(AT_ONCE) --dist loadfile
 	@echo "==> One short round of the benchmarks; docs/benchmarks.md has the full table" >&2
 	@$(BIN)/python -m benchmarks --rounds 1 --seconds 1.5
+	@$(BIN)/python -m benchmarks.cluster --only pass --only queries --rounds 1 --seconds 1.5
 
 check: venv-test lint
 	@echo "==> Quick tests" >&2
-	@$(BIN)/python -m pytest -q -m "not slow and not gpu" tests/unit
+	@$(BIN)/python -m pytest -q -m "not slow and not gpu" --numprocesses 2 tests/unit
 
 # such as: make cluster ARGS="--nodes 5 --accounting"
 cluster: packages venv

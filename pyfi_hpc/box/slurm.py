@@ -316,6 +316,18 @@ class SlurmCluster:
         """As `resume`, by the node's name."""
         self.resume(f"slurmd.{node}")
 
+    def wait_saved(self, job: str, timeout: float = 30.0) -> None:
+        """Return once the controller has written down how the job is: up to five seconds after a change of it.
+
+        Raises:
+            Unavailable: it was not in time.
+        """
+        file = self.home / "state" / "job_state"
+        before = file.stat().st_mtime_ns if file.exists() else 0
+        self.run("scontrol", "update", f"JobId={job}", "AdminComment=saved")
+        if not until(lambda: file.exists() and file.stat().st_mtime_ns != before, timeout, interval=0.05):
+            raise Unavailable("E_SLURM", "slurmctld does not save its state", at=str(self.home / "log"))
+
     def kill_slurmctld(self) -> None:
         """End the controller with SIGKILL; jobs go on.
 

@@ -87,9 +87,10 @@ def _job_meant(*idents: str) -> Iterator[None]:
 @output_options
 @pass_platform
 def cancel(platform: Platform, ids: tuple[str, ...], out: Output) -> None:
-    """Cancel invocations that are not decided yet, or jobs; what runs is stopped, and called begun.
+    """Cancel invocations that are not decided yet, or jobs; what runs is stopped.
 
     Digits alone that are the id of a Slurm job of this network mean that job: its workers finish what they run first.
+    `begun` says of a call that was cancelled whether it is known to have run.
     """
     jobs = [ident for ident in ids if platform.network.find_job(ident)]
     calls = [ident for ident in ids if ident not in jobs]

@@ -14,6 +14,7 @@ from typing import cast
 import pytest
 
 from pyfi_hpc.db.embedded import EmbeddedPostgres
+from tests.support import eventually
 
 SAMPLE = '''
 """Two tasks, one that fails and one that takes its time."""
@@ -132,8 +133,11 @@ def test_a_wait_that_is_over_leaves_the_work_alone_and_cancel_ends_it(pyfi: Shel
     ident = "0192f3c1-0000-7000-8000-001234567802"
     said = pyfi(f"pyfi call proc1.slow 60 --id {ident} --timeout 1", status=4)
     assert "E_TIMEOUT" in said and f"try: pyfi wait {ident}" in said
-    (told,) = pyfi.items(f"pyfi cancel {ident}")
-    assert (told["id"], told["cancelled"], told["status"]) == (ident, True, "CANCELLED")
+    eventually(lambda: pyfi.items(f"pyfi ps {ident[-10:]}")[0]["status"] == "RUNNING", timeout=20)
+    assert [row["running_since"] is not None for row in pyfi.items("pyfi ps") if row["running"] == ident] == [True]
+    assert pyfi.items(f"pyfi cancel {ident}") == [
+        {"id": ident, "cancelled": True, "status": "CANCELLED", "begun": True}
+    ]
     assert "E_CANCELLED" in pyfi(f"pyfi wait {ident}", status=1)
 
 

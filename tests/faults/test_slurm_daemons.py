@@ -43,6 +43,7 @@ def test_work_goes_on_while_the_controller_is_away_and_what_is_sent_meanwhile_is
 ) -> None:
     pilot = site.send("-n", "2")
     site.ready(2)
+    slurm.wait_saved(pilot.id)
 
     slurm.kill_slurmctld()
 

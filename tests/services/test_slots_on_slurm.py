@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from pyfi_hpc.agent.grant import TASKS_PER_NODE
 from pyfi_hpc.agent.slots import share_here
@@ -220,14 +221,15 @@ def test_a_job_without_gpus_has_none_of_those_that_open(nodes: Nodes) -> None:
 
 
 def test_a_controller_that_does_not_say_leaves_the_share_open(
-    slurm: SlurmCluster, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    slurm: SlurmCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in slurm.environment.items():
         monkeypatch.setenv(name, value)
-    assert ask("4000000", "n1") == Detail()
-    monkeypatch.setenv("PATH", "")
-    assert ask("1", "n1") == Detail()
-    assert capsys.readouterr().out.count("slurm does not say what the job was granted") == 2
+    with capture_logs() as said:
+        assert ask("4000000", "n1") == Detail()
+        monkeypatch.setenv("PATH", "")
+        assert ask("1", "n1") == Detail()
+    assert [entry["event"] for entry in said] == ["slurm does not say what the job was granted"] * 2
 
 
 def test_a_controller_that_stalls_holds_no_agent_up(slurm: SlurmCluster, monkeypatch: pytest.MonkeyPatch) -> None:
