@@ -19,6 +19,7 @@ from pyfi_hpc.config.sections import KEYS
 from pyfi_hpc.config.settings import displayed
 from pyfi_hpc.errors import CODES
 from pyfi_hpc.model import status
+from pyfi_hpc.slurm import states
 from pyfi_hpc.wire import limits
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "reference.md"
@@ -27,13 +28,16 @@ INTRODUCTION = """# Reference
 
 Made by `python scripts/reference.py` from the tables that the program works with; a test holds the two together.
 
-[Exit codes](#exit-codes) · [Settings](#settings) · [Statuses](#statuses) · [Causes](#causes) · [Limits](#limits) ·
-[Error codes](#error-codes) · [Commands](#commands)"""
+[Exit codes](#exit-codes) · [Settings](#settings) · [Statuses](#statuses) · [Causes](#causes) ·
+[Slurm's reasons](#slurms-reasons) · [Limits](#limits) · [Error codes](#error-codes) · [Commands](#commands)"""
 
 SETTINGS = """Later ones win: the site's `/etc/pyfi/pyfi.ini`, your own `~/.config/pyfi/pyfi.ini`, the `pyfi.ini` of the
 folder you are in or above it, the files of `PYFI_INI` and `-i`, variables, options. In a file, `git.allow` is the key
 `allow` of the section `[git]`.
 `pyfi config show` tells the value of each, `--origin` where it comes from."""
+
+REASONS = """What `pyfi ls jobs` says under WHY, of a job that waits or has ended. The limits of accounts and QOS, of
+which Slurm has about a hundred (`AssocGrpCpuLimit`, `QOSMaxJobsPerUserLimit`, …), are put into words by their parts."""
 
 #: Variables that are no settings, and what they do.
 SPECIAL = {
@@ -83,6 +87,9 @@ def page() -> str:
         "## Causes",
         "Why an attempt gave no value, and what that costs its invocation.",
         table(("cause", "what follows"), ((f"`{cause}`", _follows(cause)) for cause in status.Cause)),
+        "## Slurm's reasons",
+        REASONS,
+        table(("reason or state", "the job", "what helps"), _reasons()),
         "## Limits",
         table(("of", "bytes"), ((what, f"{size:,}") for what, size in LIMITS.items())),
         "## Error codes",
@@ -131,6 +138,11 @@ def _follows(cause: status.Cause) -> str:
     if cause in status.SPENDS_BUDGET:
         return "one attempt of the retry budget is spent"
     return f"tried again at no cost, up to {MAX_RETURNS} times"
+
+
+def _reasons() -> Iterator[tuple[str, ...]]:
+    for reason, words in states.REASONS.items():
+        yield f"`{reason}`", words.what, words.cure or "–"
 
 
 def _commands() -> Iterator[str]:

@@ -367,7 +367,7 @@ class Crew:
         if process.hello is None and hand.draining:
             self._buried(hand, "not wanted any more")
         elif process.hello is None:
-            tail = shown(err.decode(errors="replace")[-2000:], 2000)
+            tail = err.decode(errors="replace")[-2000:]
             self._cannot_start(hand, BadInput("E_IMPORT", f"the worker never became ready: {words}", log=tail))
         elif hand.stopping or killed in _ENDINGS:
             self._buried(hand, "drained")
@@ -401,5 +401,6 @@ class Crew:
 
 
 def _log_of(error: PyfiError) -> dict[str, str]:
-    text = error.facts.get("log")
-    return {"log": shown(str(text), 20_000)} if text else {}
+    """The end of the log that it brings, line by line."""
+    lines = str(error.facts.get("log") or "")[-20_000:].splitlines()
+    return {"log": "\n".join(shown(line, 1_000) for line in lines)} if lines else {}

@@ -88,7 +88,10 @@ _options = together(
 @_options
 @pass_platform
 def call(platform: Platform, **given: Any) -> None:
-    """Run one invocation and print its value; arguments are JSON."""
+    """Run one invocation and print its value; arguments are JSON.
+
+    SOCKET is a socket's name; PROCESSOR.TASK does where one socket has that task.
+    """
     _run(platform, **given)
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from concurrent.futures import wait as wait_for
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -13,7 +15,7 @@ from pyfi_hpc.cli.context import Platform, pass_platform
 from pyfi_hpc.cli.output import Output, output_options, say
 from pyfi_hpc.cli.params import Seconds
 from pyfi_hpc.cli.values import as_json, as_text
-from pyfi_hpc.errors import PyfiError, WaitTimeout
+from pyfi_hpc.errors import BadInput, PyfiError, WaitTimeout
 
 if TYPE_CHECKING:
     from pyfi_hpc.client.futures import Future
@@ -63,6 +65,20 @@ def _waited(
         return {"id": future.id, "status": status, "value": None, "error": error.what}, error
 
 
+@contextmanager
+def _job_meant(*idents: str) -> Iterator[None]:
+    """A number that no invocation ends in was meant to be a job's; Slurm's numbers are shorter than any id shown."""
+    try:
+        yield
+    except BadInput as error:
+        digits = [each for each in idents if each.strip().isdigit() and len(each.strip()) < 10]
+        if error.code != "E_NOT_FOUND" or len(digits) != len(idents):
+            raise
+        word = digits[0].strip()
+        what = f"no job, and no invocation on record, is called {word}"
+        raise BadInput.of("E_NOT_FOUND", "id", word, what, cure="pyfi ls jobs") from error
+
+
 @click.command(
     cls=Command,
     examples=("pyfi cancel 6f3a9c01de", "pyfi cancel 6f3a9c01de 77aa01b2c3", "pyfi cancel 88121 -o json"),
@@ -79,7 +95,9 @@ def cancel(platform: Platform, ids: tuple[str, ...], out: Output) -> None:
     jobs = [ident for ident in ids if platform.network.find_job(ident)]
     calls = [ident for ident in ids if ident not in jobs]
     rows = [_cancelled(platform, ident) for ident in jobs]
-    out.rows([*rows, *(platform.client.cancel(*calls) if calls else [])], ["id", "cancelled", "status", "begun"])
+    with _job_meant(*calls):
+        rows += platform.client.cancel(*calls) if calls else []
+    out.rows(rows, ["id", "cancelled", "status", "begun"])
 
 
 def _cancelled(platform: Platform, which: str) -> dict[str, Any]:
@@ -109,6 +127,11 @@ def logs(platform: Platform, ident: str, follow: bool, out: Output) -> None:
         from pyfi_hpc.cli import job_logs
 
         return job_logs.show(platform, ident, follow=follow)
+    with _job_meant(ident):
+        return _call_logs(platform, ident, follow, out)
+
+
+def _call_logs(platform: Platform, ident: str, follow: bool, out: Output) -> None:
     if follow:
         return _follow(platform, ident)
     if out.form != "table":

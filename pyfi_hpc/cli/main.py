@@ -22,7 +22,7 @@ COMMANDS = {
         "Cancel invocations that are not decided yet, or jobs; what runs is stopped.",
     ),
     "config": ("pyfi_hpc.cli.config:config", "See, check and store settings."),
-    "db": ("pyfi_hpc.cli.db:db", "Make the database ready and bring it up to date."),
+    "db": ("pyfi_hpc.cli.db:db", "Make the database ready, bring it up to date, or drop what is in it."),
     "dead": ("pyfi_hpc.cli.dead:dead", "Look at dead invocations, requeue or drop them."),
     "delete": ("pyfi_hpc.cli.objects:delete", "Delete an object that nothing depends on."),
     "demo": ("pyfi_hpc.cli.demo:demo", "Run real work on this machine, kill a worker, and check that no call is lost."),

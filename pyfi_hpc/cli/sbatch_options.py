@@ -29,12 +29,15 @@ else:
 F = TypeVar("F", bound=Callable[..., Any])
 #: Where what is typed comes from.
 LINE = "command line"
+#: Where a context keeps the words behind `pyfi submit`.
+TYPED = "pyfi_hpc.typed"
 
 
 class Submit(Command):
     """The command, which tells of an option that sbatch alone has what to do with it."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        ctx.meta[TYPED] = tuple(args)
         try:
             return super().parse_args(ctx, args)
         except click.NoSuchOption as error:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pyfi_hpc.cli.context import Platform, pass_platform
-from pyfi_hpc.cli.sbatch_options import Submit, asked_for, given_on_line, table_options
+from pyfi_hpc.cli.sbatch_options import TYPED, Submit, asked_for, given_on_line, table_options
 from pyfi_hpc.config import Settings
 from pyfi_hpc.errors import BadInput
 from pyfi_hpc.model.status import JobStatus
@@ -65,7 +65,7 @@ def submit(
     processor = _processor(asked)
     check_folders(asked.request)
     launcher = platform.control.launcher
-    _check(asked, launcher, script)
+    _check(asked, launcher)
     if not dry_run and not test_only:
         return _send(platform, asked, processor, scheduler, parsable=parsable, wait=wait)
     platform.network.show("processor", processor)
@@ -80,10 +80,11 @@ def _processor(asked: Asked) -> str:
     return asked.processor
 
 
-def _check(asked: Asked, launcher: Launcher, script: str | None) -> None:
+def _check(asked: Asked, launcher: Launcher) -> None:
     """Refuse what the cluster can never give. Without Slurm nobody counts cores: workers share them."""
     accounts = launcher.accounts() if asked.request.account else None
-    check(asked.request, launcher.partitions(), accounts, script=script, cores=launcher.kind != "local")
+    typed = click.get_current_context().meta[TYPED]
+    check(asked.request, launcher.partitions(), accounts, typed=typed, cores=launcher.kind != "local")
 
 
 def _preview(asked: Asked, settings: Settings, launcher: Launcher) -> Submission:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 #: Silence for longer makes people wonder.
 QUIET_SECONDS = 1.0
+_ON_THE_WAY = ("WANTED", "SUBMITTING", "PENDING", "RUNNING")
 
 
 def value_of(future: Future, timeout: float | None, client: Client, *, quiet: bool = False) -> Any:
@@ -63,6 +64,8 @@ def waiting_for(future: Future, client: Client) -> str:
         return line
     code = (found["reason"] or {}).get("code")
     state = f"{found['status']}{f' ({code})' if code else ''}"
+    if found["requested"] == "RUNNING" and found["status"] == "STOPPED":
+        state = "to run"
     if found["requested"] != found["status"] and found["requested"] != "RUNNING":
         state = f"asked to be {found['requested']}"
     line = f"{line}: processor {found['name']} is {state}, no worker is ready · pyfi show processor {found['name']}"
@@ -70,13 +73,18 @@ def waiting_for(future: Future, client: Client) -> str:
 
 
 def _pending(client: Client, processor: str) -> list[str]:
-    """Why the processor's pilots wait, a line each."""
+    """Where the processor's pilots stand that bring no worker yet, a line each."""
     try:
         jobs = client.network.list("job")
     except PyfiError:
         return []
-    waiting = [job for job in jobs if job["processor"] == processor and job["status"] in ("WANTED", "PENDING")]
-    return [f"job {job['job'] or 'not submitted yet'} waits{': ' if job['why'] else ''}{job['why']}" for job in waiting]
+    return [_stands(job) for job in jobs if job["processor"] == processor and job["status"] in _ON_THE_WAY]
+
+
+def _stands(job: dict[str, Any]) -> str:
+    if job["status"] == "RUNNING":
+        return f"job {job['job']} runs on {job['nodes']}: {job['ready']} of {job['workers']} workers are ready"
+    return f"job {job['job'] or 'not submitted yet'} waits{': ' if job['why'] else ''}{job['why']}"
 
 
 def told(error: BaseException, future: Future) -> TaskError:

@@ -43,7 +43,7 @@ class Directory:
         self._read: dict[str, float] = {}
 
     def way(self, name: str) -> Way:
-        """The socket called `name`, its queue declared.
+        """The socket called `name`, or of the task that `PROCESSOR.TASK` means, its queue declared.
 
         Raises:
             BadInput: E_NOT_FOUND, with the nearest name. DatabaseUnavailable: and it was never read before.
@@ -69,13 +69,12 @@ class Directory:
     def _look(self, name: str, patience: float | None) -> Way:
         socket = self._find(name, patience)
         if not socket.declared:
-            self._declare(name)
+            self._declare(socket.name)
             socket = self._find(name, patience)
-        way = self.ways.get(name)
-        if way is None:
-            way = self.ways[name] = Way(socket)
+        way = self.ways.get(socket.name) or Way(socket)
         way.renewed(socket)
-        self._read[name] = time.monotonic()
+        for called in {name, socket.name}:
+            self.ways[called], self._read[called] = way, time.monotonic()
         return way
 
     def _find(self, name: str, patience: float | None) -> SocketInfo:

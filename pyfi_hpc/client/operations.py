@@ -134,8 +134,8 @@ class Operations:
 
     def behind(self, socket: str) -> Record | None:
         """The processor that takes the calls of a socket: name, requested, status, reason, ready (how many workers)."""
-        network = self._session.network_name
-        found: Record | None = self._run(lambda cursor, _: behind(cursor, network, socket))
+        network, name = self._session.network_name, self._session.way(socket).socket.name
+        found: Record | None = self._run(lambda cursor, _: behind(cursor, network, name))
         return found
 
     def invocation(self, id: str) -> Record:

@@ -128,7 +128,7 @@ class Hands:
     def _fail(self, job: PilotJob, error: Exception) -> None:
         """Refused for good, or, for a reason of ours, put off: Slurm has not taken it in either case."""
         if isinstance(error, BadInput) and error.code != "E_NO_SLURM":
-            log.warning("job refused", token=job.token, code=error.code, reason=error.what)
+            log.info("job refused", token=job.token, code=error.code, reason=error.what)
             self._leader.write(lambda cursor: _refused(cursor, job, error))
             return
         what = error.what if isinstance(error, PyfiError) else str(error)

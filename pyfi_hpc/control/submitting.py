@@ -80,16 +80,21 @@ def submit(
     the pilot brings. The scheduler is the one named, else the only one, else `default`, which is made if need be.
 
     Raises:
-        BadInput: E_NOT_FOUND; E_MISSING, which scheduler?; E_SUBMIT, with Slurm's own words: no job is left.
+        BadInput: E_NOT_FOUND; E_MISSING, which scheduler?; E_SUBMIT, with Slurm's own words: no job is left, and the
+            processor is asked for what it was before.
         Unavailable: E_SLURM, whether Slurm has it is not known: it is on record, and nobody need submit it again.
         DatabaseUnavailable.
     """
     token = secrets.token_hex(16)
-    name = control.database.run(
+    name, before = control.database.run(
         lambda cursor: _record(cursor, control.network, scheduler, token, processor, request, workers)
     )
     control.broker.hint(control.network, HINT)
-    _wait(control, name, token, patience_seconds)
+    try:
+        _wait(control, name, token, patience_seconds)
+    except BadInput:
+        _withdraw(control, token, before)
+        raise
     return control.database.run(lambda cursor: listed.one(cursor, token))
 
 
@@ -101,13 +106,21 @@ def _record(
     processor: str,
     request: ResourceRequest,
     workers: int,
-) -> str:
+) -> tuple[str, rows.Wish | None]:
+    """The job is on record; under which scheduler, and what the processor was asked for before."""
     name = rows.find_or_make_scheduler(cursor, network, scheduler)
     identity = rows.scheduler_id(cursor, network, name)
     rows.lock_scheduler(cursor, identity)
+    before = rows.wish(cursor, network, processor)
     wanted = rows.ask_processor(cursor, network, processor, lasting(request))
     rows.want(cursor, identity, token=token, processor=wanted, request=request, workers=workers)
-    return name
+    return name, before
+
+
+def _withdraw(control: Control, token: str, before: rows.Wish | None) -> None:
+    """What Slurm refused changes nothing: no pilot is sent after it, and no failure of the processor's is counted."""
+    if before is not None and control.database.run(lambda cursor: rows.withdraw(cursor, token, before)):
+        credentials.path(credentials.folder(control.settings), token).unlink(missing_ok=True)
 
 
 def lasting(request: ResourceRequest) -> ResourceRequest:
@@ -132,7 +145,8 @@ def _wait(control: Control, scheduler: str, token: str, seconds: float) -> None:
 def _refuse(standing: Standing, token: str, *, timed_out: bool) -> None:
     """Raise what became of a submission that will not come to a good end now."""
     if standing.status is JobStatus.ENDED:
-        raise BadInput("E_SUBMIT", standing.reason or "the job was cancelled", at=f"job {token}", cure="pyfi ls jobs")
+        what = standing.reason or "the job was cancelled"
+        raise BadInput("E_SUBMIT", what, at="sbatch", cure="change what it asks for; --dry-run shows the sbatch line")
     asked = standing.status is JobStatus.SUBMITTING and standing.reason is not None
     if asked or timed_out:
         why = standing.reason or "its scheduler has not come to it"

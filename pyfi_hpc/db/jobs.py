@@ -18,6 +18,7 @@ from pyfi_hpc.db.record import Cursor
 from pyfi_hpc.errors import BadInput, Fault
 from pyfi_hpc.model.request import ResourceRequest
 from pyfi_hpc.model.status import JobStatus, Requested
+from pyfi_hpc.slurm import states
 from pyfi_hpc.slurm.launcher import Observation
 
 LEASE_SECONDS = 15.0
@@ -346,7 +347,7 @@ def update(cursor: Cursor, job: bytes, seen: Observation) -> None:
 
 def ended_because(seen: Observation) -> str:
     """How Slurm says that it ended, in one line: `TIMEOUT`, `FAILED: NonZeroExitCode (exit 1:0)`."""
-    reason = f": {seen.reason}" if seen.reason and seen.reason != "None" else ""
+    reason = f": {seen.reason}" if seen.reason and states.is_of_an_end(seen.reason) else ""
     code = f" (exit {seen.exit_code})" if seen.exit_code and seen.exit_code != "0:0" else ""
     return f"{seen.state}{reason}{code}"
 
@@ -462,6 +463,47 @@ def ask_processor(cursor: Cursor, network: str, name: str, shape: ResourceReques
     if row is None:
         raise BadInput.of("E_NOT_FOUND", "processor", name, f"no processor {name!r}", cure="pyfi ls processors")
     return bytes(row[0])
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What a processor is asked for, as one request found it."""
+
+    requested: str
+    since: datetime.datetime
+    shape: dict[str, Any] | None
+
+
+def wish(cursor: Cursor, network: str, name: str) -> Wish | None:
+    """What the processor is asked for now, and nobody changes that while this transaction lasts; None for none."""
+    cursor.execute(
+        """SELECT p.requested_status, p.wanted_since, p.shape FROM pyfi.processor p
+           JOIN pyfi.network n ON n.id = p.network_id WHERE n.name = %s AND p.name = %s FOR UPDATE OF p""",
+        (network, name),
+    )
+    row = cursor.fetchone()
+    return Wish(*row) if row else None
+
+
+def withdraw(cursor: Cursor, token: str, before: Wish) -> bool:
+    """Take a job that Slurm refused off the record; False where it stays: it was cancelled, or Slurm has it.
+
+    Its processor is asked for what it was `before`, unless somebody has asked for something else since.
+    """
+    cursor.execute(
+        """DELETE FROM pyfi.job WHERE token = %s AND status = 'ENDED' AND slurm_id IS NULL AND NOT cancel_requested
+           RETURNING processor_id, created""",
+        (token,),
+    )
+    row = cursor.fetchone()
+    if row is None:
+        return False
+    cursor.execute(
+        """UPDATE pyfi.processor SET requested_status = %s, wanted_since = %s, shape = %s
+           WHERE id = %s AND wanted_since = %s AND status <> 'REMOVED'""",
+        (before.requested, before.since, Json(before.shape) if before.shape is not None else None, *row),
+    )
+    return True
 
 
 def lock_scheduler(cursor: Cursor, scheduler: str) -> None:

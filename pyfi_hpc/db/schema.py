@@ -58,6 +58,32 @@ def downgrade(uri: str, version: str) -> None:
         _migrate(connection, "downgrade", version)
 
 
+def holds(uri: str) -> dict[str, int]:
+    """How much would go with the schema: processors, outcomes, and agents that serve now.
+
+    Raises:
+        BadInput: E_SCHEMA, there is none.
+    """
+    with _alone(uri) as connection:
+        if _version(connection) is None:
+            raise versions.missing(str(connection.engine.url.database))
+        row = connection.execute(
+            text(
+                """SELECT (SELECT count(*) FROM pyfi.processor), (SELECT count(*) FROM pyfi.outcome),
+                       (SELECT count(*) FROM pyfi.agent WHERE ended IS NULL AND lease_until > now())"""
+            )
+        ).one()
+    return dict(zip(("processor", "outcome", "live agent"), map(int, row), strict=True))
+
+
+def drop(uri: str) -> None:
+    """Remove the schema and all that is in it. Raises E_SCHEMA where there is none, E_DENIED."""
+    with _alone(uri) as connection:
+        if _version(connection) is None:
+            raise versions.missing(str(connection.engine.url.database))
+        connection.execute(text("DROP SCHEMA pyfi CASCADE"))
+
+
 def version_of(engine: Engine) -> str | None:
     """The schema's version; None where there is no schema of ours."""
     with database_errors(engine), engine.connect() as connection:

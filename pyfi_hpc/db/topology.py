@@ -65,10 +65,13 @@ def sockets(cursor: Cursor, network: str) -> list[SocketInfo]:
 
 
 def socket(cursor: Cursor, network: str, name: str) -> SocketInfo | None:
-    """The socket called `name`."""
-    cursor.execute(f"{_SOCKETS} AND s.name = %s", (network, name))
-    row = cursor.fetchone()
-    return _info(network, row) if row else None
+    """The socket called `name`; else the only one of the task that `name` means, as `PROCESSOR.TASK`."""
+    for named in ("s.name", "p.name || '.' || s.task"):
+        cursor.execute(f"{_SOCKETS} AND {named} = %s LIMIT 2", (network, name))
+        rows = cursor.fetchall()
+        if len(rows) == 1:
+            return _info(network, rows[0])
+    return None
 
 
 def _info(network: str, row: Any) -> SocketInfo:

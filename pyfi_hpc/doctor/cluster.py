@@ -10,7 +10,7 @@ from functools import partial
 
 from pyfi_hpc.config import Settings
 from pyfi_hpc.doctor.findings import Finding, Mark, looked
-from pyfi_hpc.errors import BadInput
+from pyfi_hpc.errors import BadInput, Unavailable
 from pyfi_hpc.slurm.command_line import DEFAULT_CONF
 from pyfi_hpc.slurm.connect import launcher_for
 from pyfi_hpc.slurm.launcher import Launcher, Partition
@@ -59,6 +59,7 @@ def _controller(settings: Settings, launcher: Launcher) -> Iterator[Finding]:
     if all(finding.mark is Mark.GOOD for finding in found):
         yield from looked("partition", partial(_partition, settings.slurm.partition, launcher))
         yield from looked("account", partial(_account, settings.slurm.account, launcher))
+        yield from looked("nodes", _silent_nodes)
 
 
 def _answers(launcher: Launcher) -> Iterator[Finding]:
@@ -85,6 +86,17 @@ def _seen(partition: Partition) -> Finding:
     if partition.up:
         return Finding(Mark.GOOD, "partition", seen)
     return Finding(Mark.DOUBTFUL, "partition", f"{partition.name} is not up: jobs wait", "sinfo")
+
+
+def _silent_nodes() -> Iterator[Finding]:
+    """Nodes whose slurmd does not answer slurmctld; no finding where all do."""
+    command = ["sinfo", "--dead", "--noheader", "--format=%N"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError) as error:
+        raise Unavailable("E_SLURM", f"sinfo does not tell which nodes answer: {error}", cure="sinfo") from error
+    if names := ",".join(sorted(set(done.stdout.split()))):
+        yield Finding(Mark.DOUBTFUL, "nodes", f"no slurmd answers on {names}", f"scontrol show node {names}")
 
 
 def _account(wanted: str, launcher: Launcher) -> Iterator[Finding]:

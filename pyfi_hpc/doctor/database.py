@@ -25,6 +25,7 @@ class Database:
     def __init__(self, engine: Engine, network: str, log: Path | None) -> None:
         self._engine, self._network = engine, network
         self._start = f"the local service starts one again and again: tail {log}" if log else "pyfi agent run --respawn"
+        self._bring = self._start if log else f"pyfi submit --processor NAME, or here: {self._start}"
         self._is_there = False
         #: it has answered, and its schema is ours
         self.fits = False
@@ -83,19 +84,20 @@ class Database:
             yield from looked("schedulers", self._schedulers)
 
     def _schedulers(self) -> Iterator[Finding]:
-        """Jobs in Slurm with nobody to follow them are worth a look; so is a Slurm that does not answer."""
+        """One that nobody leads is worth a look where it has jobs or nodes; so is a Slurm that does not answer."""
         found = self._rows(
             """SELECT s.name, coalesce(s.lease_until > now(), false), s.problem,
-                   (SELECT count(*) FROM pyfi.job j WHERE j.scheduler_id = s.id AND j.status <> 'ENDED')
+                   (SELECT count(*) FROM pyfi.job j WHERE j.scheduler_id = s.id AND j.status <> 'ENDED'),
+                   EXISTS (SELECT FROM pyfi.node o WHERE o.scheduler_id = s.id)
                FROM pyfi.scheduler s JOIN pyfi.network n ON n.id = s.network_id WHERE n.name = :network
                ORDER BY s.name"""
         )
-        for name, led, problem, live in found:
+        for name, led, problem, live, has_nodes in found:
             jobs = f"{live} live job{'s' if live != 1 else ''}"
             if problem:
                 yield Finding(Mark.DOUBTFUL, "scheduler", f"{name}: {problem}", "pyfi doctor slurm")
-            elif not led and live:
-                seen = f"nobody leads {name}, which has {jobs}"
+            elif not led and (live or has_nodes):
+                seen = f"nobody leads {name}, which has {jobs}: it sends no pilots by itself"
                 yield Finding(Mark.DOUBTFUL, "scheduler", seen, f"pyfi scheduler start -n {name}")
             else:
                 yield Finding(Mark.GOOD, "scheduler", f"{name} {'is led' if led else 'waits for work'}, {jobs}")
@@ -123,7 +125,7 @@ class Database:
                 seen = f"{name} was not stopped, but has not renewed its lease for {max(since, 0):.0f} s"
                 yield Finding(Mark.BAD, "agent", seen, f"on {host}: {self._start}")
         if not any(alive for _, _, alive, _ in agents):
-            yield Finding(Mark.DOUBTFUL, "agents", "none: calls wait until one serves this network", self._start)
+            yield Finding(Mark.DOUBTFUL, "agents", "none: calls wait until one serves this network", self._bring)
 
     def _processors(self) -> Iterator[Finding]:
         rows = self._rows(processors.QUERY, settle=processors.SETTLE_SECONDS)

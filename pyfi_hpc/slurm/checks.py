@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Collection, Sequence
+import shlex
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from pyfi_hpc.model.names import nearest
 from pyfi_hpc.model.request import ResourceRequest
 from pyfi_hpc.slurm.amounts import mem_mib
 from pyfi_hpc.slurm.launcher import Partition
+from pyfi_hpc.slurm.options import by_flag
 from pyfi_hpc.slurm.slots import gpus_per_node, tasks, total_gpus
 from pyfi_hpc.slurm.times import limit_text
 
@@ -41,12 +43,13 @@ def check(
     partitions: Sequence[Partition],
     accounts: Collection[str] | None,
     *,
-    script: str | None = None,
+    typed: Sequence[str] = (),
     cores: bool = True,
 ) -> None:
     """Return when `request` names what there is and one of its partitions can satisfy it some day.
 
-    `script` is named in the command that would do. Accounts None: nobody keeps them. `cores` False: they are shared.
+    `typed` is what stood behind `pyfi submit`, for the command that would do. Accounts None: nobody keeps them.
+    `cores` False: they are shared.
 
     Raises:
         BadInput: E_NOT_FOUND, E_MISSING, E_UNSATISFIABLE with the most that can be had.
@@ -60,7 +63,7 @@ def check(
         return
     partition, found = problems[0]
     assert found is not None
-    raise _unsatisfiable(request, partition, found, partitions, script)
+    raise _unsatisfiable(request, partition, found, partitions, typed)
 
 
 def _chosen(request: ResourceRequest, partitions: Sequence[Partition]) -> list[Partition]:
@@ -85,15 +88,32 @@ def _not_found(kind: str, name: str, known: Collection[str]) -> BadInput:
 
 
 def _unsatisfiable(
-    request: ResourceRequest, partition: Partition, found: Problem, partitions: Sequence[Partition], script: str | None
+    request: ResourceRequest,
+    partition: Partition,
+    found: Problem,
+    partitions: Sequence[Partition],
+    typed: Sequence[str],
 ) -> BadInput:
     instead = found.instead
     if not instead:
         others = [other.name for other in partitions if other.up and problem(request, other) is None]
-        instead = f"-p {others[0]} …" if others else ""
-    cure = f"pyfi submit {instead}{f' {shown(script)}' if script else ''}" if instead else "sinfo shows what there is"
+        instead = f"-p {others[0]}" if others else ""
+    words = [instead, shlex.join(_without(instead.split(), typed))]
+    cure = shown(" ".join(["pyfi submit", *filter(None, words)]), 300) if instead else "sinfo shows what there is"
     at = f"{found.asked}     most in {partition.name!r}: {found.most}"
     return BadInput("E_UNSATISFIABLE", found.what, at=at, cure=cure, field=found.asked.split()[0], most=found.most)
+
+
+def _without(instead: Sequence[str], typed: Sequence[str]) -> Iterator[str]:
+    """The words typed, but for options that `instead` gives too, and their values."""
+    known = by_flag()
+    flags = {flag for word in instead if word in known for flag in known[word].flags}
+    words = iter(typed)
+    for word in words:
+        if word in flags:
+            next(words, None)
+        elif not any(word.startswith(f"{flag}=" if flag.startswith("--") else flag) for flag in flags):
+            yield word
 
 
 def problem(request: ResourceRequest, partition: Partition) -> Problem | None:

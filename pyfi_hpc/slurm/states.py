@@ -186,7 +186,7 @@ REASONS: Mapping[str, Words] = {
     "AssociationResourceLimit": Words("its account has all the resources that it may", _LESS.format("assoc")),
     "AssociationTimeLimit": Words("its account has used the time that it may", _LESS.format("assoc")),
     # how it ended
-    "NonZeroExitCode": Words("its script failed", "see its output"),
+    "NonZeroExitCode": Words("its script failed", "pyfi logs JOB shows its output"),
     "TimeLimit": Words("its time limit passed", "ask for a longer --time"),
     "OutOfMemory": Words("it used more memory than it had asked for", "ask for more memory"),
     "NodeDown": Words("a node of it is down"),
@@ -207,7 +207,7 @@ REASONS: Mapping[str, Words] = {
     "SUSPENDED": Words("it is suspended: it keeps its memory and does not run"),
     "STOPPED": Words("it was stopped by a signal and keeps its CPUs"),
     "COMPLETED": Words("its script ended well"),
-    "FAILED": Words("its script failed", "see its output"),
+    "FAILED": Words("its script failed", "pyfi logs JOB shows its output"),
     "CANCELLED": Words("it was cancelled"),
     "TIMEOUT": Words("its time limit passed", "ask for a longer --time"),
     "DEADLINE": Words("it could not end before its --deadline"),
@@ -245,6 +245,11 @@ _OF_ENDS = frozenset(
 )  # fmt: skip
 
 
+def is_of_an_end(reason: str) -> bool:
+    """Whether it tells how a job ended, not why it waited before."""
+    return reason.partition(",")[0] in _OF_ENDS
+
+
 def words(reason: str | None, state: str = "") -> Words | None:
     """Why a job in Slurm's `state` waits or ended, by its `reason`, else by its state; None where both say nothing.
 
@@ -253,7 +258,7 @@ def words(reason: str | None, state: str = "") -> Words | None:
     """
     status = status_of(state)
     told = reason if reason not in ("None", "N/A", "") else None
-    if told and (status is not JobStatus.ENDED or told.partition(",")[0] in _OF_ENDS):
+    if told and (status is not JobStatus.ENDED or is_of_an_end(told)):
         return _explained(told)
     found = [name for name in (COMPACT.get(word, word) for word in _words_of(state)) if name in REASONS]
     if found:

@@ -214,6 +214,19 @@ def test_row_18_what_is_in_use_is_told_before_anybody_is_asked(place: Place, say
     assert "add -y" in say("delete socket p1.double", "E_CONFIRM")
 
 
+def test_row_15_a_schema_is_dropped_only_by_those_who_say_so(place: Place, say: Say) -> None:
+    admin = EmbeddedPostgres(place.home / "state").uri("pyfi_admin")
+    said = say(f"-d {admin} db drop", "E_CONFIRM")
+    assert " processor" in said and "1 live agent" in said and "add -y" in said
+
+
+def test_row_21_a_processor_that_was_removed_is_not_resumed(place: Place, say: Say) -> None:
+    place.client.network.add_processor(name="over", gitrepo=place.url, module="flow", requested_status="STOPPED")
+    place.client.network.update_processor("over", requested_status="REMOVED")
+    for verb in ("resume", "start", "pause"):
+        assert "'over' is REMOVED" in say(f"proc {verb} over", "E_BAD_TRANSITION")
+
+
 FILES = [
     (23, None, "E_CONFIG", "own.ini"),
     (23, b"\xff\xfe[git]\n", "E_CONFIG", "own.ini"),
@@ -305,6 +318,7 @@ def test_code_that_cannot_be_built_or_imported_keeps_its_calls_and_says_why(
     eventually(lambda: network.show("processor", name)["status"] == "FAILED", timeout=90, interval=0.2)
     reason = network.show("processor", name)["reason"]
     assert reason["code"] == code and word in str(reason) and "\x1b" not in str(reason.values())
+    assert row != 48 or ("\n" in reason["log"] and "\\n" not in reason["log"])
     assert run(["call", f"{name}.double", "1", "--timeout", "2"]) == 4
     said = capfd.readouterr().err
     assert f"processor {name} is FAILED ({code})" in said and f"pyfi show processor {name}" in said
@@ -456,7 +470,7 @@ def test_the_rest_is_shown_elsewhere(row: int) -> None:
 
 
 def test_every_row_has_its_test() -> None:
-    wanted = {*range(1, 13), 18, 20, *range(22, 27), 29, 30, 31, *range(33, 50), *range(51, 67)}
+    wanted = {*range(1, 13), 15, *range(18, 27), 29, 30, 31, *range(33, 50), *range(51, 67)}
     wanted |= {69, 70, *range(77, 81)}
     here = Path(__file__).read_text()
     named = (

@@ -116,19 +116,23 @@ def test_the_tutorial_does_what_it_says(reader: Reader) -> None:
     follow(reader, DOCS / "tutorial.md")
 
 
-def follow(reader: Reader, page: Path) -> None:
-    """Do each step of the page, and compare what comes of it."""
-    for step in steps(page.read_text()):
+def follow(reader: Reader, page: Path, before: str = "", meanwhile: Path | None = None) -> None:
+    """Do each step of the page, and compare what comes of it; those of another page before the command `before`."""
+    todo = list(steps(page.read_text()))
+    assert not before or before in [step.command for step in todo]
+    for step in todo:
+        if step.command == before and meanwhile is not None:
+            follow(reader, meanwhile)
         said = reader.does(step.command)
         where = f"{page.relative_to(ROOT)} line {step.line}: {step.command}"
         assert step.shows is None or fits(step.shows, said), f"{where}\nshows:\n{step.shows}says:\n{said}"
 
 
 @pytest.mark.slow
-def test_the_page_about_the_cluster_does_what_it_says(tmp_path: Path) -> None:
+def test_the_pages_about_the_cluster_do_what_they_say(tmp_path: Path) -> None:
     reader = Reader(tmp_path, folder=ROOT)
     try:
-        follow(reader, DOCS / "cluster.md")
+        follow(reader, DOCS / "cluster.md", "make cluster-stop", DOCS / "waiting.md")
     finally:
         reader.does(f"make -C {ROOT} cluster-stop")
         reader.leaves()

@@ -76,7 +76,7 @@ def test_where_all_is_well_nothing_is_in_the_way(examine: Examine) -> None:
     assert good >= {"settings", "database", "schema", "durability", "role", "clock", "broker", "queues", "git", "uv"}
     # nobody serves yet: worth a word, but not wrong
     assert seen(findings, "agents")["mark"] == "!"
-    assert seen(findings, "agents")["try"] == "pyfi agent run --respawn"
+    assert seen(findings, "agents")["try"] == "pyfi submit --processor NAME, or here: pyfi agent run --respawn"
 
 
 def test_where_the_local_service_runs_without_an_agent_its_log_says_why(database: Database, tmp_path: Path) -> None:
@@ -149,6 +149,26 @@ def test_agents_that_went_silent_and_failed_processors_are_named(examine: Examin
     assert "has not renewed its lease for 60 s" in seen(findings, "agent")["seen"]
     assert seen(findings, "agent")["try"] == "on silent.example: pyfi agent run --respawn"
     assert seen(findings, "processor")["seen"] == "broken FAILED: no compiler"
+
+
+def test_a_scheduler_that_nobody_leads_is_named_where_it_has_something_to_do(
+    examine: Examine, database: Database
+) -> None:
+    execute(database, "INSERT INTO pyfi.scheduler (network_id, name) SELECT id, 'sched1' FROM pyfi.network")
+    idle = seen(examine("network")[1], "scheduler")
+    execute(
+        database,
+        """INSERT INTO pyfi.node (network_id, name, host, scheduler_id)
+               SELECT network_id, 'n1', 'n1', id FROM pyfi.scheduler""",
+    )
+    code, findings = examine("network")
+    execute(database, "UPDATE pyfi.scheduler SET lease_until = now() + interval '1 minute'")
+    led = seen(examine("network")[1], "scheduler")
+    execute(database, "TRUNCATE pyfi.node, pyfi.scheduler CASCADE")
+    assert (idle["mark"], led["mark"]) == ("✓", "✓")
+    stopped = seen(findings, "scheduler")
+    assert (code, stopped["mark"], stopped["try"]) == (0, "!", "pyfi scheduler start -n sched1")
+    assert "nobody leads sched1" in stopped["seen"]
 
 
 def test_a_processor_that_nobody_runs_is_named_until_somebody_does(examine: Examine, database: Database) -> None:

@@ -144,6 +144,15 @@ def test_doctor_names_a_controller_that_is_stopped(pyfi: Cluster, slurm: SlurmCl
     pyfi("pyfi doctor slurm")
 
 
+def test_doctor_names_a_node_whose_slurmd_does_not_answer(pyfi: Cluster, slurm: SlurmCluster) -> None:
+    slurm.power_off("n2")
+    try:
+        eventually(lambda: "no slurmd answers on n2" in pyfi("pyfi doctor slurm"), timeout=60, interval=0.5)
+    finally:
+        slurm.power_on("n2")
+    eventually(lambda: "no slurmd answers" not in pyfi("pyfi doctor slurm"), timeout=60, interval=0.5)
+
+
 def test_what_slurm_refuses_is_told_in_its_own_words(pyfi: Cluster) -> None:
     refused = pyfi("pyfi submit -p nowhere -n 1 --processor proc1", status=2)
     assert "nowhere" in refused

@@ -70,6 +70,20 @@ def _make(repository: Path) -> None:
         subprocess.run(["git", "-C", str(repository), *command], check=True)
 
 
+def test_a_task_is_called_by_the_name_of_its_processor_though_its_socket_has_another(pyfi: Typed) -> None:
+    said = pyfi.run("pyfi call proc1.do_something '\"Hello World !\"' -v --timeout 120")
+    assert said.stdout == "Self: Hello World !\n", said.stderr
+    assert " proc1.outlet1@" in said.stderr
+    assert pyfi("pyfi call proc1.do_something '\"again\"' --timeout 120") == "Self: again\n"
+    assert "no socket 'proc1.do_this' (E_NOT_FOUND)" in pyfi("pyfi call proc1.do_this 1", status=2)
+
+
+@pytest.mark.parametrize("command", ["cancel", "logs", "logs -f"])
+def test_a_number_that_is_no_job_is_said_to_be_none(pyfi: Typed, command: str) -> None:
+    said = pyfi(f"pyfi {command} 88121", status=2)
+    assert "no job, and no invocation on record, is called 88121 (E_NOT_FOUND)" in said and "pyfi ls jobs" in said
+
+
 def test_the_script_makes_the_scheduler_with_its_nodes(pyfi: Typed) -> None:
     (scheduler,) = pyfi.items("pyfi ls schedulers")
     assert (scheduler["name"], scheduler["nodes"]) == ("sched1", ["node1", "node2", "node3"])

@@ -274,8 +274,10 @@ REFUSED: Sequence[tuple[str, str, Sequence[str]]] = [
     ("--gpus-per-node 12 setup.sh", SCRIPT, [
         "pyfi: 12 GPUs on one node cannot be had (E_UNSATISFIABLE)", "  at:  --gpus-per-node 12     most in 'main': 4",
         "  try: pyfi submit -N 3 --gpus-per-node 4 setup.sh"]),
-    ("-n 9 --processor proc1", SCRIPT, ["9 tasks of 1 core on 1 node cannot be had", "try: pyfi submit -N 2 -n 9"]),
-    ("-p gpu -t 2:00:00 --processor proc1", SCRIPT, ["a time limit of 02:00:00 cannot be had", "submit -t 01:00:00"]),
+    ("-n 9 --processor proc1", SCRIPT, [
+        "9 tasks of 1 core on 1 node cannot be had", "try: pyfi submit -N 2 -n 9 --processor proc1"]),
+    ("-p gpu -t 2:00:00 --processor proc1", SCRIPT, [
+        "a time limit of 02:00:00 cannot be had", "try: pyfi submit -t 01:00:00 -p gpu --processor proc1"]),
     ("-p gpuu --processor proc1", SCRIPT, ["no partition 'gpuu' (E_NOT_FOUND)", "try: did you mean 'gpu'?"]),
     ("-N 4 --processor proc1", SCRIPT, ["4 nodes cannot be had (E_UNSATISFIABLE)", "most in 'main': 3"]),
     ("-D /no/such --processor proc1", SCRIPT, ["folder '/no/such' is not there (E_NOT_FOUND)"]),
@@ -326,10 +328,12 @@ def test_where_slurm_is_not_installed_it_is_said(
 
 
 def test_what_slurm_itself_refuses_is_told_in_its_own_words(desk: Desk) -> None:
+    before = desk.processor()[:2]
     done = desk.apart("--processor", "proc1", "-C", "no-such-feature")
     assert (done.returncode, done.stdout) == (2, "")
     assert "E_SUBMIT" in done.stderr and "Invalid feature specification" in done.stderr
-    assert [job["status"] for job in desk.jobs()] == ["ENDED"]
+    assert [line[:7] for line in done.stderr.splitlines()] == ["pyfi: S", "  at:  ", "  try: "]
+    assert not desk.jobs() and desk.processor()[:2] == before
 
 
 def test_an_account_that_one_may_not_charge_is_refused_with_those_that_one_may(

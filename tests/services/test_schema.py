@@ -12,6 +12,7 @@ from alembic.migration import MigrationContext
 from sqlalchemy import Connection, Engine, text
 
 from pyfi_hpc.box.postgres import Postgres
+from pyfi_hpc.cli.main import run
 from pyfi_hpc.db import broker_tables, guards, schema, tables, versions
 from pyfi_hpc.db.embedded import EmbeddedPostgres
 from pyfi_hpc.db.engine import check_safe, connect, database_errors, place, session_user
@@ -141,6 +142,21 @@ def test_a_database_without_our_schema_is_refused_with_the_way_to_make_it(embedd
             with pytest.raises(BadInput) as caught:
                 refuse()
             assert (caught.value.code, caught.value.cure) == ("E_SCHEMA", "pyfi db init")
+
+
+def test_a_schema_that_is_dropped_is_gone_and_can_be_made_anew(embedded_postgres: EmbeddedPostgres) -> None:
+    with new_database(embedded_postgres) as database, database.engine() as engine:
+        schema.init(database.admin_uri, grant_to="pyfi")
+        with pytest.raises(BadInput) as refused:
+            schema.drop(database.uri)
+        assert refused.value.code == "E_DENIED" and schema.version_of(engine) is not None
+        assert run(["-d", database.admin_uri, "db", "drop"]) == 2  # nobody is there to be asked
+        assert schema.version_of(engine) is not None
+        assert run(["-d", database.admin_uri, "db", "drop", "--yes"]) == 0
+        assert schema.version_of(engine) is None
+        with pytest.raises(BadInput, match="E_SCHEMA"):
+            schema.drop(database.admin_uri)
+        assert schema.init(database.admin_uri) == versions.revisions()[-1]
 
 
 def test_an_older_schema_is_refused_until_it_is_migrated(embedded_postgres: EmbeddedPostgres) -> None:

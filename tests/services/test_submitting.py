@@ -21,6 +21,8 @@ from pyfi_hpc.config import Settings
 from pyfi_hpc.config.sections import Agent, Database, Paths
 from pyfi_hpc.control import credentials, submitting
 from pyfi_hpc.control.submitting import Control
+from pyfi_hpc.db.jobs import Wish, withdraw
+from pyfi_hpc.db.record import Cursor
 from pyfi_hpc.errors import BadInput, Unavailable
 from pyfi_hpc.model.request import ResourceRequest
 from tests.services.paper_slurm import PaperSlurm
@@ -116,8 +118,38 @@ def test_a_refusal_has_slurms_own_words_and_leaves_no_job(person: Person) -> Non
         person.submit()
     assert (refused.value.code, refused.value.what) == ("E_SUBMIT", "Slurm refuses the job: invalid account")
     assert person.slurm.jobs == {}
-    person.control.scheduler("default").once()
     assert list((person.settings.state_dir / "jobs").glob("*.ini")) == []
+
+
+def test_a_refused_submission_leaves_the_processor_as_it_was(person: Person) -> None:
+    person.submit()
+    wished = [person.processor(name) for name in ("requested_status", "wanted_since", "shape")]
+    person.slurm.refuses = "Slurm refuses the job: invalid account"
+    for _ in range(4):
+        with pytest.raises(BadInput):
+            person.submit(request=replace(REQUEST, account="labb"))
+    person.slurm.refuses = None
+    assert [person.processor(name) for name in ("requested_status", "wanted_since", "shape")] == wished
+    assert person.rows(
+        "SELECT slurm_id FROM pyfi.job j JOIN pyfi.network n ON n.id = j.network_id WHERE n.name = %s", person.network
+    ) == [("88",)]
+    person.control.scheduler("default").once()
+    assert (person.processor("reason"), list(person.slurm.jobs)) == (None, ["88"])
+
+
+def test_what_was_asked_for_meanwhile_is_not_taken_back(person: Person) -> None:
+    before = Wish("STOPPED", person.processor("wanted_since"), None)
+    person.slurm.refuses = "Slurm refuses the job: invalid account"
+
+    def submitted(cursor: Cursor) -> None:
+        submitting._record(cursor, person.network, None, "a" * 32, "proc1", REQUEST, 8)
+
+    person.control.database.run(submitted)
+    person.control.scheduler("default").once()
+    person.rows("UPDATE pyfi.processor SET wanted_since = now() WHERE network_id ="
+                " (SELECT id FROM pyfi.network WHERE name = %s)", person.network)  # fmt: skip
+    assert person.control.database.run(lambda cursor: withdraw(cursor, "a" * 32, before))
+    assert person.processor("requested_status") == "RUNNING"
 
 
 def test_an_uncertain_submission_is_told_and_never_made_twice(person: Person) -> None:

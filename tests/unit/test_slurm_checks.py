@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,11 @@ MAIN = Partition("main", True, True, nodes=3, cpus_per_node=8, mem_mib_per_node=
 GPU = Partition("gpu", False, True, nodes=4, cpus_per_node=32, mem_mib_per_node=64_000, gpus_per_node=8, max_minutes=60)
 
 
-def refusal(script: str | None = "train.sh", partitions: Sequence[Partition] = (MAIN, GPU), **values: Any) -> BadInput:
+def refusal(
+    typed: Sequence[str] = ("train.sh",), partitions: Sequence[Partition] = (MAIN, GPU), **values: Any
+) -> BadInput:
     with pytest.raises(BadInput) as caught:
-        check(ResourceRequest(**values), partitions, {"lab", "guests"}, script=script)
+        check(ResourceRequest(**values), partitions, {"lab", "guests"}, typed=typed)
     return caught.value
 
 
@@ -67,12 +70,20 @@ def test_more_gpus_than_any_node_has_are_refused_with_the_maximum_and_a_command(
     ],
 )  # fmt: skip
 def test_each_limit_is_told_with_what_would_do(values: dict[str, Any], at: str, cure: str) -> None:
-    error = refusal(script=None, partition="gpu", partitions=(GPU,), **values)
+    error = refusal(typed=(), partition="gpu", partitions=(GPU,), **values)
     assert (error.code, error.at, error.cure) == ("E_UNSATISFIABLE", at, cure)
 
 
 def test_a_partition_that_has_none_leads_to_one_that_has() -> None:
-    assert refusal(gpus_per_node="2").cure == "pyfi submit -p gpu … train.sh"
+    assert refusal(gpus_per_node="2").cure == "pyfi submit -p gpu train.sh"
+
+
+@pytest.mark.parametrize(
+    "typed", ["--gpus-per-node 12 -N 1 --wait 'a b.sh'", "--gpus-per-node=12 -N1 --wait 'a b.sh'", "--wait 'a b.sh'"]
+)
+def test_the_command_that_would_do_keeps_what_else_was_typed(typed: str) -> None:
+    error = refusal(shlex.split(typed), partition="gpu", gpus_per_node="12")
+    assert error.cure == "pyfi submit -N 2 --gpus-per-node 6 --wait 'a b.sh'"
 
 
 def test_cores_that_are_shared_are_not_counted() -> None:
