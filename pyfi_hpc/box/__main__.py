@@ -81,9 +81,9 @@ def _step(line: str) -> None:
 
 
 def _show_use(cluster: Background) -> None:
-    print(f"To use it in this shell:  {cluster.how_to_use()}")
-    print("Then, for example:        sinfo; pyfi doctor")
-    print(f"To stop it:               python -m pyfi_hpc.box stop{_named(cluster)}")
+    print(f"To use it in this shell:   {cluster.how_to_use()}")
+    print("Then, for example:         sinfo; pyfi doctor")
+    print(f"To stop it, in that shell: python -m pyfi_hpc.box stop{_named(cluster)}")
 
 
 def _named(cluster: Background) -> str:

@@ -104,6 +104,8 @@ def why(row: dict[str, Any]) -> str:
     status, said = JobStatus(row["status"]), row["reason"] or ""
     if status is JobStatus.UNKNOWN:
         return said or "Slurm does not know it now"
+    if status is JobStatus.ENDED and row["cancel_requested"]:
+        return "it was asked to end"
     words = states.words(row["slurm_reason"], row["state"] or "") if row["state"] else None
     if status is JobStatus.PENDING and words is not None:
         return f"{row['slurm_reason'] or row['state']}: {words}"
