@@ -8,7 +8,7 @@ import click
 
 from pyfi_hpc.cli.command import Command, Group
 from pyfi_hpc.cli.context import Platform, confirm, pass_platform
-from pyfi_hpc.cli.params import Id
+from pyfi_hpc.cli.params import Id, Name
 from pyfi_hpc.cli.shared import named, object_options, yes_option
 
 #: Verb -> what its help says.
@@ -55,6 +55,23 @@ def _verb(verb: str, meaning: str) -> None:
 
 for _name, _meaning in VERBS.items():
     _verb(_name, _meaning)
+
+
+@proc.command(
+    cls=Command,
+    examples=(
+        "pyfi proc move proc1 -h node2",
+        "pyfi proc move -n proc1 -h node2",
+        "pyfi proc move proc1 -h node2 && pyfi ps",
+    ),
+)
+@object_options
+@click.option("-h", "--host", required=True, type=Name(), help="The node that it is to run on, by its name or host.")
+@pass_platform
+def move(platform: Platform, target: str | None, name: str | None, ident: Any, host: str) -> None:
+    """Move a processor to another node: workers there are ready before those elsewhere end."""
+    row = platform.network.move(_which(platform, target, name, ident), host)
+    click.echo(f"processor {row['name']} moves to {row['host']}")
 
 
 @proc.command(

@@ -251,6 +251,10 @@ class Network:
         """It is wanted stopped: what runs ends first, what waits stays queued."""
         return self._asked(asking.ask, which, Requested.STOPPED, generation)
 
+    def move(self, which: Which, node: str, *, generation: int | None = None) -> Record:
+        """It is wanted on that node alone: workers there are ready before those elsewhere end. Raises E_NODE."""
+        return self._asked(asking.move, which, node, generation)
+
     def pause(self, which: Which, *, generation: int | None = None) -> Record:
         """Its workers stay but take nothing more."""
         return self._asked(asking.ask, which, Requested.PAUSED, generation)

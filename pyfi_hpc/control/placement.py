@@ -7,7 +7,7 @@ processor gets at least one worker even when the cores are all taken, and shares
 Other agents run in jobs and have slots. Those are for the processor that the job was sent for: each has one of its
 workers while anybody wants it, and is lent to others while nobody does.
 
-Workers of an older commit or restart are replaced.
+Workers of an older commit or restart are replaced; those of a processor that was moved stay until others are ready.
 """
 
 from __future__ import annotations
@@ -58,6 +58,8 @@ class _Placing:
         #: workers that stay: in slots of the processor's own jobs, and elsewhere
         self.own: dict[bytes, list[ExistingWorker]] = {identity: [] for identity in self.processors}
         self.elsewhere: dict[bytes, list[ExistingWorker]] = {identity: [] for identity in self.processors}
+        #: workers on a host that the processor has been moved away from: they stay until others are ready
+        self.behind: dict[bytes, list[ExistingWorker]] = {identity: [] for identity in self.processors}
 
     def drain_unwanted(self) -> None:
         slots: set[tuple[bytes, int]] = set()
@@ -70,6 +72,8 @@ class _Placing:
             most = self._elsewhere_wanted(processor, ready)
             self._drain(self.elsewhere[identity][most:])
             del self.elsewhere[identity][most:]
+            arrived = sum(worker.status is WorkerStatus.READY for worker in self.elsewhere[identity])
+            self._drain(self.behind[identity][max(0, most - arrived) :])
 
     def _keep_or_drain(self, worker: ExistingWorker, slots: set[tuple[bytes, int]]) -> None:
         processor, node = self.processors.get(worker.processor), self.rooms.node(worker.agent)
@@ -81,10 +85,15 @@ class _Placing:
         elif not self._belongs(processor, node, worker.slot) or (worker.agent, worker.slot) in slots:
             self._drain([worker])
         else:
-            kept = self.own if node.for_processor == processor.id else self.elsewhere
-            kept[processor.id].append(worker)
+            self._books_of(processor, node)[processor.id].append(worker)
             if worker.slot is not None:
                 slots.add((worker.agent, worker.slot))
+
+    def _books_of(self, processor: WantedProcessor, node: ServingNode) -> dict[bytes, list[ExistingWorker]]:
+        if node.for_processor == processor.id:
+            return self.own
+        at_home = not node.open or processor.host in (None, node.host, node.name)
+        return self.elsewhere if at_home else self.behind
 
     def _belongs(self, processor: WantedProcessor, node: ServingNode, slot: int | None) -> bool:
         if node.draining or node.open is not (slot is None):
@@ -143,8 +152,7 @@ class _Placing:
             b"", processor.id, node.agent, place.cores, WorkerStatus.PLANNED, processor.version, place.slot,
             place.devices,
         )  # fmt: skip
-        kept = self.own if node.for_processor == processor.id else self.elsewhere
-        kept[processor.id].append(planned)
+        self._books_of(processor, node)[processor.id].append(planned)
         self.planned.append(planned)
 
 

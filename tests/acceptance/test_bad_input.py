@@ -159,6 +159,7 @@ LINES = [
     (10, ADD + " --gpus -1", "E_RANGE", "--gpus -1"),
     (10, ADD + " --cpus 0", "E_RANGE", "--cpus 0"),
     (10, ADD + " --cpus 1e9", "E_RANGE", "1e9"),
+    (19, "proc move p1 -h n7", "E_NODE", "no node 'n7'"),
     (19, "node drain n7", "E_NODE", "no node 'n7'"),
     (19, "node resume n7", "E_NODE", "no node 'n7'"),
     (20, "update processor p1 -rs RUNING", "E_CHOICE", "did you mean RUNNING?"),

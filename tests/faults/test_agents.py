@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
+from functools import partial
 
+import pytest
+
+from pyfi_hpc.errors import BadInput
 from tests.site import AgentProcess, Site, embedded_broker_only
 from tests.support import eventually
 
@@ -131,5 +135,32 @@ def test_pausing_stopping_and_restarting_under_load_loses_and_repeats_nothing(si
     network.start("p")
 
     assert [future.result(timeout=60) for future in futures] == [2 * number for number in range(400)]
+    site.quiet()
+    assert set(site.executions().values()) == {1}
+
+
+@embedded_broker_only
+def test_a_processor_is_moved_to_and_fro_under_load_and_repeats_nothing(site: Site) -> None:
+    site.processor("work", workers=2)
+    network = site.client.network
+    for host in ("host1", "host2"):
+        site.agent(host=host)
+    site.ready(2)
+    eventually(lambda: len([row for row in network.list("node") if row["status"] == "UP"]) == 2)
+    futures = site.submit("p.work", [(number, str(site.runs), 0.02) for number in range(600)])
+
+    def serving() -> set[str]:
+        return {row["node"] for row in network.list("worker") if row["status"] in ("READY", "DRAINING")}
+
+    for host in ("host2", "host1", "host2"):
+        network.move("p", host)
+        eventually(partial(lambda to: serving() == {to}, host), timeout=30)
+    assert not all(future.done() for future in futures)
+    network.drain_node("host1")
+    with pytest.raises(BadInput, match="node host1 drains") as refused:
+        network.move("p", "host1")
+    assert (refused.value.code, network.show("processor", "p")["host"]) == ("E_NODE", "host2")
+
+    assert [future.result(timeout=60) for future in futures] == [2 * number for number in range(600)]
     site.quiet()
     assert set(site.executions().values()) == {1}

@@ -127,6 +127,26 @@ def test_a_processor_pinned_to_a_host_runs_only_there() -> None:
     assert len(starts(actions)) == 2
 
 
+def test_a_processor_that_is_moved_starts_there_before_it_ends_here() -> None:
+    moved, nodes = wanted(host="n2", workers=2), [node("n1"), node("n2")]
+    here = [worker("a", core=0), worker("b", core=1)]
+
+    first = plan([moved], nodes, here)
+    assert (starts(first), [action for action in first if isinstance(action, Drain)]) == (
+        [(b"p", b"n2", (0,)), (b"p", b"n2", (1,))],
+        [],
+    )
+    # one is ready there: one goes here
+    half = [*here, worker("c", on="n2"), worker("d", on="n2", core=1, status=WorkerStatus.LAUNCHING)]
+    assert plan([moved], nodes, half) == [Drain(b"b")]
+    there = [here[0], *[worker(name, on="n2", core=core) for core, name in enumerate("cd")]]
+    assert plan([moved], nodes, there) == [Drain(b"a")]
+
+
+def test_a_processor_that_is_moved_to_a_node_that_is_gone_stays_where_it_is() -> None:
+    assert plan([wanted(host="n2", workers=1)], [node("n1")], [worker("a")]) == []
+
+
 def test_a_worker_with_two_cpus_has_two_cores_of_its_own() -> None:
     actions = plan([wanted(cpus=2, workers=2)], [node(cores=4)], [])
 

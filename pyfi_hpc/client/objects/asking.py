@@ -1,11 +1,11 @@
-"""What processors are asked to do: start, stop, pause, resume, restart, remove."""
+"""What processors are asked to do: start, stop, move, pause, resume, restart, remove."""
 
 from __future__ import annotations
 
 import sqlalchemy as sa
 
 from pyfi_hpc.brokers.base import TaskQueue
-from pyfi_hpc.client.objects import declaring, processors
+from pyfi_hpc.client.objects import declaring, nodes, processors
 from pyfi_hpc.client.objects.common import Record, Tools, Which, claim, event, find, in_use
 from pyfi_hpc.db import tables
 from pyfi_hpc.errors import BadInput
@@ -19,6 +19,18 @@ def ask(tools: Tools, which: Which, to: Requested, generation: int | None = None
     if to is Requested.RUNNING:
         _asked_again(row)
     event(tools, "processor", row, f"asked to be {to.value}")
+    return processors.record(tools, row)
+
+
+def move(tools: Tools, which: Which, node: str, generation: int | None = None) -> Record:
+    """Pin a processor to a node that serves: workers start there first, then those elsewhere end.
+
+    Raises:
+        BadInput: E_NODE, the node is not known, drains, or has no agent; E_STALE.
+    """
+    row = _claimed(tools, which, generation)
+    row.host = nodes.serving(tools, node).host
+    event(tools, "processor", row, f"asked to move to {node}")
     return processors.record(tools, row)
 
 

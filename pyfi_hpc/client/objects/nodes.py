@@ -83,6 +83,19 @@ def resume(tools: Tools, which: Which) -> Record:
     return _wanted_empty(tools, which, False)
 
 
+def serving(tools: Tools, name: str) -> tables.Node:
+    """The node of that name or host, which has an agent and takes work. Raises E_NODE."""
+    named = sa.or_(tables.Node.name == name, tables.Node.host == name)
+    row = tools.session.scalar(sa.select(tables.Node).where(tables.Node.network_id == tools.network.id, named).limit(1))
+    if row is None:
+        raise BadInput.of("E_NODE", "node", name, f"no node {name!r}", cure="pyfi ls nodes")
+    if row.drain_requested:
+        raise BadInput.of("E_NODE", "node", name, f"node {row.name} drains", cure=f"pyfi node resume {row.name}")
+    if row.status is NodeStatus.DOWN:
+        raise BadInput.of("E_NODE", "node", name, f"no agent serves node {row.name}", cure="pyfi ls agents")
+    return row
+
+
 def _wanted_empty(tools: Tools, which: Which, wanted: bool) -> Record:
     row = _known(tools, which)
     claim(tools, row)
