@@ -37,6 +37,23 @@ def _state(pid: int) -> str:
     return stat.rpartition(")")[2].split()[0]
 
 
+def stall(pid: int) -> None:
+    """Stop `pid` where it stands: on return each of its threads has, so that nothing more is answered.
+
+    Source: proc(5), state `T`; kill(2) returns before the threads have heard of it.
+    """
+
+    def stopped() -> bool:
+        states = [path.read_text(errors="replace").rpartition(")")[2].split()[0] for path in threads()]
+        return set(states) <= {"T"}
+
+    def threads() -> list[Path]:
+        return list(Path(f"/proc/{pid}/task").glob("*/stat"))
+
+    os.kill(pid, signal.SIGSTOP)
+    until(stopped, 10.0, interval=0.001)
+
+
 def start_ticks(pid: int) -> int:
     """When `pid` started, in clock ticks since the machine did; 0 when it is gone.
 

@@ -23,7 +23,7 @@ import pika
 
 from pyfi_hpc.box.ports import PortLease, lease_port
 from pyfi_hpc.errors import BrokerUnavailable
-from pyfi_hpc.processes import alive, children, end, until
+from pyfi_hpc.processes import alive, children, end, stall, until
 
 VHOST = "pyfi"
 USER = "pyfi"
@@ -147,7 +147,8 @@ class RabbitMQ:
 
     def suspend(self) -> None:
         """Stall the node: connections stay open, nothing answers."""
-        self._signal(signal.SIGSTOP)
+        if (pid := self.pid) is not None:
+            stall(pid)
 
     def resume(self) -> None:
         """Let a stalled node go on."""
