@@ -76,11 +76,13 @@ class Reader:
     def __init__(self, home: Path, folder: Path | None = None) -> None:
         self.settings = Settings.load(options={"paths.state": str(home / "state")})
         place = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "HOME": str(home)}
+        # these tests may run under make, of which a reader's own make would speak
+        bare = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
         state = {"PYFI_HOME": str(home / "state"), "XDG_STATE_HOME": str(home / ".local" / "state")}
         self._shell = subprocess.Popen(
             ["bash"],
             cwd=folder or home,
-            env=os.environ | place | state,
+            env=bare | place | state,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

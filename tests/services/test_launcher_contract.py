@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -627,12 +628,17 @@ def test_a_process_that_got_the_number_of_a_dead_supervisor_is_left_alone(here: 
     file = here.folder / "jobs" / job / marks.RUNNING
     mark = marks.read(file)
     assert mark is not None
-    with subprocess.Popen(["sleep", "600"]) as other:
+    # of two processes that start within one tick, the number alone tells which is which
+    eventually(lambda: time.clock_gettime(time.CLOCK_BOOTTIME) * os.sysconf("SC_CLK_TCK") > mark["ticks"] + 1)
+    other = subprocess.Popen(["sleep", "600"])
+    try:
         marks.write(file, {**mark, "pid": other.pid})
         assert here.look(job).state == "NODE_FAIL"
         here.launcher.cancel(job)
         assert alive(other.pid)
+    finally:
         other.kill()
+        other.wait()
     marks.write(file, mark)
 
 
