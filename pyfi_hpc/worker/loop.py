@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 
-from pyfi_hpc.wire.frames import FrameBuffer, Item, Progress, Run, Stop, read_for_worker
+from pyfi_hpc.wire.frames import FrameBuffer, Item, Progress, Run, Stop, ToWorker, read_for_worker
 from pyfi_hpc.wire.messages import ErrorRecord, Message, decode_message
 from pyfi_hpc.worker import failures
 from pyfi_hpc.worker.calls import Answer, Runner, Task
@@ -38,11 +38,12 @@ class Loop:
         for frame in self._frames():
             if isinstance(frame, Stop):
                 return
-            self._run(frame, runner)
-            self._output.mend()
-            self._outbox.flush()
+            if isinstance(frame, Run):
+                self._run(frame, runner)
+                self._output.mend()
+                self._outbox.flush()
 
-    def _frames(self) -> Iterator[Run | Stop]:
+    def _frames(self) -> Iterator[ToWorker]:
         buffer = FrameBuffer()
         while data := self._connection.recv(_READ_BYTES):
             for body in buffer.feed(data):
