@@ -12,7 +12,7 @@ from pyfi_hpc.wire.frames import FrameBuffer, Item, Progress, Run, Stop, ToWorke
 from pyfi_hpc.wire.messages import ErrorRecord, Message, decode_message
 from pyfi_hpc.worker import failures
 from pyfi_hpc.worker.calls import Answer, Runner, Task
-from pyfi_hpc.worker.interrupts import Interrupts, restore
+from pyfi_hpc.worker.interrupts import Interrupts, restore_in_children
 from pyfi_hpc.worker.outbox import FLUSH_SECONDS, Outbox
 from pyfi_hpc.worker.output import Captured
 
@@ -31,7 +31,7 @@ class Loop:
         self._forked = False
         #: tasks that took long once: what is finished does not wait for them
         self._slow: set[str] = set()
-        os.register_at_fork(after_in_child=self._leave_to_the_parent)
+        restore_in_children(self._leave_to_the_parent)
 
     def serve(self, runner: Runner) -> None:
         """Run what comes until the agent says stop; its end is ours."""
@@ -98,7 +98,6 @@ class Loop:
         self._forked = True
         self._connection.close()
         self._interrupts.active = False
-        restore()
 
 
 def _item(index: int, answer: Answer, started: float, ended: float, out: bytes, err: bytes) -> Item:
