@@ -10,12 +10,12 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
+from pyfi_hpc.agent.lots import child_call
 from pyfi_hpc.agent.verdicts import Verdict
 from pyfi_hpc.brokers.base import Confirm, Publication
 from pyfi_hpc.wire import messages
-from pyfi_hpc.wire.ids import call_digest, child_id, new_id
+from pyfi_hpc.wire.ids import child_id, new_id
 from pyfi_hpc.wire.messages import WIRE_VERSION, Call, Message, Route
-from pyfi_hpc.wire.values import arguments_of
 
 MAX_CALLS = 64
 MAX_BYTES = 100_000
@@ -121,9 +121,7 @@ def _parcels(verdicts: Iterable[Verdict]) -> list[Parcel]:
 
 def _child(verdict: Verdict, route: Route) -> Call:
     assert verdict.value is not None
-    args = arguments_of(verdict.value)
-    identity = child_id(verdict.lot.call(verdict.index).id, route.edge)
-    return Call(identity, args, call_digest(route.socket, args))
+    return child_call(child_id(verdict.lot.call(verdict.index).id, route.edge), verdict.value, route)
 
 
 def _chunks(children: list[tuple[Verdict, Call]]) -> Iterable[list[tuple[Verdict, Call]]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
@@ -10,7 +11,9 @@ from pyfi_hpc.brokers.base import Delivery
 from pyfi_hpc.db.record import Key
 from pyfi_hpc.model.status import Cause
 from pyfi_hpc.wire.frames import Item
-from pyfi_hpc.wire.messages import Call, Message, Route
+from pyfi_hpc.wire.ids import call_digest, new_id
+from pyfi_hpc.wire.messages import WIRE_VERSION, Call, Message, Route
+from pyfi_hpc.wire.values import arguments_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +67,32 @@ class Lot:
             self.open.discard(index)
             if not self.open:
                 self.delivery.ack()
+
+
+class Nowhere:
+    """Stands in for a delivery where nothing was delivered: there is nothing to ack."""
+
+    def __init__(self) -> None:
+        self.queue, self.body = "", b""
+        self.content_type: str | None = None
+        self.content_encoding: str | None = None
+        self.headers: Mapping[str, object] = {}
+        self.redelivered, self.delivery_count, self.received = True, 0, 0.0
+
+    def ack(self) -> None:
+        """Nothing was delivered."""
+
+
+def child_call(identity: bytes, value: bytes, route: Route) -> Call:
+    """The call that follows from a parent's `value` along `route`, whichever way it travels."""
+    args = arguments_of(value)
+    return Call(identity, args, call_digest(route.socket, args))
+
+
+def lot_of(socket: Served, calls: Sequence[Call]) -> Lot:
+    """Calls of `socket` that no broker delivered, as if one message had brought them."""
+    message = Message(WIRE_VERSION, new_id(), socket.owner, socket.id, socket.generation, tuple(calls))
+    return Lot(0, Nowhere(), message, socket, socket.processor, careful=False)
 
 
 class Finished(msgspec.Struct, frozen=True):
