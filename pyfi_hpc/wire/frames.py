@@ -1,7 +1,7 @@
 """Agent ↔ worker: length-prefixed msgpack frames over an inherited unix socket, and the memory both can see.
 
     agent → worker   RUN(token, task, body, indexes)   LISTEN(path, secret)   OUTLETS(secret, outlets)   STOP()
-    worker → agent   HELLO(pid, python, error)   DONE(token, items)   REACHED(links)
+    worker → agent   HELLO(pid, python, error)   DONE(token, items)   REACHED(links)   UNTAKEN(calls)
 
 A frame is four bytes of length (big-endian) and one msgpack array that starts with the frame's name.
 
@@ -126,9 +126,18 @@ class Reached(msgspec.Struct, array_like=True, tag="REACHED", frozen=True):
     links: tuple[Link, ...]
 
 
+class Untaken(msgspec.Struct, array_like=True, tag="UNTAKEN", frozen=True):
+    """Calls that went into a pipe and that no worker is known to have in hand: the pipe broke, or its peer is gone.
+
+    Each is (token, index, id): of its chain's head, and its own. One of them may run all the same.
+    """
+
+    calls: tuple[tuple[int, int, bytes], ...]
+
+
 #: What an agent sends, and what a worker does.
 ToWorker: TypeAlias = Run | Listen | Outlets | Stop
-ToAgent: TypeAlias = Hello | Done | Reached
+ToAgent: TypeAlias = Hello | Done | Reached | Untaken
 
 
 _encoder = msgspec.msgpack.Encoder()
