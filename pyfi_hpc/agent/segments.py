@@ -149,7 +149,8 @@ class Segments:
         self._peers: dict[int, Peer] = {}
         #: in the order in which they were opened
         self._open: dict[_HeadKey, _Open] = {}
-        self._early: dict[_HeadKey, dict[bytes, _Early]] = {}
+        #: reports before their parents'; None: a worker said that this call was not taken
+        self._early: dict[_HeadKey, dict[bytes, _Early | None]] = {}
         self._leased: dict[bytes, _Leased] = {}
 
     # workers
@@ -231,10 +232,22 @@ class Segments:
         item = msgspec.structs.replace(link.item, index=0, passed=())
         return Late(Finished(leased.lot, 0, item, peer.worker, cause))
 
-    def _remember(self, key: _HeadKey, identity: bytes, report: _Early) -> None:
+    def untaken(self, token: int, index: int, identity: bytes, now: float) -> News | None:
+        """A call of head (token, index) went into a pipe that broke: it goes elsewhere unless it is answered."""
+        key = token, index
+        if (leased := self._leased.get(identity)) is not None and leased.head == key:
+            return Forgone(self._leased.pop(identity).lot)
+        segment = self._open.get(key)
+        if segment is not None and segment.out.pop(identity, None) is not None:
+            return self._closed_if_done(segment, now)
+        if segment is not None or self._in_hand(*key):
+            self._remember(key, identity, None)
+        return None
+
+    def _remember(self, key: _HeadKey, identity: bytes, report: _Early | None) -> None:
         early = self._early.setdefault(key, {})
         if len(early) < MOST_CALLS:
-            early[identity] = report
+            early[identity] = report or early.get(identity)
 
     def _take(self, segment: _Open, parent: int, route: Route, socket: Served, identity: bytes, report: _Early) -> None:
         segment.hops.append(Hop(parent, route, socket, identity, report.item, report.peer.worker, report.cause))
@@ -248,11 +261,11 @@ class Segments:
         early = self._early.get(segment.key, {})
         for route, target, to in self._passed(socket, item):
             child = child_id(identity, route.edge)
-            report = early.get(child)
+            report, peer = early.get(child), self._peers.get(to)
+            untaken = child in early and report is None
             if report is not None and report.number == to and report.peer.processor == target.processor:
-                del early[child]
                 self._take(segment, number, route, target, child, report)
-            elif (peer := self._peers.get(to)) is not None and peer.processor == target.processor:
+            elif peer is not None and peer.processor == target.processor and not untaken:
                 segment.out[child] = _Out(number, route, target, to)
 
     def _passed(self, socket: Served, item: Item) -> Iterator[tuple[Route, Served, int]]:

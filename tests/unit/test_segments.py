@@ -230,6 +230,39 @@ def test_an_old_segment_is_closed_and_what_a_worker_still_has_is_leased() -> Non
     assert core.empty
 
 
+def test_what_no_worker_took_is_cut() -> None:
+    core = segments()
+    head(core, (b"a>b", 2), (b"a>d", 4))
+
+    assert core.untaken(7, 0, child_id(HEAD, b"a>b"), 0.0) is None
+    assert names(core.link(4, answer(HEAD, b"a>d"), 0.0)) == ["d"]
+
+
+def test_that_a_call_was_not_taken_may_be_told_before_its_parent_is_finished() -> None:
+    core = segments()
+    core.untaken(7, 0, child_id(HEAD, b"a>b"), 0.0)
+
+    assert names(head(core, (b"a>b", 2))) == []
+    assert core.empty
+
+
+def test_a_call_that_ran_was_taken_whatever_else_is_said_of_it() -> None:
+    core = segments()
+    core.link(2, answer(HEAD, b"a>b"), 0.0)
+    core.untaken(7, 0, child_id(HEAD, b"a>b"), 0.0)
+
+    assert names(head(core, (b"a>b", 2))) == ["b"]
+
+
+def test_a_leased_call_that_was_not_taken_goes_to_somebody_else() -> None:
+    core = segments()
+    head(core, (b"a>b", 2))
+    core.overdue(MOST_SECONDS, waits)
+
+    assert isinstance(core.untaken(7, 0, child_id(HEAD, b"a>b"), 2.0), Forgone)
+    assert core.empty
+
+
 def test_what_a_stopped_worker_has_is_cut() -> None:
     core = segments()
     head(core, (b"a>b", 2))
@@ -339,6 +372,7 @@ class _World:
         self.waiting = [(each.token, index, True) for each in self.lots for index in range(len(each.message.calls))]
         self.closed: dict[tuple[int, int], Segment] = {}
         self.leased: dict[int, str] = {}
+        self.untaken: list[tuple[int, int, bytes]] = []
         for name in "aabbccdd":
             self.start(name)
 
@@ -356,8 +390,19 @@ class _World:
 
     def step(self) -> None:
         do = self.random.choices(
-            [self.hand_out, self.run, self.flush, self.hear, self.tick, self.kill, self.stop, self.lie, self.hurry],
-            [10, 30, 15, 30, 6, 1, 1, 2, 0.3],
+            [
+                self.hand_out,
+                self.run,
+                self.flush,
+                self.hear,
+                self.tick,
+                self.kill,
+                self.stop,
+                self.lie,
+                self.hurry,
+                self.not_taken,
+            ],
+            [10, 30, 15, 30, 6, 1, 1, 2, 0.3, 3],
         )[0]
         do()
 
@@ -386,8 +431,13 @@ class _World:
             if as_head is not False and self.random.random() < 0.7:
                 peer = self.random.choice(peers)
                 passed.append((route.edge, peer.number))
-                if not peer.dead:
-                    peer.todo.append((token, index, child_id(identity, route.edge), value, None))
+                child = child_id(identity, route.edge)
+                lost = self.random.random() < 0.05
+                if lost:
+                    # told before or after the parent itself, and it may run all the same
+                    self.untaken.append((token, index, child))
+                if not peer.dead and (not lost or self.random.random() < 0.5):
+                    peer.todo.append((token, index, child, value, None))
         done = Item(index, value, None, 1.0, 2.0, passed=tuple(passed))
         worker.outbox.append((as_head is not None, Link(token, index, identity, done)))
 
@@ -461,6 +511,10 @@ class _World:
             if other is not worker:
                 report = Link(report.token, report.index, report.id, item(b"a lie"))
             self.note(self.core.link(other.number, report, self.now))
+
+    def not_taken(self) -> None:
+        if self.untaken:
+            self.note(self.core.untaken(*self.untaken.pop(), self.now))
 
     def hurry(self) -> None:
         for closed in self.core.hurry([self.random.choice(self.lots).token], self.now):
