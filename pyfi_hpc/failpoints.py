@@ -24,6 +24,7 @@ NAMES = (
     "client_after_publish",
     "agent_after_receive",
     "agent_after_run",
+    "chain_after_heads",
     "agent_after_commit",
     "agent_after_forward",
     "hold_before_publish",

@@ -20,10 +20,11 @@ import msgspec
 import psycopg2
 import structlog
 
-from pyfi_hpc.agent import letters, verdicts
+from pyfi_hpc.agent import chains, letters, verdicts
 from pyfi_hpc.agent.forwarding import Forwarder, Parcel
 from pyfi_hpc.agent.lots import Announced, Finished, Looked, Lot
 from pyfi_hpc.agent.mending import Mender
+from pyfi_hpc.agent.segments import Forgone, Late, Segment
 from pyfi_hpc.agent.spool import Spool
 from pyfi_hpc.agent.verdicts import Verdict, single
 from pyfi_hpc.brokers.base import Broker, Confirm, Delivery, Publication, Reason
@@ -135,8 +136,30 @@ class Within:
     then: Callable[[Any], None]
 
 
+@dataclass(frozen=True, slots=True)
+class Chains:
+    """Segments that are written together."""
+
+    segments: tuple[Segment, ...]
+
+
 Job: TypeAlias = (
-    Finished | Look | Announce | Adopt | SetAside | GiveBack | Split | Lease | Park | DeadLetter | Then | Within
+    Finished
+    | Segment
+    | Late
+    | Forgone
+    | Look
+    | Announce
+    | Adopt
+    | SetAside
+    | GiveBack
+    | Split
+    | Lease
+    | Park
+    | DeadLetter
+    | Then
+    | Within
+    | Chains
 )
 
 
@@ -235,11 +258,29 @@ class Committer(threading.Thread):
         if leases:
             # first and alone: a member that has finished meanwhile commits under the epoch of its lease
             self._after(self._transact((), leases, (), ()))
-        others = [job for job in jobs if not isinstance(job, Finished | Then | Lease)]
+        others: list[Job] = [job for job in jobs if not isinstance(job, Finished | Then | Lease | Segment | Late)]
+        if len(finished) + len(leases) + len(others) < len(jobs):
+            finished += self._segments(jobs, others)
         dropping, self._drop_later = self._drop_later, []
         parking, self._parked = self._parked, []
         if finished or others or dropping or parking:
             self._after(self._transact(finished, others, dropping, parking))
+
+    def _segments(self, jobs: Sequence[Job], others: list[Job]) -> list[Finished]:
+        """Add the segments to `others`; returns calls that are finished under leases of theirs."""
+        segments = tuple(job for job in jobs if isinstance(job, Segment))
+        if segments:
+            reach("agent_after_run")
+        if any(segment.pending for segment in segments):
+            # as with leases
+            self._after(self._transact((), (Chains(segments),), (), ()))
+        elif segments:
+            others.append(Chains(segments))
+        late = [job.done for job in jobs if isinstance(job, Late)]
+        dropped = [done.lot.key(done.index) for done in late if done.index not in done.lot.leased]
+        if dropped:
+            others.append(Within(lambda cursor: record.note_dropped(cursor, dropped), lambda _: None))
+        return [done for done in late if done.index in done.lot.leased]
 
     def _transact(
         self,
@@ -264,12 +305,15 @@ class Committer(threading.Thread):
                 after.parked.extend(parking)
                 after.dropped.extend(dropping)
             except sessions.LOST as error:
-                self._lost(error, finished, tries)
+                self._lost(error, [*finished, *_heads(others)], tries)
                 tries += 1
             except psycopg2.Error as error:
-                if len(finished) + len(others) > 1:
-                    return self._one_by_one(finished, others, dropping, parking)
+                if len(finished) + sum(map(_weight, others)) > 1:
+                    return self._one_by_one(finished, _apart(others), dropping, parking)
                 log.error("this cannot be stored", error=str(error).strip())
+                if others and isinstance(others[0], Chains):
+                    # its head alone, and what follows from that by the broker
+                    return self._transact((others[0].segments[0].head,), (), dropping, parking)
                 if not finished or finished[0].item.error is not None:
                     raise
                 finished = [_unstorable(done, error) for done in finished]
@@ -314,6 +358,7 @@ class Committer(threading.Thread):
         while not self._jobs.empty():
             gathered.append(self._jobs.get_nowait())
         self._write_spool([job for job in gathered if isinstance(job, Finished)])
+        self._write_spool(_heads(gathered))
         self._gathered.extend(gathered)
 
     def _write_spool(self, finished: Sequence[Finished]) -> None:
@@ -368,6 +413,17 @@ class Committer(threading.Thread):
                     after.calls.append(lambda: self._give_back(GiveBack(job.lot, left)))
             case Split():
                 after.calls.append(lambda: self._split(job))
+            case Chains():
+                self._chains(cursor, job.segments, after)
+            case Forgone():
+                epochs = {job.lot.key(index): epoch for index, epoch in job.lot.leased.items()}
+                record.give_leases_back(cursor, epochs)
+
+    def _chains(self, cursor: Cursor, segments: Sequence[Segment], after: _After) -> None:
+        found = chains.commit(cursor, segments, self._agent, LEASE_SECONDS)
+        after.verdicts += found.verdicts
+        if found.leases:
+            after.calls.append(found.take_leases)
 
     def _look(self, cursor: Cursor, lot: Lot, after: _After) -> None:
         found = verdicts.look_up(cursor, lot, self._agent)
@@ -420,7 +476,7 @@ class Committer(threading.Thread):
             if verdict.conflict:
                 self._conflict(verdict)
             else:
-                verdict.lot.settle(verdict.index)
+                verdict.settle()
 
     def _conflict(self, verdict: Verdict) -> None:
         """The id was used for another call: this one is set aside, with that reason, and only then settled."""
@@ -429,7 +485,7 @@ class Committer(threading.Thread):
 
         def told(confirm: Confirm) -> None:
             if _is_confirmed(confirm):
-                self.put(Then(lambda: lot.settle(index)))
+                self.put(Then(verdict.settle))
             else:
                 self._put_later(Then(lambda: self._conflict(verdict)))
 
@@ -504,6 +560,30 @@ class Committer(threading.Thread):
 
 
 _REPEATABLE = (psycopg2.errors.DeadlockDetected, psycopg2.errors.SerializationFailure, psycopg2.errors.LockNotAvailable)
+
+
+def _heads(jobs: Iterable[Job]) -> list[Finished]:
+    """What of segments is worth spooling: the rest follows from it."""
+    found: list[Finished] = []
+    for job in jobs:
+        match job:
+            case Segment():
+                found.append(job.head)
+            case Chains():
+                found += [segment.head for segment in job.segments]
+    return found
+
+
+def _weight(job: Job) -> int:
+    return len(job.segments) if isinstance(job, Chains) else 1
+
+
+def _apart(jobs: Iterable[Job]) -> list[Job]:
+    """Segments that were to be written together, one by one."""
+    parts: list[Job] = []
+    for job in jobs:
+        parts += [Chains((segment,)) for segment in job.segments] if isinstance(job, Chains) else [job]
+    return parts
 
 
 def _started(job: Announce, index: int, agent: bytes) -> NewAttempt:

@@ -32,10 +32,26 @@ KIND_OF = {
 }
 
 
+class Account:
+    """A member is settled when every call that followed from it along pipes is, and it itself."""
+
+    __slots__ = ("_index", "_lot", "_open")
+
+    def __init__(self, lot: Lot, index: int, calls: int) -> None:
+        self._lot, self._index, self._open = lot, index, calls
+
+    def settle(self) -> None:
+        """One of the calls is settled."""
+        self._open -= 1
+        if not self._open:
+            self._lot.settle(self._index)
+
+
 class Verdict(msgspec.Struct, frozen=True):
     """What is left to do for a member once the transaction is in: forward, tell, let go of its hold row, settle.
 
     `answer` is None where nothing was decided (it will be tried again); `conflict` where the id is another call's.
+    `account` is where it is settled as part of a segment (`chains`).
     """
 
     lot: Lot
@@ -47,10 +63,23 @@ class Verdict(msgspec.Struct, frozen=True):
     conflict: bool = False
     #: seconds until it is tried again, where it is
     retry_seconds: float | None = None
+    account: Account | None = None
+
+    def settle(self) -> None:
+        """Nothing is left to do for it."""
+        if self.account is not None:
+            self.account.settle()
+        else:
+            self.lot.settle(self.index)
 
 
 def commit(cursor: Cursor, finished: Sequence[Finished], agent: bytes) -> list[Verdict]:
     """Write the outcomes, attempts and hold rows of these attempts; say what follows from them."""
+    return commit_and_tell(cursor, finished, agent)[0]
+
+
+def commit_and_tell(cursor: Cursor, finished: Sequence[Finished], agent: bytes) -> tuple[list[Verdict], set[Key]]:
+    """As `commit`; and which of them this transaction decided."""
     keyed = [(done.lot.key(done.index), done) for done in finished]
     once = dict(reversed(keyed))
     fenced = _stale(cursor, once.values())
@@ -66,7 +95,7 @@ def commit(cursor: Cursor, finished: Sequence[Finished], agent: bytes) -> list[V
     record.put_holds(cursor, [hold for key, hold in retries.items() if not _final(lost.get(key))] + dead)
     verdicts = [_verdict(key, done, proposals, won, lost, retries) for key, done in keyed]
     record.drop_holds(cursor, [_key(verdict) for verdict in verdicts if verdict.drop_hold and not verdict.routes])
-    return verdicts
+    return verdicts, won
 
 
 def _final(decided: Decided | None) -> bool:

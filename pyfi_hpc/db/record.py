@@ -162,6 +162,26 @@ def outcomes(cursor: Cursor, keys: Iterable[Key]) -> dict[Key, Decided]:
     }
 
 
+def own(cursor: Cursor, tried: Mapping[Key, tuple[bytes | None, float]]) -> set[Key]:
+    """Which of these attempts (by worker and start) stand as outcomes: those that an earlier try of this transaction
+    has committed, where its answer was lost."""
+    rows = [(owner, identity.hex(), worker.hex() if worker else None, started)
+            for (owner, identity), (worker, started) in sorted(tried.items())]  # fmt: skip
+    if not rows:
+        return set()
+    found = execute_values(
+        cursor,
+        """SELECT o.owner, uuid_send(o.id) FROM (VALUES %s) AS k (owner, id, worker, started)
+           JOIN pyfi.outcome o ON o.owner = k.owner AND o.id = k.id
+           WHERE o.worker_id = k.worker AND o.started = k.started""",
+        rows,
+        template="(%s, %s::uuid, %s::uuid, to_timestamp(%s))",
+        page_size=len(rows),
+        fetch=True,
+    )
+    return {(owner, bytes(identity)) for owner, identity in found}
+
+
 def _bytes(value: Any) -> bytes | None:
     return None if value is None else bytes(value)
 
