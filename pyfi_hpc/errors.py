@@ -74,6 +74,7 @@ CODES: Mapping[str, str] = {
     "E_NOT_FOUND": "no such object",
     "E_OWNER": "the message's owner is not the owner of its socket",
     "E_PATH": "a path leads out of its folder",
+    "E_PIPE_PROTOCOL": "a worker does not keep to the protocol of the pipes",
     "E_QUEUE_MISMATCH": "the broker has a queue of that name with other arguments",
     "E_RANGE": "the number is out of range",
     "E_REMOTE": "the task raised an exception",

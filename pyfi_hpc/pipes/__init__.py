@@ -1,0 +1,7 @@
+"""Pipes: values straight from worker to worker of one node. The reasons are in `docs/decisions/0007-pipes.md`.
+
+    protocol   what is said        window, sending, receiving, spill   pure: who may send how much, who has what
+    memory     large values        sockets                             ZeroMQ, and nothing else knows of it
+
+Nothing here imports more than the standard library, msgspec and `pyfi_hpc.{wire,errors}`; ZeroMQ in `sockets` alone.
+"""
