@@ -17,13 +17,14 @@ from pyfi_hpc.agent.committer import Job, Within
 from pyfi_hpc.agent.dispatch import Dispatcher
 from pyfi_hpc.agent.keeper import LongCall, OwnWorker, Program, View
 from pyfi_hpc.agent.lots import Finished, Lot
+from pyfi_hpc.agent.piping import Piping
 from pyfi_hpc.agent.process import Launch, WorkerProcess, describe_end
 from pyfi_hpc.control import reconcile
 from pyfi_hpc.db.record import Cursor
 from pyfi_hpc.errors import BadInput, PyfiError, shown
 from pyfi_hpc.gpu.visible import worker_environment
 from pyfi_hpc.model.status import Cause, WorkerStatus
-from pyfi_hpc.wire.frames import Done, Hello, Item, Run, Stop
+from pyfi_hpc.wire.frames import NO_LINK, Done, Hello, Item, Link, Reached, Run, Stop, Untaken
 from pyfi_hpc.wire.messages import ErrorRecord
 
 log = structlog.get_logger("pyfi.agent")
@@ -62,6 +63,24 @@ class Hand:
     deadline: float = field(default_factory=lambda: time.monotonic() + HELLO_SECONDS)
 
 
+@dataclass(frozen=True, slots=True)
+class _Running:
+    """What a worker runs: member `index` of a lot, or the call `link` that followed from that member along pipes.
+
+    `started` is on the monotonic clock; `lot` is None for a call that came by a pipe.
+    """
+
+    lot: Lot | None
+    token: int
+    index: int
+    link: bytes
+    started: float
+
+    @property
+    def id(self) -> bytes:
+        return self.link if self.lot is None else self.lot.call(self.index).id
+
+
 class Crew:
     """Every worker of this agent."""
 
@@ -77,18 +96,22 @@ class Crew:
         scratch: Path,
         blobs: Path,
         max_value_bytes: int,
+        pipes: Piping,
     ) -> None:
         """`lots` finds a lot by token; `watch` and `forget` (un)register a process's socket with the main loop;
         `changed` asks for a fresh view of the database."""
         self._dispatcher, self._builder, self._put, self._lots = dispatcher, builder, put, lots
         self._watch, self._forget, self._changed = watch, forget, changed
         self._scratch, self._blobs, self._max_value_bytes = scratch, blobs, max_value_bytes
+        self.pipes = pipes
         self._programs: dict[bytes, Program] = {}
         self.hands: dict[bytes, Hand] = {}
         self._by_number: dict[int, Hand] = {}
         self._next = 1
         #: members that a person cancelled while they ran: (token, index) -> when to lose patience
         self.cancelled: dict[tuple[int, int], float] = {}
+        #: the same of calls that came by pipes, by their ids
+        self.cancelled_links: dict[bytes, float] = {}
 
     # following the database
 
@@ -157,13 +180,15 @@ class Crew:
 
     # feeding
 
-    def run(self, number: int, lot: Lot, task: str, indexes: tuple[int, ...], body: bytes) -> None:
-        """Hand members to a worker that has them by the dispatcher's books."""
+    def run(
+        self, number: int, lot: Lot, task: str, indexes: tuple[int, ...], body: bytes, *, passing: bool = True
+    ) -> None:
+        """Hand members to a worker that has them by the dispatcher's books; `passing`: results may go into pipes."""
         hand = self._by_number.get(number)
         if hand is not None and hand.process is not None:
             kept = tuple(index for index in indexes if self._dispatcher.holding(number, lot.token, index))
             if kept:
-                hand.process.send(Run(lot.token, task, body, kept))
+                hand.process.send(Run(lot.token, task, body, kept, passing))
 
     def row_of(self, number: int) -> bytes:
         """The row of a worker by its number."""
@@ -197,14 +222,17 @@ class Crew:
     def _long_call(self, hand: Hand, now: float) -> tuple[bytes, float] | None:
         if hand.process is None or (running := self._running(hand.process)) is None:
             return None
-        lot, index, started = running
-        return (lot.call(index).id, started) if now - started >= LONG_SECONDS else None
+        return (running.id, running.started) if now - running.started >= LONG_SECONDS else None
 
-    def _running(self, process: WorkerProcess) -> tuple[Lot, int, float] | None:
-        """What it runs, member `index` of a lot, and since when on the monotonic clock."""
-        token, index, started, _ = process.progress.read()
-        lot = self._lots(token) if index >= 0 else None
-        return (lot, index, started) if lot is not None and index < len(lot.message.calls) else None
+    def _running(self, process: WorkerProcess) -> _Running | None:
+        token, index, started, link = process.progress.running()
+        if index < 0:
+            return None
+        if link != NO_LINK:
+            return _Running(None, token, index, link, started)
+        lot = self._lots(token)
+        known = lot is not None and index < len(lot.message.calls)
+        return _Running(lot, token, index, link, started) if known else None
 
     def replacing(self) -> set[bytes]:
         """Processors with a worker on its way."""
@@ -231,6 +259,10 @@ class Crew:
                 self._hello(hand, process, frame)
             elif isinstance(frame, Done):
                 self._done(hand, process, frame)
+            elif isinstance(frame, Reached):
+                self._reached(hand, process, frame)
+            elif isinstance(frame, Untaken):
+                self.pipes.untaken(frame)
         if ended:
             self._died(hand, process)
 
@@ -247,7 +279,9 @@ class Crew:
             return
         process.hello = hello
         self._dispatcher.add_worker(process.number, hand.processor)
+        self.pipes.join(process, hand.processor, hand.row)
         if hand.draining:
+            self.pipes.leave(process.number)
             self._dispatcher.drain_worker(process.number)
         work = partial(
             keeper.worker_ready,
@@ -261,11 +295,28 @@ class Crew:
     def _done(self, hand: Hand, process: WorkerProcess, done: Done) -> None:
         lot = self._lots(done.token)
         timings = [(item.index, max(0.0, item.ended - item.started)) for item in done.items]
+        passed = {item.index for item in done.items if item.passed and self._dispatcher.passing(done.token, item.index)}
         accepted = set(self._dispatcher.done(process.number, done.token, timings))
         hand.calls += len(accepted)
         for item in done.items:
             if lot is not None and item.index in accepted:
-                self._put(self._finished(lot, item, hand.row))
+                finished = self._finished(lot, item, hand.row)
+                if item.index in passed:
+                    self.pipes.head(finished)
+                else:
+                    self._put(finished)
+
+    def _reached(self, hand: Hand, process: WorkerProcess, reached: Reached) -> None:
+        """Calls that came by pipes are finished."""
+        hand.calls += len(reached.links)
+        for link in reached.links:
+            item = link.item
+            socket = self.pipes.socket_of(link.token, link.index, link.id)
+            if socket is not None:
+                self._dispatcher.learn(socket.task, max(0.0, item.ended - item.started))
+            asked = self.cancelled_links.pop(link.id, None)
+            misled = item.error is not None and item.error.code == "E_CANCELLED" and asked is None
+            self.pipes.link(process.number, link, Cause.RETURNED if misled else None)
 
     def _finished(self, lot: Lot, item: Item, worker: bytes) -> Finished:
         cause = None
@@ -287,12 +338,24 @@ class Crew:
             if process.hello is None and now > hand.deadline:
                 process.kill(Cause.ENVIRONMENT)
             elif running is not None:
-                lot, index, started = running
-                limit = timeout_of(lot, index)
-                impatient = self.cancelled.get((lot.token, index), now + 1) < now
-                if impatient or (limit is not None and now - started > limit):
+                limit = self._limit_of(running, timeout_of)
+                impatient = self._patience(running, now + 1) < now
+                if impatient or (limit is not None and now - running.started > limit):
                     process.kill(Cause.RETURNED if impatient else Cause.TIMEOUT)
             self._watch_memory(hand, process)
+
+    def _limit_of(self, running: _Running, timeout_of: Callable[[Lot, int], float | None]) -> float | None:
+        if running.lot is not None:
+            return timeout_of(running.lot, running.index)
+        # not known before its parent is reported, which is a matter of milliseconds
+        socket = self.pipes.socket_of(running.token, running.index, running.link)
+        return socket.timeout_seconds if socket is not None else None
+
+    def _patience(self, running: _Running, otherwise: float) -> float:
+        """When a call that was cancelled is ended with its worker."""
+        if running.lot is None:
+            return self.cancelled_links.get(running.link, otherwise)
+        return self.cancelled.get((running.token, running.index), otherwise)
 
     def _watch_memory(self, hand: Hand, process: WorkerProcess) -> None:
         process.trim_output()
@@ -306,9 +369,17 @@ class Crew:
         for hand in self.hands.values():
             if hand.process is None:
                 continue
-            token, index, *_ = hand.process.progress.read()
-            if (token, index) in wanted:
+            token, index, _, link = hand.process.progress.running()
+            if (token, index) in wanted and link == NO_LINK:
                 self.cancelled[token, index] = patience
+                hand.process.interrupt()
+
+    def interrupt_links(self, wanted: set[bytes]) -> None:
+        """Stop these calls, which came by pipes, where they run; those that run later lose against the cancelling."""
+        patience = time.monotonic() + CANCEL_GRACE_SECONDS
+        for hand in self.hands.values():
+            if hand.process is not None and (link := hand.process.progress.link) in wanted:
+                self.cancelled_links[link] = patience
                 hand.process.interrupt()
 
     # ending
@@ -319,6 +390,7 @@ class Crew:
         if hand.process is None:
             return
         self._dispatcher.drain_worker(hand.process.number)
+        self.pipes.leave(hand.process.number)
         self.stop_drained()
 
     def drain_all(self) -> None:
@@ -332,7 +404,7 @@ class Crew:
             process = hand.process
             if process is None or process.hello is None or hand.stopping or not hand.draining:
                 continue
-            if self._dispatcher.idle(process.number):
+            if self._dispatcher.idle(process.number) and not self.pipes.has(process.number):
                 hand.stopping = True
                 process.send(Stop())
 
@@ -345,20 +417,26 @@ class Crew:
     def _died(self, hand: Hand, process: WorkerProcess) -> None:
         self._forget(process)
         status = process.reap()
-        token, index, started, _ = process.progress.read()
+        token, index, started, link = process.progress.running()
         out, err = process.tails()
         killed = process.killed
-        blamed = self._dispatcher.remove_worker(process.number, (token, index) if index >= 0 else None)
+        member = (token, index) if index >= 0 and link == NO_LINK else None
+        blamed = self._dispatcher.remove_worker(process.number, member)
         cause, words = describe_end(status, killed)
+        if killed is Cause.RETURNED:
+            cause = killed
+        now = time.time()
+        began = now - max(0.0, time.monotonic() - started)
+        error = ErrorRecord("pyfi_hpc.errors.WorkerLost", words, "", _CODE.get(cause, "E_WORKER_LOST"), cause)
+        item = Item(max(index, 0), None, error, began, now, out, err)
         lot = self._lots(token) if blamed else None
         if blamed and lot is not None:
-            if killed is Cause.RETURNED:
-                cause = killed
             self.cancelled.pop(blamed, None)
-            now = time.time()
-            began = now - max(0.0, time.monotonic() - started)
-            error = ErrorRecord("pyfi_hpc.errors.WorkerLost", words, "", _CODE.get(cause, "E_WORKER_LOST"), cause)
-            self._put(Finished(lot, index, Item(index, None, error, began, now, out, err), hand.row, cause))
+            self._put(Finished(lot, index, item, hand.row, cause))
+        if index >= 0 and link != NO_LINK:
+            self.cancelled_links.pop(link, None)
+            self.pipes.link(process.number, Link(token, index, link, item), cause)
+        self.pipes.died(process.number)
         self._by_number.pop(process.number)
         process.close()
         self._after_death(hand, process, killed, words, err)

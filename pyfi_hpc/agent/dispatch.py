@@ -27,6 +27,8 @@ class Unit:
     task: str
     indexes: deque[int]
     careful: bool = False
+    #: a worker had them before, and may have passed on what came of them
+    again: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +40,8 @@ class Hand:
     task: str
     indexes: tuple[int, ...]
     announce: bool
+    #: their results may go into pipes
+    passing: bool = True
 
 
 @dataclass(slots=True)
@@ -79,6 +83,7 @@ class Dispatcher:
             if running and unit.token == running[0] and running[1] in unit.indexes:
                 unit.indexes.remove(running[1])
                 blamed = running
+            unit.again = True
             if unit.indexes:
                 self._waiting.setdefault(gone.processor, deque()).appendleft(unit)
         return blamed
@@ -91,6 +96,14 @@ class Dispatcher:
         """True when `worker` has that member and has not finished it."""
         known = self._workers.get(worker)
         return known is not None and any(unit.token == token and index in unit.indexes for unit in known.units)
+
+    def passing(self, token: int, index: int) -> bool:
+        """True when a worker has that member for the first time, and may pass on what comes of it."""
+        return any(
+            unit.token == token and not (unit.again or unit.careful) and index in unit.indexes
+            for worker in self._workers.values()
+            for unit in worker.units
+        )
 
     # lots
 
@@ -168,11 +181,14 @@ class Dispatcher:
             unit.task,
             deque(unit.indexes.popleft() for _ in range(min(count, len(unit.indexes)))),
             unit.careful,
+            unit.again,
         )
         if not unit.indexes:
             waiting.popleft()
         worker.units.append(given)
-        return Hand(number, given.token, given.task, tuple(given.indexes), given.careful)
+        return Hand(
+            number, given.token, given.task, tuple(given.indexes), given.careful, not (given.again or given.careful)
+        )
 
     def _count(self, unit: Unit) -> int:
         seconds = self._seconds.get(unit.task)
@@ -189,15 +205,20 @@ class Dispatcher:
                 if index in unit.indexes:
                     unit.indexes.remove(index)
                     accepted.append(index)
-                    self._learn(unit.task, seconds)
+                    self.learn(unit.task, seconds)
         if known:
             known.units = [unit for unit in known.units if unit.indexes]
         return accepted
+
+    def seconds(self, task: str) -> float | None:
+        """How long a call of `task` takes, as far as that is known."""
+        return self._seconds.get(task)
 
     def short(self, task: str) -> bool:
         """Whether calls of `task` are known to be short."""
         return _MANY * self._seconds.get(task, 1.0) < SLICE_SECONDS
 
-    def _learn(self, task: str, seconds: float) -> None:
+    def learn(self, task: str, seconds: float) -> None:
+        """A call of `task` took so long."""
         before = self._seconds.get(task)
         self._seconds[task] = seconds if before is None else before + _LEARNING * (seconds - before)

@@ -53,8 +53,11 @@ class Intake:
         dispatcher: Dispatcher,
         put: Callable[[Job], None],
         deliver: Callable[[bytes, Delivery], None],
+        grows_old: Callable[[int], None] = lambda token: None,
     ) -> None:
-        """`put` hands a job to the committer; `deliver` (any thread) brings a delivery to `take` on this one."""
+        """`put` hands a job to the committer; `deliver` (any thread) brings a delivery to `take` on this one;
+        `grows_old` is told the token of a lot whose delivery does."""
+        self._grows_old = grows_old
         self._broker, self._dispatcher, self._put, self._deliver = broker, dispatcher, put, deliver
         self._subscriptions: dict[tuple[bytes, str], Subscription] = {}
         self._prefetch: dict[tuple[bytes, str], int] = {}
@@ -200,6 +203,7 @@ class Intake:
                     self._lease(lot)
 
     def _lease(self, lot: Lot) -> None:
+        self._grows_old(lot.token)
         waiting = self._dispatcher.withdraw(lot.token)
         running = self._dispatcher.held(lot.token)
         if running or waiting:

@@ -80,6 +80,8 @@ class View:
     #: every queue that the broker should have
     queues: tuple[TaskQueue, ...] = ()
     outdated: bool = False
+    #: plugs whose results go through the broker, whoever is near
+    by_broker: frozenset[bytes] = frozenset()
     seconds_left: float | None = None
 
 

@@ -187,6 +187,14 @@ class WorkerProcess:
             return pages * os.sysconf("SC_PAGE_SIZE") / 1_048_576
         return 0.0
 
+    @property
+    def stalled(self) -> bool:
+        """Whether somebody has stopped it. Source: proc(5), stat: T is stopped, t traced."""
+        try:
+            return Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0] in ("T", "t")
+        except (OSError, IndexError):
+            return False
+
     def trim_output(self) -> None:
         """Let go of output that nobody will read: only the tail is kept."""
         for descriptor in (self._out, self._err):

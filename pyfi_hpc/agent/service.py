@@ -31,6 +31,7 @@ from pyfi_hpc.agent.keeper import View
 from pyfi_hpc.agent.lots import Announced, Finished, Looked, Lot, Nowhere
 from pyfi_hpc.agent.mending import Mender
 from pyfi_hpc.agent.pilot import superseded
+from pyfi_hpc.agent.piping import Piping
 from pyfi_hpc.agent.process import WorkerProcess
 from pyfi_hpc.agent.registering import Application, Identity, register
 from pyfi_hpc.agent.spool import Spool, Spooled
@@ -89,15 +90,18 @@ class Service:
             connect, broker, self._mender, self._network, self.id, self._spool, self._from_committer, self._due_in
         )
         self._dispatcher = Dispatcher()
-        self._intake = Intake(broker, self._dispatcher, self._committer.put, self._delivered)
+        self._intake = Intake(
+            broker, self._dispatcher, self._committer.put, self._delivered, lambda token: self._pipes.hurry(token)
+        )
         builder = Builder(EnvironmentCache(cache), rules, lambda built: self.post(partial(self._crew.built, built)))
         self._builder = builder
         scratch = state / "scratch"
         scratch.mkdir(parents=True, exist_ok=True, mode=0o700)
         blobs.mkdir(parents=True, exist_ok=True)
+        self._pipes = Piping(self._dispatcher, self._committer.put, self._write_to, state)
         self._crew = Crew(
             self._dispatcher, builder, self._committer.put, self._intake.lots.get, self._watch, self._forget,
-            self.look_soon, scratch, blobs, max_value_bytes,
+            self.look_soon, scratch, blobs, max_value_bytes, self._pipes,
         )  # fmt: skip
         # it holds a lock while it walks through a folder
         patient = partial(connect, patient=True)
@@ -166,6 +170,7 @@ class Service:
             now = time.monotonic()
             if now - tick >= TICK_SECONDS:
                 tick = now
+                self._pipes.turn(now)
                 self._crew.watch_limits(now, self._timeout_of)
                 self._crew.stop_drained()
                 self._look_if_due(now)
@@ -197,6 +202,12 @@ class Service:
     def _watch(self, process: WorkerProcess) -> None:
         self._selector.register(process.socket, selectors.EVENT_READ, process)
 
+    def _write_to(self, process: WorkerProcess) -> None:
+        """Frames may wait for this process: write them when its socket takes them."""
+        if process.wants_to_write:
+            with contextlib.suppress(KeyError):
+                self._selector.modify(process.socket, _interest(process), process)
+
     def _forget(self, process: WorkerProcess) -> None:
         with contextlib.suppress(KeyError):
             self._selector.unregister(process.socket)
@@ -209,14 +220,14 @@ class Service:
             if hand.announce:
                 self._committer.put(Announce(lot, hand.worker, self._crew.row_of(hand.worker), hand.indexes))
             else:
-                self._give(lot, hand.worker, hand.task, hand.indexes)
+                self._give(lot, hand.worker, hand.task, hand.indexes, passing=hand.passing)
 
     def _announced(self, news: Announced) -> None:
-        self._give(news.lot, news.worker, news.lot.socket.task, news.indexes)
+        self._give(news.lot, news.worker, news.lot.socket.task, news.indexes, passing=False)
 
-    def _give(self, lot: Lot, worker: int, task: str, indexes: tuple[int, ...]) -> None:
+    def _give(self, lot: Lot, worker: int, task: str, indexes: tuple[int, ...], *, passing: bool) -> None:
         body = messages.encode(lot.message) if lot.delivery.content_encoding else lot.delivery.body
-        self._crew.run(worker, lot, task, indexes, body)
+        self._crew.run(worker, lot, task, indexes, body, passing=passing)
         for hand in self._crew.hands.values():
             process = hand.process
             if process is not None and process.number == worker and process.wants_to_write:
@@ -318,6 +329,7 @@ class Service:
         self._mender.know(view.queues)
         if self._ending is None:
             self._crew.follow(view)
+        self._pipes.follow(view, open_for_work=self._ending is None)
         self._publish_due(view.due)
         if view.next_due_seconds is not None:
             self._look_in(view.next_due_seconds)
@@ -381,6 +393,7 @@ class Service:
                 for index in {*lot.open, *lot.leased}
                 if lot.call(index).id in wanted
             ]
+            keys += [(owner, identity) for owner, identity in self._pipes.calls() if identity in wanted]
             if keys:
                 work = partial(record.outcomes, keys=keys)
                 self._committer.put(Within(work, lambda found: self.post(partial(self._cancelled, found))))
@@ -395,6 +408,7 @@ class Service:
                 self._committer.put(Finished(lot, index, _skipped(index), None))
             running |= {(lot.token, index) for index in members}
         self._crew.interrupt(running)
+        self._crew.interrupt_links({identity for _, identity in gone})
 
     # ending
 
@@ -439,6 +453,7 @@ class Service:
             if self._letters is not None:
                 self._letters.cancel()
             self._intake.give_back(self._dispatcher.processors())
+            self._pipes.close()
             self._crew.drain_all()
 
     def _finished(self) -> bool:
@@ -463,6 +478,7 @@ class Service:
             work = partial(keeper.deregister, agent=self.id)
             self._committer.put(Within(work, lambda _: None))
         self._committer.stop(10.0)
+        self._pipes.remove()
         self._broker.close()
         self._selector.close()
         if self._superseded:

@@ -30,13 +30,15 @@ NO_LINK = bytes(16)
 class Run(msgspec.Struct, array_like=True, tag="RUN", frozen=True):
     """Run members of the message `body`: those at `indexes`, in that order, by the function `task`.
 
-    `token` is the agent's name for this message; it comes back in DONE.
+    `token` is the agent's name for this message; it comes back in DONE. Where not `passing`, no result goes into a pipe:
+    the agent would not count it.
     """
 
     token: int
     task: str
     body: bytes
     indexes: tuple[int, ...]
+    passing: bool = True
 
 
 class Stop(msgspec.Struct, array_like=True, tag="STOP", frozen=True):
@@ -218,6 +220,11 @@ class Progress:
         """(token, index, started, finished) as last written."""
         token, index, started, finished, _ = self._FIELDS.unpack_from(self._memory, 0)
         return token, index, started, finished
+
+    def running(self) -> tuple[int, int, float, bytes]:
+        """(token, index, started, link) as last written."""
+        token, index, started, _, link = self._FIELDS.unpack_from(self._memory, 0)
+        return token, index, started, link
 
     @property
     def link(self) -> bytes:

@@ -36,7 +36,7 @@ def crew(progress: Progress) -> Crew:
     lot = SimpleNamespace(token=7, message=SimpleNamespace(calls=calls), call=calls.__getitem__)
     parts: Any = cast(Any, None)
     lots: Any = {7: lot}.get
-    made = Crew(parts, parts, parts, lots, parts, parts, parts, Path(), Path(), 0)
+    made = Crew(parts, parts, parts, lots, parts, parts, parts, Path(), Path(), 0, parts)
     process: Any = SimpleNamespace(progress=progress)
     made.hands[WORKER] = Hand(WORKER, b"p" * 16, (0,), (), process)
     return made

@@ -1,0 +1,95 @@
+"""Which pipes there may be: from what is plugged, who is ready here, and what has been learned. No I/O.
+
+A result goes by a pipe where everybody is served by it: the target runs on this node for the same owner, its calls are
+known to be short, nobody has asked for the broker, and no order is promised (RELIABILITY 1.13, 1.14).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+from pyfi_hpc.agent.keeper import Program
+from pyfi_hpc.agent.lots import Served
+from pyfi_hpc.model.status import Requested
+from pyfi_hpc.wire.frames import Outlet, Peer
+from pyfi_hpc.wire.messages import Route
+
+#: A longer call gains nothing by a pipe, and the caller of its head would wait for it.
+SHORT_SECONDS = 0.1
+#: Task keys of sockets whose calls come in order end so.
+_FIFO = ".fifo"
+
+
+@dataclass(frozen=True, slots=True)
+class Pipe:
+    """Results of the socket `source` may go straight to one of the workers `peers`, by their numbers."""
+
+    edge: bytes
+    source: bytes
+    target: bytes
+    task: str
+    peers: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Offers:
+    """What the choice of pipes depends on.
+
+    `peers`: processor -> its workers that take calls; `seconds`: learned run time of a task, None where there is none;
+    `by_broker`: plugs that are to use no pipe; `resting`: edges whose pipes were too slow a moment ago.
+    """
+
+    sockets: Mapping[bytes, Served]
+    programs: Mapping[bytes, Program]
+    peers: Mapping[bytes, tuple[int, ...]]
+    seconds: Callable[[str], float | None]
+    by_broker: Container[bytes] = frozenset()
+    resting: Container[bytes] = frozenset()
+
+    def pipes(self) -> dict[bytes, tuple[Pipe, ...]]:
+        """Processor -> the pipes of its workers; processors without any are left out."""
+        found: dict[bytes, list[Pipe]] = {}
+        for source in self._sources():
+            for route in source.routes:
+                if (target := self._target(source, route)) is not None:
+                    peers = self.peers[target.processor]
+                    pipe = Pipe(route.edge, source.id, target.id, target.task, peers)
+                    found.setdefault(source.processor, []).append(pipe)
+        return {processor: tuple(pipes) for processor, pipes in found.items()}
+
+    def _sources(self) -> Iterator[Served]:
+        for socket in self.sockets.values():
+            if socket.routes and self.peers.get(socket.processor) and not _in_order(socket):
+                yield socket
+
+    def _target(self, source: Served, route: Route) -> Served | None:
+        target = self.sockets.get(route.socket)
+        if target is None or target.owner != source.owner or _in_order(target):
+            return None
+        program = self.programs.get(target.processor)
+        if program is None or program.requested is not Requested.RUNNING or not self.peers.get(target.processor):
+            return None
+        if route.plug in self.by_broker or route.edge in self.resting:
+            return None
+        seconds = self.seconds(target.task)
+        return target if seconds is not None and seconds < SHORT_SECONDS else None
+
+
+def _in_order(socket: Served) -> bool:
+    return socket.key.endswith(_FIFO)
+
+
+def outlets(pipes: Iterable[Pipe], number: int, path: Callable[[int], str]) -> tuple[Outlet, ...]:
+    """What worker `number` is told of these pipes: each peer by its path, and not itself."""
+    own = (
+        Outlet(
+            each.edge,
+            each.source,
+            each.target,
+            each.task,
+            tuple(Peer(peer, path(peer)) for peer in each.peers if peer != number),
+        )
+        for each in pipes
+    )
+    return tuple(each for each in own if each.peers)

@@ -1,0 +1,214 @@
+"""The agent's side of the pipes between its workers: who may use which, and what came through. Main thread only."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+
+from pyfi_hpc.agent import outlets, rendezvous, segments
+from pyfi_hpc.agent.committer import Job
+from pyfi_hpc.agent.dispatch import Dispatcher
+from pyfi_hpc.agent.keeper import View
+from pyfi_hpc.agent.lots import Finished, Served
+from pyfi_hpc.agent.outlets import Offers
+from pyfi_hpc.agent.process import WorkerProcess
+from pyfi_hpc.agent.segments import News, Segment, Segments, Standing
+from pyfi_hpc.model.status import Cause
+from pyfi_hpc.wire.frames import NO_LINK, Link, Listen, Outlet, Outlets, Untaken
+
+log = structlog.get_logger("pyfi.agent")
+
+#: How often it is thought about which pipes there may be.
+OFFER_SECONDS = 0.2
+#: How long an edge goes through the broker after its pipe was too slow.
+REST_SECONDS = 2.0
+_SECRET_BYTES = 32
+
+
+@dataclass(slots=True)
+class _Member:
+    """A worker, and what it was told."""
+
+    process: WorkerProcess
+    processor: bytes
+    #: it takes new calls
+    open: bool = True
+    listens: bool = False
+    told: tuple[Outlet, ...] = ()
+
+
+class Piping:
+    """Every pipe between this agent's workers."""
+
+    def __init__(
+        self,
+        dispatcher: Dispatcher,
+        put: Callable[[Job], None],
+        sent: Callable[[WorkerProcess], None],
+        state: Path,
+    ) -> None:
+        """`put` hands a job to the committer; `sent` is told of a process that frames wait for; `state` is the
+        agent's own folder."""
+        self._dispatcher, self._put, self._sent, self._state = dispatcher, put, sent, state
+        self._segments = Segments(dispatcher.passing, lambda identity: self._sockets.get(identity))
+        self._sockets: dict[bytes, Served] = {}
+        self._view: View | None = None
+        self._open = False
+        self._members: dict[int, _Member] = {}
+        #: made when the first pipe is
+        self._folder: Path | None = None
+        self._secret = secrets.token_bytes(_SECRET_BYTES)
+        self._offer_at = self._sweep_at = 0.0
+        #: edge -> until when
+        self._resting: dict[bytes, float] = {}
+        #: workers that were found stopped
+        self._stalled: set[int] = set()
+
+    # who may
+
+    def follow(self, view: View, *, open_for_work: bool) -> None:
+        """The database's wishes have been read."""
+        self._view, self._sockets, self._open = view, view.sockets, open_for_work
+        self._offer_at = 0.0
+
+    def join(self, process: WorkerProcess, processor: bytes, worker: bytes) -> None:
+        """A worker is ready."""
+        self._members[process.number] = _Member(process, processor)
+        self._segments.join(process.number, segments.Peer(processor, worker))
+        self._offer_at = 0.0
+
+    def leave(self, number: int) -> None:
+        """A worker is to finish what it has: nobody passes anything on to it any more."""
+        if number in self._members:
+            self._members[number].open = False
+            self._offer_at = 0.0
+
+    def close(self) -> None:
+        """No worker passes anything on any more."""
+        self._open = False
+        self._offer()
+
+    def remove(self) -> None:
+        """The agent ends."""
+        if self._folder is not None:
+            rendezvous.remove(self._folder)
+
+    def turn(self, now: float) -> None:
+        """Close what is overdue; tell workers of pipes that came or went."""
+        for news in self._segments.overdue(now, self._standing):
+            self._rest(news, now)
+            self._put(news)
+        if now >= self._sweep_at:
+            self._sweep_at = now + segments.MOST_SECONDS
+            self._segments.sweep()
+        if now >= self._offer_at:
+            self._offer_at = now + OFFER_SECONDS
+            self._offer()
+
+    def _rest(self, news: News, now: float) -> None:
+        for each in news.pending if isinstance(news, Segment) else ():
+            self._resting[each.route.edge] = now + REST_SECONDS
+
+    def _offer(self) -> None:
+        if self._view is None or not any(socket.routes for socket in self._sockets.values()):
+            return
+        now = time.monotonic()
+        self._resting = {edge: until for edge, until in self._resting.items() if until > now}
+        self._stalled = {n for n in self._stalled if n in self._members and self._members[n].process.stalled}
+        view = self._view
+        found = Offers(
+            self._sockets, view.programs, self._peers(), self._dispatcher.seconds, view.by_broker, self._resting
+        ).pipes()
+        self._listen({peer for pipes in found.values() for pipe in pipes for peer in pipe.peers})
+        for number, member in self._members.items():
+            pipes = found.get(member.processor, ()) if self._open else ()
+            own = outlets.outlets(pipes, number, self._path) if pipes else ()
+            if own != member.told:
+                member.told = own
+                self._send(member, Outlets(self._secret, own))
+
+    def _peers(self) -> dict[bytes, tuple[int, ...]]:
+        peers: dict[bytes, tuple[int, ...]] = {}
+        for number, member in self._members.items():
+            if member.open and number not in self._stalled:
+                peers[member.processor] = (*peers.get(member.processor, ()), number)
+        return peers
+
+    def _path(self, number: int) -> str:
+        if self._folder is None:
+            self._folder = rendezvous.fresh(self._state)
+        return str(self._folder / str(number))
+
+    def _listen(self, wanted: set[int]) -> None:
+        """Have those listen that others may pass something on to."""
+        for number in wanted if self._open else ():
+            member = self._members[number]
+            if not member.listens:
+                member.listens = True
+                self._send(member, Listen(self._path(number), self._secret))
+
+    def _send(self, member: _Member, frame: Listen | Outlets) -> None:
+        member.process.send(frame)
+        self._sent(member.process)
+
+    # what came through
+
+    def head(self, done: Finished) -> None:
+        """A member is finished, and its worker passed it on."""
+        self._tell(self._segments.head(done, time.monotonic()))
+
+    def link(self, number: int, link: Link, cause: Cause | None = None) -> None:
+        """A call that came by a pipe is finished, by worker `number`."""
+        self._tell(self._segments.link(number, link, time.monotonic(), cause))
+
+    def untaken(self, frame: Untaken) -> None:
+        """Calls that went into a pipe and were not taken."""
+        now = time.monotonic()
+        for token, index, identity in frame.calls:
+            self._tell(self._segments.untaken(token, index, identity, now))
+
+    def died(self, number: int) -> None:
+        """A worker is gone."""
+        self._members.pop(number, None)
+        self._offer_at = 0.0
+        for news in self._segments.died(number, time.monotonic()):
+            self._put(news)
+
+    def hurry(self, token: int) -> None:
+        """The delivery of this lot grows old."""
+        for news in self._segments.hurry([token], time.monotonic()):
+            self._put(news)
+
+    def _tell(self, news: News | None) -> None:
+        if news is not None:
+            self._put(news)
+
+    # asked by others
+
+    def has(self, number: int) -> bool:
+        """Whether worker `number` has calls that came by pipes."""
+        return self._segments.has(number)
+
+    def socket_of(self, token: int, index: int, identity: bytes) -> Served | None:
+        """The socket of a call that came by a pipe; None where that is not known."""
+        return self._segments.socket_of(token, index, identity)
+
+    def calls(self) -> list[tuple[str, bytes]]:
+        """Owner and id of every call that a worker has by a pipe."""
+        return list(self._segments.calls())
+
+    def _standing(self, number: int, identity: bytes) -> Standing:
+        member = self._members.get(number)
+        if member is None:
+            return Standing.STALLED
+        if number in self._stalled or member.process.stalled:
+            self._stalled.add(number)
+            self._offer_at = 0.0
+            return Standing.STALLED
+        running = member.process.progress.link
+        return Standing.RUNS if running == identity != NO_LINK else Standing.WAITS
