@@ -30,8 +30,8 @@ NO_LINK = bytes(16)
 class Run(msgspec.Struct, array_like=True, tag="RUN", frozen=True):
     """Run members of the message `body`: those at `indexes`, in that order, by the function `task`.
 
-    `token` is the agent's name for this message; it comes back in DONE. Where not `passing`, no result goes into a pipe:
-    the agent would not count it.
+    `token` is the agent's name for this message; it comes back in DONE. Where not `passing`, no result goes into a
+    pipe: the agent would not count it.
     """
 
     token: int
