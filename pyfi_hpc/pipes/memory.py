@@ -131,9 +131,21 @@ class Pool:
             os.close(self._file)
 
 
+_Block = ctypes.Array[ctypes.c_char]
+
+
 @functools.lru_cache(64)
-def _block_type(size: int) -> type[ctypes.Array[ctypes.c_char]]:
+def _block_type(size: int) -> type[_Block]:
     return ctypes.c_char * size
+
+
+class _Reading(weakref.ref[_Block]):
+    """A place that somebody reads; it joins `done` when nobody does, at any time and in any thread.
+
+    That is a method of C alone: an interrupt that is meant for user code cannot come in between.
+    """
+
+    place: Place
 
 
 class Reach:
@@ -156,43 +168,57 @@ class Reach:
         finally:
             os.close(descriptor)
         self._capacity = arena.capacity
-        self._out: dict[int, tuple[weakref.ref[ctypes.Array[ctypes.c_char]], int]] = {}
-        self._done: deque[int] = deque()
+        self._taken: dict[int, int] = {}
+        self._unread: list[int] = []
+        self._out: dict[int, _Reading] = {}
+        self._done: deque[weakref.ref[_Block]] = deque()
         self._copies: list[tuple[int, bytes]] = []
 
-    def check(self, place: Place) -> None:
-        """Raises BadInput: E_PIPE_PROTOCOL, the place is not in the arena or not the sender's to give."""
-        if place.start + place.size > self._capacity or place.start in self._out:
+    def take(self, place: Place) -> None:
+        """The place is ours from here on.
+
+        Raises:
+            BadInput: E_PIPE_PROTOCOL, it is not in the arena, or ours already.
+        """
+        if place.start + place.size > self._capacity or place.start in self._taken:
             raise broken("place", f"{place.start} + {place.size}")
+        self._taken[place.start] = place.size
 
     def view(self, place: Place) -> memoryview:
         """The bytes there, without a copy and writable; `released` tells when nobody has them any more."""
         first = place.start // _PAGE * _PAGE
         length = _pages(place.start + place.size) - first
         block = _block_type(length).from_buffer(self._memory, first)
-        start, done = place.start, self._done
-        # the callback may come at any time and in any thread
-        self._out[start] = (weakref.ref(block, lambda _: done.append(start)), place.size)
-        return memoryview(block).cast("B")[start - first : start - first + place.size]
+        self._out[place.start] = reading = _Reading(block, self._done.append)
+        reading.place = place
+        return memoryview(block).cast("B")[place.start - first : place.start - first + place.size]
 
     def released(self) -> list[tuple[int, int]]:
         """The places (start, size) that nobody reads any more since the last time."""
-        freed = []
         while self._done:
-            start = self._done.popleft()
-            freed.append((start, self._out.pop(start)[1]))
+            reading = self._done.popleft()
+            assert isinstance(reading, _Reading)
+            del self._out[reading.place.start]
+            self._unread.append(reading.place.start)
+        freed = [(start, self._taken.pop(start)) for start in self._unread]
+        self._unread = []
         return freed
+
+    def dismiss(self, place: Place) -> None:
+        """The call that had the place is done with, whether it has looked there or not."""
+        if place.start in self._taken and place.start not in self._out:
+            self._unread.append(place.start)
 
     @property
     def held(self) -> int:
-        """How many bytes somebody reads."""
-        return sum([size for _, size in self._out.values()])
+        """How many bytes of it are ours now."""
+        return sum(self._taken.values())
 
     # a process of the user's own
 
     def before_fork(self) -> None:
         """Keep what the child is to see."""
-        for reference, _ in self._out.values():
+        for reference in self._out.values():
             if (block := reference()) is not None:
                 self._copies.append((ctypes.addressof(block), bytes(block)))
 

@@ -40,8 +40,8 @@ class Sending:
         """`nonce` is used for this connection alone."""
         self._secret, self._nonce = secret, nonce
         self.window = Window()
-        #: the receiver takes nothing more: it said so, or does not know the secret, or the connection is gone
-        self.closed = False
+        #: nothing more goes: an end has said so, the receiver does not know the secret, or the connection is gone
+        self.stopped = False
         #: whether large values may go through memory
         self.shares = False
         self._gathered: dict[tuple[bytes, str], list[_Batch]] = {}
@@ -51,7 +51,7 @@ class Sending:
     @property
     def welcome(self) -> bool:
         """Whether the receiver has answered and takes calls."""
-        return self.window.items > 0 and not self.closed
+        return self.window.items > 0 and not self.stopped
 
     def hello(self, pid: int, arena: Arena | None) -> Hello:
         """The first message."""
@@ -66,7 +66,7 @@ class Sending:
         if self.window.items:
             raise broken("message", "WELCOME", "a receiver answers once")
         if not compare_digest(frame.proof, proof(self._secret, RECEIVER, self._nonce, frame.nonce)):
-            self.close()
+            self.stopped = True
             raise broken("proof", "WELCOME", "who listens there does not know the secret")
         self.shares = frame.shares
         self.window = Window(frame.items, frame.size)
@@ -119,9 +119,13 @@ class Sending:
         """Whether something was sent that the receiver has not confirmed."""
         return bool(self._untaken)
 
+    def stop(self) -> None:
+        """Add no more calls; those that were sent may still be taken."""
+        self.stopped = True
+
     def close(self) -> list[Key]:
         """Nothing more goes; the calls of which it is not known that the receiver has them."""
-        self.closed = True
+        self.stopped = True
         self.window = Window()
         waiting = [call for batches in self._gathered.values() for batch in batches for call in batch.calls]
         sent = [call for _, calls in self._untaken for call in calls]

@@ -31,6 +31,8 @@ class Runner:
         self._module, self._folder, self._max_value_bytes = module, folder, max_value_bytes
         self._interrupts, self._small = interrupts, min(INLINE_BYTES, max_value_bytes)
         self._resolve = partial(blobs.get, folder)
+        #: the encoded value of the last call, where its answer is a claim check for that
+        self.whole: bytes | None = None
 
     def task(self, name: str) -> Task | ErrorRecord:
         """The function of that name, or why there is none."""
@@ -42,12 +44,18 @@ class Runner:
             return function  # type: ignore[no-any-return]  # callable() says no more
         return failures.refusal("E_TASK_NOT_FOUND", f"module {self._module.__name__} has no task {name!r}")
 
-    def run(self, function: Task, call: Call, name: str, socket: bytes) -> Answer:
-        """The encoded value of one call of the task `name`, or why there is none."""
+    def run(
+        self, function: Task, call: Call, name: str, socket: bytes, given: bytes | memoryview | None = None
+    ) -> Answer:
+        """The encoded value of one call of the task `name`, or why there is none.
+
+        `given` are its encoded arguments where `call` does not hold them: whoever asks what runs now keeps `call`.
+        """
+        self.whole = None
         if call.deadline is not None and time.time() > call.deadline:
             return failures.refusal("E_TIMEOUT", "its deadline passed before it could start", "builtins.TimeoutError")
         try:
-            args, kwargs = decode_arguments(call.args, resolve=self._resolve)
+            args, kwargs = decode_arguments(call.args if given is None else given, resolve=self._resolve)
         except BaseException as error:
             return failures.refused(error)
         context.enter((call, name, socket))
@@ -81,9 +89,11 @@ class Runner:
             what = f"the result has {len(value)} bytes, at most {self._max_value_bytes} are kept"
             return failures.refusal("E_LIMIT", what)
         try:
-            return blobs.outgoing(self._folder, value)
+            answer = blobs.outgoing(self._folder, value)
         except BaseException as error:
             return failures.refused(error)
+        self.whole = value if answer is not value else None
+        return answer
 
 
 def _unsendable(error: BaseException) -> ErrorRecord:

@@ -1,4 +1,7 @@
-"""The worker's loop: take a message's members, run them in order, tell the agent in bunches. One thread."""
+"""The worker's loop: take a message's members, run them in order, tell the agent in bunches. One thread.
+
+Once the agent speaks of pipes, calls come from other workers too, and values go to them: see `worker/passing.py`.
+"""
 
 from __future__ import annotations
 
@@ -6,17 +9,35 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from pyfi_hpc.wire.frames import FrameBuffer, Item, Progress, Run, Stop, ToWorker, read_for_worker
-from pyfi_hpc.wire.messages import ErrorRecord, Message, decode_message
+from pyfi_hpc.wire.frames import (
+    FrameBuffer,
+    Item,
+    Link,
+    Listen,
+    Outlets,
+    Progress,
+    Run,
+    Stop,
+    ToWorker,
+    read_for_worker,
+)
+from pyfi_hpc.wire.messages import Call, ErrorRecord, Message, decode_message
 from pyfi_hpc.worker import failures
 from pyfi_hpc.worker.calls import Answer, Runner, Task
 from pyfi_hpc.worker.interrupts import Interrupts, restore_in_children
 from pyfi_hpc.worker.outbox import FLUSH_SECONDS, Outbox
 from pyfi_hpc.worker.output import Captured
 
+if TYPE_CHECKING:
+    from pyfi_hpc.worker.passing import Bunch, Edge, Passing
+
 _READ_BYTES = 65_536
+#: Calls that came by pipes run for so long before the agent's have their turn.
+_TURN_SECONDS = 0.004
 _monotonic = time.monotonic
 
 
@@ -29,26 +50,52 @@ class Loop:
         self._connection, self._progress, self._outbox = connection, progress, outbox
         self._output, self._interrupts = output, interrupts
         self._forked = False
+        self._buffer, self._frames = FrameBuffer(), deque[bytes]()
+        self._passing: Passing | None = None
         #: tasks that took long once: what is finished does not wait for them
         self._slow: set[str] = set()
         restore_in_children(self._leave_to_the_parent)
 
     def serve(self, runner: Runner) -> None:
         """Run what comes until the agent says stop; its end is ours."""
-        for frame in self._frames():
-            if isinstance(frame, Stop):
-                return
+        while True:
+            if self._passing is not None and self._passing.queue:
+                self._bunch(self._passing.queue, runner)
+            frame = self._next()
             if isinstance(frame, Run):
                 self._run(frame, runner)
                 self._output.mend()
                 self._outbox.flush()
+            elif isinstance(frame, Listen):
+                self._pipes().listen(frame)
+            elif isinstance(frame, Outlets):
+                self._pipes().outlets(frame)
+            elif isinstance(frame, Stop):
+                break
+        if (passing := self._passing) is not None:
+            passing.finish(lambda: self._bunch(passing.queue, runner))
 
-    def _frames(self) -> Iterator[ToWorker]:
-        buffer = FrameBuffer()
-        while data := self._connection.recv(_READ_BYTES):
-            for body in buffer.feed(data):
-                yield read_for_worker(body)
-        os._exit(0)
+    def _next(self) -> ToWorker | None:
+        """The agent's next frame; None where it has said nothing and calls wait that came by pipes."""
+        while not self._frames:
+            if self._passing is not None and not self._passing.wait():
+                return None
+            data = self._connection.recv(_READ_BYTES)
+            if not data:
+                os._exit(0)
+            self._frames.extend(self._buffer.feed(data))
+        return read_for_worker(self._frames.popleft())
+
+    def _pipes(self) -> Passing:
+        """Our ends of pipes. Only now is their code loaded: most workers never need it."""
+        if self._passing is None:
+            from pyfi_hpc.worker.passing import Passing
+
+            self._passing = Passing(self._connection, self._outbox.flush)
+            self._outbox.ahead = self._passing.send
+        return self._passing
+
+    # messages from the agent
 
     def _run(self, frame: Run, runner: Runner) -> None:
         self._outbox.begin(frame.token)
@@ -71,6 +118,7 @@ class Loop:
     def _members(self, frame: Run, message: Message, function: Task, runner: Runner) -> None:
         progress, outbox, take, interrupts = self._progress, self._outbox, self._output.take, self._interrupts
         token, name, socket = frame.token, frame.task, message.socket
+        edges = self._passing.edges(socket) if self._passing is not None else ()
         # one look at the wall clock: a step of it meanwhile is no running time
         epoch = time.time() - _monotonic()
         for index in frame.indexes:
@@ -91,7 +139,63 @@ class Loop:
             ended = _monotonic()
             if ended - began >= FLUSH_SECONDS:
                 self._slow.add(name)
-            outbox.add(_item(index, answer, epoch + began, epoch + ended, out, err), ended)
+            passed: tuple[tuple[bytes, int], ...] = ()
+            if edges and not isinstance(answer, ErrorRecord):
+                passed = self._pass_on(edges, (token, index), 0, message.calls[index].id, answer, runner)
+            outbox.add(_item(index, answer, epoch + began, epoch + ended, out, err, passed), ended)
+
+    def _pass_on(
+        self, edges: Sequence[Edge], head: tuple[int, int], depth: int, parent: bytes, value: bytes, runner: Runner
+    ) -> tuple[tuple[bytes, int], ...]:
+        assert self._passing is not None
+        return self._passing.pass_on(edges, head, depth, parent, value, runner.whole)
+
+    # calls from other workers
+
+    def _bunch(self, queue: deque[Bunch], runner: Runner) -> None:
+        """Run the first calls that came by pipes, for one turn."""
+        bunch, until = queue[0], _monotonic() + _TURN_SECONDS
+        function = runner.task(bunch.task)
+        edges = self._passing.edges(bunch.socket) if self._passing is not None else ()
+        while bunch.calls and _monotonic() < until:
+            self._reached(bunch, function, edges, runner)
+        if not bunch.calls:
+            # a call that its own worker passed on to itself may stand behind it, never before it
+            queue.popleft()
+        self._output.mend()
+        self._outbox.flush()
+
+    def _reached(self, bunch: Bunch, function: Task | ErrorRecord, edges: Sequence[Edge], runner: Runner) -> None:
+        passed, name = bunch.calls.popleft(), bunch.task
+        interrupts, outbox = self._interrupts, self._outbox
+        if name in self._slow:
+            outbox.flush()
+        interrupts.seen = False
+        epoch = time.time() - (began := _monotonic())
+        self._progress.begin(passed.token, passed.index, began, outbox.finished, passed.id)
+        try:
+            if isinstance(function, ErrorRecord):
+                answer: Answer = function
+            else:
+                call = Call(passed.id, b"", b"")
+                answer = runner.run(function, call, name, bunch.socket, bunch.origin.arguments(passed))
+        except BaseException as error:  # a fault of ours, as above
+            interrupts.active = False
+            answer = failures.refused(error)
+        if self._forked:
+            _end_child(answer)
+        bunch.origin.finished(passed)
+        interrupts.reinstall()
+        out, err = self._output.take()
+        ended = _monotonic()
+        if ended - began >= FLUSH_SECONDS:
+            self._slow.add(name)
+        head = (passed.token, passed.index)
+        along: tuple[tuple[bytes, int], ...] = ()
+        if edges and not isinstance(answer, ErrorRecord):
+            along = self._pass_on(edges, head, passed.depth, passed.id, answer, runner)
+        item = _item(passed.index, answer, epoch + began, epoch + ended, out, err, along)
+        outbox.reached(Link(*head, passed.id, item), ended)
 
     def _leave_to_the_parent(self) -> None:
         """In a child that user code forked: the agent must not take it for us, nor wait for its end."""
@@ -100,10 +204,18 @@ class Loop:
         self._interrupts.active = False
 
 
-def _item(index: int, answer: Answer, started: float, ended: float, out: bytes, err: bytes) -> Item:
+def _item(
+    index: int,
+    answer: Answer,
+    started: float,
+    ended: float,
+    out: bytes,
+    err: bytes,
+    passed: tuple[tuple[bytes, int], ...] = (),
+) -> Item:
     if isinstance(answer, ErrorRecord):
         return Item(index, None, answer, started, ended, out, err)
-    return Item(index, answer, None, started, ended, out, err)
+    return Item(index, answer, None, started, ended, out, err, passed)
 
 
 def _end_child(answer: Answer) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import socket
 import time
+from collections.abc import Callable
 
-from pyfi_hpc.wire.frames import Done, Item, Progress, ToAgent, pack
+from pyfi_hpc.wire.frames import Done, Item, Link, Progress, Reached, ToAgent, Untaken, pack
 
 #: Results wait so long for company, at most; a call that takes longer is no company.
 FLUSH_SECONDS = 0.002
@@ -14,15 +15,18 @@ FLUSH_BYTES = 65_536
 
 
 class Outbox:
-    """Finished members of one message after the other, on their way."""
+    """Finished members of one message after the other, and calls that came by pipes, on their way."""
 
     def __init__(self, connection: socket.socket, progress: Progress) -> None:
         self._connection, self._progress = connection, progress
         self._token = -1
         self._items: list[Item] = []
+        self._links: list[Link] = []
         self._bytes = 0
         self._first = 0.0
         self.finished = 0
+        #: sends values that go to other workers; the calls (token, index, id) that none of these is known to have
+        self.ahead: Callable[[], list[tuple[int, int, bytes]]] | None = None
 
     def begin(self, token: int) -> None:
         """The next items belong to the message `token`."""
@@ -30,11 +34,20 @@ class Outbox:
 
     def add(self, item: Item, now: float) -> None:
         """A member is finished; `now` is monotonic."""
-        self.finished += 1
-        if not self._items:
-            self._first = now
         self._items.append(item)
-        self._bytes += len(item.value or b"") + len(item.out) + len(item.err)
+        self._added(item, now)
+
+    def reached(self, link: Link, now: float) -> None:
+        """A call that came by a pipe is finished; `now` is monotonic."""
+        self._links.append(link)
+        self._added(link.item, now)
+
+    def _added(self, item: Item, now: float) -> None:
+        self.finished += 1
+        if not self._bytes:
+            self._first = now
+        # one for the item itself: there is something to send
+        self._bytes += 1 + len(item.value or b"") + len(item.out) + len(item.err)
         if (
             now - self._first >= FLUSH_SECONDS
             or self._bytes >= FLUSH_BYTES
@@ -45,10 +58,17 @@ class Outbox:
     def flush(self) -> None:
         """Send what waits. Nothing runs meanwhile, should the agent be slow to take it."""
         self._progress.begin(self._token, -1, time.monotonic(), self.finished)
-        if self._items:
-            done = Done(self._token, tuple(self._items))
-            self._items, self._bytes = [], 0
-            self.send(done)
+        # other workers can begin while the agent is told
+        lost = self.ahead() if self.ahead is not None else ()
+        if self._bytes:
+            items, links = self._items, self._links
+            self._items, self._links, self._bytes = [], [], 0
+            if items:
+                self.send(Done(self._token, tuple(items)))
+            if links:
+                self.send(Reached(tuple(links)))
+        if lost:
+            self.send(Untaken(tuple(lost)))
 
     def send(self, frame: ToAgent) -> None:
         """Hand a frame over; without an agent there is nothing left to do."""

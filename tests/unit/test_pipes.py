@@ -82,7 +82,7 @@ def test_who_stole_the_path_is_given_nothing() -> None:
     sending, thief = Sending(SECRET, os.urandom(32)), Receiving(b"x" * 32, os.urandom(32))
     welcome = thief.greeted(sending.hello(1, None), shares=False)
     refused("E_PIPE_PROTOCOL", lambda: sending.welcomed(welcome))
-    assert sending.closed and not sending.window.room(0)
+    assert not sending.welcome and not sending.window.room(0)
 
 
 def test_a_sender_with_another_secret_is_refused() -> None:
