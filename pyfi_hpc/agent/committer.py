@@ -27,6 +27,7 @@ from pyfi_hpc.agent.mending import Mender
 from pyfi_hpc.agent.segments import Forgone, Late, Segment
 from pyfi_hpc.agent.spool import Spool
 from pyfi_hpc.agent.verdicts import Verdict, single
+from pyfi_hpc.agent.ways import Ways
 from pyfi_hpc.brokers.base import Broker, Confirm, Delivery, Publication, Reason
 from pyfi_hpc.db import record, sessions
 from pyfi_hpc.db.record import Cursor, NewAttempt, NewHold
@@ -198,6 +199,7 @@ class Committer(threading.Thread):
         #: jobs that came while the database was away, spooled where they are finished values
         self._gathered: deque[Job] = deque()
         self._spooling = False
+        self.ways = Ways()
         self._forwarder = Forwarder(mender.publish, self._confirmed)
         self._connection: Any = None
         self._drop_later: list[Verdict] = []
@@ -422,6 +424,7 @@ class Committer(threading.Thread):
     def _chains(self, cursor: Cursor, segments: Sequence[Segment], after: _After) -> None:
         found = chains.commit(cursor, segments, self._agent, LEASE_SECONDS)
         after.verdicts += found.verdicts
+        after.calls.append(lambda: self.ways.piped(found.carried))
         if found.leases:
             after.calls.append(found.take_leases)
 
@@ -461,7 +464,10 @@ class Committer(threading.Thread):
         if after.verdicts:
             reach("agent_after_commit")
             self._tell(after.verdicts)
-            self._forwarder.send([verdict for verdict in after.verdicts if verdict.routes])
+            flowing = [verdict for verdict in after.verdicts if verdict.routes]
+            for verdict in flowing:
+                self.ways.queued(verdict.routes)
+            self._forwarder.send(flowing)
             self._settle([verdict for verdict in after.verdicts if not verdict.routes])
         self._settle(after.dropped)
         for parcel in after.parked:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pyfi_hpc.agent import devices
 from pyfi_hpc.agent.lots import Served
 from pyfi_hpc.agent.registering import AGENT_LEASE_SECONDS
+from pyfi_hpc.agent.ways import Way
 from pyfi_hpc.brokers.base import TaskQueue
 from pyfi_hpc.control import reconcile
 from pyfi_hpc.db import record, topology
@@ -97,11 +98,17 @@ def deregister(cursor: Cursor, agent: bytes) -> None:
 
 
 def look(
-    cursor: Cursor, network: str, agent: bytes, calls: Mapping[bytes, int], samples: Sequence[Sample] = ()
+    cursor: Cursor,
+    network: str,
+    agent: bytes,
+    calls: Mapping[bytes, int],
+    samples: Sequence[Sample] = (),
+    ways: Mapping[bytes, Way] | None = None,
 ) -> View:
     """Renew the leases, run a reconcile pass, and read what this agent is to do.
 
     `calls`: worker row -> how many calls it has run, where that changed since the last look. `samples`: of its GPUs.
+    `ways`: plug -> which way its results have gone since the last look.
     """
     cursor.execute(
         """UPDATE pyfi.agent SET lease_until = now() + %s * interval '1 second'
@@ -116,6 +123,7 @@ def look(
     for worker, count in calls.items():
         cursor.execute("UPDATE pyfi.worker SET calls = %s WHERE id = %s::uuid", (count, worker.hex()))
     devices.note(cursor, agent, samples)
+    _note_ways(cursor, ways or {})
     reconcile.reconcile(cursor, network)
     due = tuple(record.take_due(cursor, _MOST_DUE))
     return View(
@@ -128,8 +136,20 @@ def look(
         next_due_seconds=_soonest(record.next_due(cursor), reconcile.next_start(cursor, network)),
         queues=topology.task_queues(cursor, network),
         outdated=outdated,
+        by_broker=topology.by_broker(cursor, network),
         seconds_left=seconds_left,
     )
+
+
+def _note_ways(cursor: Cursor, ways: Mapping[bytes, Way]) -> None:
+    """Add to what is known of these plugs, always in the same order: other agents do so too."""
+    for plug, way in sorted(ways.items()):
+        cursor.execute(
+            """UPDATE pyfi.plug SET piped = piped + %s, queued = queued + %s,
+                   piped_at = CASE WHEN %s > 0 THEN now() ELSE piped_at END,
+                   queued_at = CASE WHEN %s > 0 THEN now() ELSE queued_at END WHERE id = %s::uuid""",
+            (way.piped, way.queued, way.piped, way.queued, plug.hex()),
+        )
 
 
 def note_long_calls(cursor: Cursor, calls: Sequence[LongCall]) -> None:

@@ -299,8 +299,9 @@ class Service:
             self._look_at = now + self._poll_seconds
             samples, self._samples = self._samples, ()
             work = partial(
-                keeper.look, network=self._network, agent=self.id, calls=self._crew.counted(), samples=samples
-            )
+                keeper.look, network=self._network, agent=self.id, calls=self._crew.counted(), samples=samples,
+                ways=self._committer.ways.news(),
+            )  # fmt: skip
             self._committer.put(Within(work, lambda view: self.post(partial(self._follow, view))))
 
     def _note_long_calls(self, now: float) -> None:

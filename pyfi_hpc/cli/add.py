@@ -11,7 +11,15 @@ from pyfi_hpc.cli.command import Command, Group
 from pyfi_hpc.cli.context import Platform, pass_platform
 from pyfi_hpc.cli.params import Choice, Id, Seconds, Whole
 from pyfi_hpc.cli.pilot_options import pilot_options, with_shape
-from pyfi_hpc.cli.shared import changes, name_option, one_processor, processor_options, shape_options, whole_path
+from pyfi_hpc.cli.shared import (
+    changes,
+    name_option,
+    one_processor,
+    processor_options,
+    route_option,
+    shape_options,
+    whole_path,
+)
 from pyfi_hpc.model.status import QueueType
 
 
@@ -124,6 +132,7 @@ def outlet(platform: Platform, name: str, procname: str | None, procid: uuid.UUI
         "pyfi add plug -n plug1 -q pyfi.queue2 -pn proc1",
         "pyfi add plug -n plug2 -q pyfi.queue2 -pn proc1 -s proc1.socket1 -t proc2.outlet1",
         "pyfi add plug -n plug3 -q news -pn proc1 --key alarm.fire",
+        "pyfi add plug -n plug4 -q pyfi.queue2 -pn proc1 --route broker",
     ),
 )
 @name_option
@@ -132,6 +141,7 @@ def outlet(platform: Platform, name: str, procname: str | None, procid: uuid.UUI
 @click.option("-s", "--source", help="Only results of this socket of the processor.")
 @click.option("-t", "--target", help="Only to this socket of the queue.")
 @click.option("--key", help="The key it sends with to a topic queue.")
+@route_option
 @pass_platform
 def plug(platform: Platform, name: str, procname: str | None, procid: uuid.UUID | None, **values: Any) -> None:
     """Add a plug: the results of a processor go to the tasks bound to a queue."""

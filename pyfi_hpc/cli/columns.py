@@ -26,7 +26,12 @@ LISTED: Mapping[str, Listed] = {
         ("repository", "branch", "default_task", "cpus", "gpus", "mem_mib", "reason", *_OBJECT),
     ),
     "socket": Listed("sockets", "sockets", ("name", "processor", "task", "queue"), ("binding", "signature", *_OBJECT)),
-    "plug": Listed("plugs", "plugs", ("name", "processor", "source", "queue", "target", "key"), _OBJECT),
+    "plug": Listed(
+        "plugs",
+        "plugs",
+        ("name", "processor", "source", "queue", "target", "key", "way", "piped", "queued"),
+        ("route", "piped_at", "queued_at", *_OBJECT),
+    ),
     "node": Listed(
         "nodes",
         "nodes, with how many workers and GPUs each has",

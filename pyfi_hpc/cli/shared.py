@@ -10,7 +10,7 @@ import click
 
 from pyfi_hpc.cli.params import Choice, Id, Memory, Name, Seconds, Whole
 from pyfi_hpc.errors import BadInput
-from pyfi_hpc.model.status import Requested
+from pyfi_hpc.model.status import PlugRoute, Requested
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -31,6 +31,10 @@ def together(*options: Callable[[F], F]) -> Callable[[F], F]:
 
 name_option = click.option("-n", "--name", required=True, type=Name(), help="Its name.")
 yes_option = click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+
+route_option = click.option(
+    "--route", type=Choice(PlugRoute, "ROUTE"), help="auto: by a pipe where both run on one node; broker: never so."
+)
 
 #: An object is named as an argument, with -n as in the original, or by its id; `named` makes one of the three.
 object_options = together(

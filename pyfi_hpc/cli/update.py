@@ -10,7 +10,7 @@ from pyfi_hpc.cli.command import Command, Group
 from pyfi_hpc.cli.context import Platform, pass_platform
 from pyfi_hpc.cli.params import Seconds, Whole
 from pyfi_hpc.cli.pilot_options import pilot_options, with_shape
-from pyfi_hpc.cli.shared import changes, named, object_options, shape_options, whole_path
+from pyfi_hpc.cli.shared import changes, named, object_options, route_option, shape_options, whole_path
 from pyfi_hpc.errors import BadInput
 
 #: Given back by `show`; an object that was changed since then is left alone.
@@ -96,6 +96,7 @@ def socket(platform: Platform, target: str | None, name: str | None, ident: Any,
         "pyfi update plug plug1 -q pyfi.queue3",
         "pyfi update plug plug1 -s proc1.socket1 -t proc2.outlet1",
         "pyfi update plug -n plug1 --key alarm.fire",
+        "pyfi update plug plug1 --route broker",
     ),
 )
 @object_options
@@ -103,6 +104,7 @@ def socket(platform: Platform, target: str | None, name: str | None, ident: Any,
 @click.option("-s", "--source", help="Only results of this socket of the processor.")
 @click.option("-t", "--target", "to", help="Only to this socket of the queue.")
 @click.option("--key", help="The key it sends with to a topic queue.")
+@route_option
 @generation_option
 @pass_platform
 def plug(platform: Platform, target: str | None, name: str | None, ident: Any, to: str | None, **values: Any) -> None:

@@ -192,10 +192,11 @@ class Plug(Object):
         source: Socket | str | None = None,
         target: Socket | str | None = None,
         key: str | None = None,
+        route: str | None = None,
     ) -> None:
         through = Queue.of(queue).name if queue is not None else None
         ends = {"processor": _name(processor), "queue": through, "source": _name(source), "target": _name(target)}
-        super().__init__(name, **ends, key=key)
+        super().__init__(name, **ends, key=key, route=route)
 
 
 def _name(given: Object | str | None) -> str | None:

@@ -154,7 +154,7 @@ class Network:
         return self._added(sockets.add, values)
 
     def add_plug(self, **values: Any) -> Record:
-        """`name`, `queue`, `processor`, `source`, `target`, `key`: see `objects.plugs.add`."""
+        """`name`, `queue`, `processor`, `source`, `target`, `key`, `route`: see `objects.plugs.add`."""
         return self._added(plugs.add, values)
 
     def add_node(self, **values: Any) -> Record:

@@ -231,9 +231,21 @@ class Plug(Owned, Base):
     target_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("socket.id", ondelete="RESTRICT"))
     #: the routing key it sends with; only a topic queue looks at it
     key: Mapped[str] = mapped_column(server_default=text("''"))
+    #: `auto`: by a pipe where one can be had; `broker`: never
+    route: Mapped[str] = mapped_column(server_default=text("'auto'"))
+    #: how many results went by pipes and by queues, and when the last of each did, as agents have told
+    piped: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))
+    queued: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))
+    piped_at: Mapped[datetime.datetime | None]
+    queued_at: Mapped[datetime.datetime | None]
     processor: Mapped[Processor] = relationship(lazy="joined")
     queue: Mapped[Queue] = relationship(lazy="joined")
-    __table_args__ = (UniqueConstraint("network_id", "name"), Index(None, "processor_id"), Index(None, "queue_id"))
+    __table_args__ = (
+        UniqueConstraint("network_id", "name"),
+        CheckConstraint("route IN ('auto', 'broker')", name="route"),
+        Index(None, "processor_id"),
+        Index(None, "queue_id"),
+    )
 
 
 class Scheduler(Owned, Base):

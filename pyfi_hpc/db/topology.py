@@ -121,6 +121,16 @@ def routes(cursor: Cursor, network: str) -> dict[bytes, tuple[Route, ...]]:
     return {identity: tuple(ways) for identity, ways in found.items() if ways}
 
 
+def by_broker(cursor: Cursor, network: str) -> frozenset[bytes]:
+    """The plugs whose results are to go through the broker, whoever is near."""
+    cursor.execute(
+        "SELECT uuid_send(l.id) FROM pyfi.plug l JOIN pyfi.network n ON n.id = l.network_id"
+        " WHERE n.name = %s AND l.route = 'broker'",
+        (network,),
+    )
+    return frozenset(bytes(row[0]) for row in cursor.fetchall())
+
+
 def _plugs(cursor: Cursor, network: str) -> list[_Plug]:
     cursor.execute(
         """SELECT uuid_send(l.id), uuid_send(l.processor_id), uuid_send(l.source_id), uuid_send(l.queue_id),

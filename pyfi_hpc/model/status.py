@@ -119,6 +119,13 @@ class QueueType(StrEnum):
     FANOUT = "fanout"
 
 
+class PlugRoute(StrEnum):
+    """Which way a plug's results may go."""
+
+    AUTO = "auto"  # by a pipe where one can be had
+    BROKER = "broker"
+
+
 #: Causes that spend the retry budget. AGENT_LOST does: it is only ever charged to a call that ran alone.
 SPENDS_BUDGET = frozenset(
     {Cause.USER_ERROR, Cause.TIMEOUT, Cause.HOST_OOM, Cause.GPU_OOM, Cause.SIGNAL, Cause.WORKER_LOST, Cause.AGENT_LOST}

@@ -118,7 +118,7 @@ class Loop:
     def _members(self, frame: Run, message: Message, function: Task, runner: Runner) -> None:
         progress, outbox, take, interrupts = self._progress, self._outbox, self._output.take, self._interrupts
         token, name, socket = frame.token, frame.task, message.socket
-        edges = self._passing.edges(socket) if self._passing is not None else ()
+        edges = self._passing.edges(socket) if self._passing is not None and frame.passing else ()
         # one look at the wall clock: a step of it meanwhile is no running time
         epoch = time.time() - _monotonic()
         for index in frame.indexes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import uuid
 
 from pyfi_hpc.client.objects import cycles
@@ -17,7 +18,11 @@ from pyfi_hpc.client.objects.common import (
 )
 from pyfi_hpc.db import tables
 from pyfi_hpc.errors import BadInput
-from pyfi_hpc.model.names import checked_name
+from pyfi_hpc.model.names import checked_choice, checked_name
+from pyfi_hpc.model.status import PlugRoute
+
+#: Two ways are both in use where results went both of them within so long.
+_BOTH_WITHIN = datetime.timedelta(seconds=10)
 
 
 def add(
@@ -29,12 +34,16 @@ def add(
     source: Which | None = None,
     target: Which | None = None,
     key: str = "",
+    route: str = PlugRoute.AUTO,
     id: uuid.UUID | None = None,
 ) -> Record:
-    """Send the results of a processor (or its socket `source`) to the tasks of a queue (or to its socket `target`)."""
+    """Send the results of a processor (or its socket `source`) to the tasks of a queue (or to its socket `target`).
+
+    `route`: `auto`, by a pipe between workers of one node where that can be; or `broker`, never so.
+    """
     checked_name(name)
     refuse_taken(tools, tables.Plug, name, id)
-    row = tables.Plug(network_id=tools.network.id, name=name, key=key)
+    row = tables.Plug(network_id=tools.network.id, name=name, key=key, route=_route(route))
     if id is not None:
         row.id = id
     _connect(tools, row, processor, queue, source, target)
@@ -69,6 +78,7 @@ def update(
     source: Which | None = None,
     target: Which | None = None,
     key: str | None = None,
+    route: str | None = None,
 ) -> Record:
     """Re-wire a plug; results already committed keep the way that was chosen for them."""
     row = find(tools, tables.Plug, which)
@@ -83,6 +93,7 @@ def update(
         target or (None if moved else row.target_id),
     )
     row.key = key if key is not None else row.key
+    row.route = _route(route) if route is not None else row.route
     event(tools, "plug", row, "updated")
     cycles.refuse(tools, "plug", row.name)
     return record(tools, row)
@@ -108,4 +119,19 @@ def record(tools: Tools, row: tables.Plug) -> Record:
         "queue": row.queue.name,
         "source": ends[0].name if ends[0] else None,
         "target": ends[1].name if ends[1] else None,
+        "way": way(row.piped_at, row.queued_at),
     }
+
+
+def _route(route: str) -> str:
+    checked_choice(route, [each.value for each in PlugRoute], "route")
+    return str(route)
+
+
+def way(piped: datetime.datetime | None, queued: datetime.datetime | None) -> str | None:
+    """How results went last, by the times of the last ones by pipe and by queue; None where none went."""
+    if piped is not None and queued is not None and abs(piped - queued) < _BOTH_WITHIN:
+        return "mixed"
+    if piped is not None and (queued is None or piped > queued):
+        return "pipe"
+    return "queue" if queued is not None else None
