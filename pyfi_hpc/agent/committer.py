@@ -255,14 +255,8 @@ class Committer(threading.Thread):
             try:
                 if self._connection is None:
                     self._connection = self._connect()
-                with self._connection, self._connection.cursor() as cursor:
-                    self._finish(cursor, finished, after)
-                    for job in others:
-                        self._do(cursor, job, after)
-                    record.drop_holds(cursor, [verdict.lot.key(verdict.index) for verdict in dropping])
-                    record.park_holds(cursor, _parked(parking))
-                after.parked.extend(parking)
-                after.dropped.extend(dropping)
+                if others or dropping or parking or not self._commit_plain(finished, after):
+                    self._commit(finished, others, dropping, parking, after)
             except sessions.LOST as error:
                 self._lost(error, finished, tries)
                 tries += 1
@@ -276,6 +270,38 @@ class Committer(threading.Thread):
             else:
                 self._recovered()
                 return after
+
+    def _commit_plain(self, finished: Sequence[Finished], after: _After) -> bool:
+        """Write them by one statement in one round trip; False where that cannot be done."""
+        if not all(map(verdicts.is_plain, finished)):
+            return False
+        self._connection.autocommit = True
+        try:
+            with self._connection.cursor() as cursor:
+                after.verdicts += verdicts.commit_plain(cursor, finished)
+        except psycopg2.errors.UniqueViolation:
+            return False
+        finally:
+            if not self._connection.closed:
+                self._connection.autocommit = False
+        return True
+
+    def _commit(
+        self,
+        finished: Sequence[Finished],
+        others: Sequence[Job],
+        dropping: Sequence[Verdict],
+        parking: Sequence[Parcel],
+        after: _After,
+    ) -> None:
+        with self._connection, self._connection.cursor() as cursor:
+            self._finish(cursor, finished, after)
+            for job in others:
+                self._do(cursor, job, after)
+            record.drop_holds(cursor, [verdict.lot.key(verdict.index) for verdict in dropping])
+            record.park_holds(cursor, _parked(parking))
+        after.parked.extend(parking)
+        after.dropped.extend(dropping)
 
     def _one_by_one(
         self,

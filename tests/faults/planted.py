@@ -107,6 +107,7 @@ def global_id_key(patch: Patch) -> None:
         return right(cursor, [outcome for outcome in new if outcome.id not in taken])
 
     patch(record, "insert_outcomes", insert)
+    patch(verdicts, "is_plain", lambda done: False)
 
 
 def wall_clock_lease(patch: Patch) -> None:
