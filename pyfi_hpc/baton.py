@@ -9,7 +9,12 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
+
+T = TypeVar("T")
+
+#: A borrower that keeps the baton for so many seconds was interrupted before it could give it back.
+LOST_SECONDS = 15.0
 
 
 class Baton:
@@ -26,16 +31,16 @@ class Baton:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self._holder = 0
-        self._lock.release()
+        self._give_back()
 
-    def laid_down(self, wait: Callable[..., list[tuple[int, int]]], *how: object) -> list[tuple[int, int]]:
+    def laid_down(self, wait: Callable[..., T], *how: object) -> T:
         """What `wait(*how)` returns; others may have the baton meanwhile."""
-        self.__exit__(None, None, None)
+        self._give_back()
         try:
             return wait(*how)
         finally:
-            self.__enter__()
+            self._lock.acquire(timeout=LOST_SECONDS)
+            self._holder = threading.get_ident()
 
     def borrow(self, work: Callable[[], None]) -> bool:
         """Do `work` now if nobody else has the baton (this thread may); False: it was not done, and nobody waited.
@@ -47,9 +52,14 @@ class Baton:
             return True
         if not self._lock.acquire(blocking=False):
             return False
-        self._holder = threading.get_ident()
         try:
+            self._holder = threading.get_ident()
             work()
         finally:
-            self.__exit__(None, None, None)
+            self._give_back()
         return True
+
+    def _give_back(self) -> None:
+        if self._holder == threading.get_ident():
+            self._holder = 0
+            self._lock.release()

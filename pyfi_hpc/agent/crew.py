@@ -13,7 +13,7 @@ import structlog
 
 from pyfi_hpc.agent import keeper
 from pyfi_hpc.agent.builder import Builder, Built
-from pyfi_hpc.agent.committer import Job, Within
+from pyfi_hpc.agent.committer import Within
 from pyfi_hpc.agent.dispatch import Dispatcher
 from pyfi_hpc.agent.keeper import LongCall, OwnWorker, Program, View
 from pyfi_hpc.agent.lots import Finished, Lot
@@ -69,7 +69,7 @@ class Crew:
         self,
         dispatcher: Dispatcher,
         builder: Builder,
-        put: Callable[[Job], None],
+        put: Callable[..., None],
         lots: Callable[[int], Lot | None],
         watch: Callable[[WorkerProcess], None],
         forget: Callable[[WorkerProcess], None],
@@ -78,8 +78,8 @@ class Crew:
         blobs: Path,
         max_value_bytes: int,
     ) -> None:
-        """`lots` finds a lot by token; `watch` and `forget` (un)register a process's socket with the main loop;
-        `changed` asks for a fresh view of the database."""
+        """`put` hands jobs to the committer; `lots` finds a lot by token; `watch` and `forget` (un)register a process's
+        socket with the main loop; `changed` asks for a fresh view of the database."""
         self._dispatcher, self._builder, self._put, self._lots = dispatcher, builder, put, lots
         self._watch, self._forget, self._changed = watch, forget, changed
         self._scratch, self._blobs, self._max_value_bytes = scratch, blobs, max_value_bytes
@@ -263,9 +263,8 @@ class Crew:
         timings = [(item.index, max(0.0, item.ended - item.started)) for item in done.items]
         accepted = set(self._dispatcher.done(process.number, done.token, timings))
         hand.calls += len(accepted)
-        for item in done.items:
-            if lot is not None and item.index in accepted:
-                self._put(self._finished(lot, item, hand.row))
+        if lot is not None and accepted:
+            self._put(*[self._finished(lot, item, hand.row) for item in done.items if item.index in accepted])
 
     def _finished(self, lot: Lot, item: Item, worker: bytes) -> Finished:
         cause = None

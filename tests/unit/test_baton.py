@@ -53,3 +53,20 @@ def test_a_borrower_may_borrow_again_and_a_failure_gives_the_baton_back() -> Non
 
     assert baton.borrow(lambda: done.append("after"))
     assert done == ["inside", "after"]
+
+
+def test_a_baton_whose_borrower_never_gave_it_back_returns_to_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pyfi_hpc.baton.LOST_SECONDS", 0.01)
+    baton, done = Baton(), list[str]()
+
+    def wait() -> list[tuple[int, int]]:
+        # as if interrupted right after it took the baton
+        baton._lock.acquire()
+        return []
+
+    with baton:
+        baton.laid_down(wait)
+        assert baton.borrow(lambda: done.append("its own"))
+
+    assert baton.borrow(lambda: done.append("another's"))
+    assert done == ["its own", "another's"]

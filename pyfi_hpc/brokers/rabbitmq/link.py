@@ -201,6 +201,9 @@ class Link:
         except Exception as error:
             self._tell_failure(error)
             self._abort(error)
+        except BaseException:  # an interrupt of the caller whose thread does our work
+            self._abort(ConnectionError("interrupted"))
+            raise
 
     def _shut(self) -> None:
         self._guarded(self._session.step)
