@@ -13,7 +13,7 @@ import structlog
 
 from pyfi_hpc.agent import keeper
 from pyfi_hpc.agent.builder import Builder, Built
-from pyfi_hpc.agent.committer import Job, Within
+from pyfi_hpc.agent.committer import Within
 from pyfi_hpc.agent.dispatch import Dispatcher
 from pyfi_hpc.agent.keeper import LongCall, OwnWorker, Program, View
 from pyfi_hpc.agent.lots import Finished, Lot
@@ -88,7 +88,7 @@ class Crew:
         self,
         dispatcher: Dispatcher,
         builder: Builder,
-        put: Callable[[Job], None],
+        put: Callable[..., None],
         lots: Callable[[int], Lot | None],
         watch: Callable[[WorkerProcess], None],
         forget: Callable[[WorkerProcess], None],
@@ -98,8 +98,8 @@ class Crew:
         max_value_bytes: int,
         pipes: Piping,
     ) -> None:
-        """`lots` finds a lot by token; `watch` and `forget` (un)register a process's socket with the main loop;
-        `changed` asks for a fresh view of the database."""
+        """`put` hands jobs to the committer; `lots` finds a lot by token; `watch` and `forget` (un)register a process's
+        socket with the main loop; `changed` asks for a fresh view of the database."""
         self._dispatcher, self._builder, self._put, self._lots = dispatcher, builder, put, lots
         self._watch, self._forget, self._changed = watch, forget, changed
         self._scratch, self._blobs, self._max_value_bytes = scratch, blobs, max_value_bytes
@@ -298,25 +298,28 @@ class Crew:
         passed = {item.index for item in done.items if item.passed and self._dispatcher.passing(done.token, item.index)}
         accepted = set(self._dispatcher.done(process.number, done.token, timings))
         hand.calls += len(accepted)
-        for item in done.items:
-            if lot is not None and item.index in accepted:
-                finished = self._finished(lot, item, hand.row)
-                if item.index in passed:
-                    self.pipes.head(finished)
-                else:
-                    self._put(finished)
+        if lot is not None and accepted:
+            finished = [self._finished(lot, item, hand.row) for item in done.items if item.index in accepted]
+            if passed:
+                self.pipes.heads([each for each in finished if each.index in passed])
+                finished = [each for each in finished if each.index not in passed]
+            if finished:
+                self._put(*finished)
 
     def _reached(self, hand: Hand, process: WorkerProcess, reached: Reached) -> None:
         """Calls that came by pipes are finished."""
         hand.calls += len(reached.links)
         for link in reached.links:
-            item = link.item
             socket = self.pipes.socket_of(link.token, link.index, link.id)
             if socket is not None:
-                self._dispatcher.learn(socket.task, max(0.0, item.ended - item.started))
-            asked = self.cancelled_links.pop(link.id, None)
-            misled = item.error is not None and item.error.code == "E_CANCELLED" and asked is None
-            self.pipes.link(process.number, link, Cause.RETURNED if misled else None)
+                self._dispatcher.learn(socket.task, max(0.0, link.item.ended - link.item.started))
+        self.pipes.links(process.number, [(link, self._misled(link)) for link in reached.links])
+
+    def _misled(self, link: Link) -> Cause | None:
+        """As in `_finished`."""
+        asked = self.cancelled_links.pop(link.id, None) if self.cancelled_links else None
+        error = link.item.error
+        return Cause.RETURNED if error is not None and error.code == "E_CANCELLED" and asked is None else None
 
     def _finished(self, lot: Lot, item: Item, worker: bytes) -> Finished:
         cause = None
@@ -435,7 +438,7 @@ class Crew:
             self._put(Finished(lot, index, item, hand.row, cause))
         if index >= 0 and link != NO_LINK:
             self.cancelled_links.pop(link, None)
-            self.pipes.link(process.number, Link(token, index, link, item), cause)
+            self.pipes.links(process.number, [(Link(token, index, link, item), cause)])
         self.pipes.died(process.number)
         self._by_number.pop(process.number)
         process.close()

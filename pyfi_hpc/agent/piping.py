@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,7 +48,7 @@ class Piping:
     def __init__(
         self,
         dispatcher: Dispatcher,
-        put: Callable[[Job], None],
+        put: Callable[..., None],
         sent: Callable[[WorkerProcess], None],
         state: Path,
     ) -> None:
@@ -100,9 +100,10 @@ class Piping:
 
     def turn(self, now: float) -> None:
         """Close what is overdue; tell workers of pipes that came or went."""
-        for news in self._segments.overdue(now, self._standing):
-            self._rest(news, now)
-            self._put(news)
+        if overdue := self._segments.overdue(now, self._standing):
+            for news in overdue:
+                self._rest(news, now)
+            self._put(*overdue)
         if now >= self._sweep_at:
             self._sweep_at = now + segments.MOST_SECONDS
             self._segments.sweep()
@@ -158,35 +159,34 @@ class Piping:
 
     # what came through
 
-    def head(self, done: Finished) -> None:
-        """A member is finished, and its worker passed it on."""
-        self._tell(self._segments.head(done, time.monotonic()))
+    def heads(self, finished: Iterable[Finished]) -> None:
+        """Members are finished, and their worker passed them on."""
+        now = time.monotonic()
+        self._tell([self._segments.head(done, now) for done in finished])
 
-    def link(self, number: int, link: Link, cause: Cause | None = None) -> None:
-        """A call that came by a pipe is finished, by worker `number`."""
-        self._tell(self._segments.link(number, link, time.monotonic(), cause))
+    def links(self, number: int, reports: Iterable[tuple[Link, Cause | None]]) -> None:
+        """Calls that came by pipes are finished, by worker `number`; a cause where the agent knows better why."""
+        now = time.monotonic()
+        self._tell([self._segments.link(number, link, now, cause) for link, cause in reports])
 
     def untaken(self, frame: Untaken) -> None:
         """Calls that went into a pipe and were not taken."""
         now = time.monotonic()
-        for token, index, identity in frame.calls:
-            self._tell(self._segments.untaken(token, index, identity, now))
+        self._tell([self._segments.untaken(*call, now) for call in frame.calls])
 
     def died(self, number: int) -> None:
         """A worker is gone."""
         self._members.pop(number, None)
         self._offer_at = 0.0
-        for news in self._segments.died(number, time.monotonic()):
-            self._put(news)
+        self._tell(self._segments.died(number, time.monotonic()))
 
     def hurry(self, token: int) -> None:
         """The delivery of this lot grows old."""
-        for news in self._segments.hurry([token], time.monotonic()):
-            self._put(news)
+        self._tell(self._segments.hurry([token], time.monotonic()))
 
-    def _tell(self, news: News | None) -> None:
-        if news is not None:
-            self._put(news)
+    def _tell(self, news: Iterable[News | None]) -> None:
+        if known := [each for each in news if each is not None]:
+            self._put(*known)
 
     # asked by others
 

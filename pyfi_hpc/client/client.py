@@ -16,8 +16,9 @@ from pyfi_hpc.client.stream import Stream
 from pyfi_hpc.client.tickets import not_accepted
 from pyfi_hpc.client.waiter import conflict
 from pyfi_hpc.config import Settings
-from pyfi_hpc.errors import BadInput, DatabaseUnavailable
+from pyfi_hpc.errors import BadInput, DatabaseUnavailable, PyfiError
 from pyfi_hpc.wire.ids import ID_BYTES, parse_id
+from pyfi_hpc.wire.messages import Answer
 
 if TYPE_CHECKING:
     from pyfi_hpc.client.network import Network
@@ -86,19 +87,37 @@ class Client:
         timeout: float | None = None,
         deadline: float | None = None,
     ) -> Future:
+        stream, future = self._handed_over(socket, args, kwargs, identity, timeout, deadline)
+        if not future.done():
+            _check_accepted(stream)
+        return future
+
+    def _handed_over(
+        self,
+        socket: str,
+        args: tuple[object, ...],
+        kwargs: Mapping[str, object],
+        identity: bytes | None = None,
+        timeout: float | None = None,
+        deadline: float | None = None,
+    ) -> tuple[Stream, Future]:
+        """The call on its way, not accepted yet; or done, where its id has an outcome."""
         stream = Stream(self._session, socket)
         future = stream.made(args, kwargs, id=identity, timeout=timeout, deadline=deadline)
-        if identity is not None and self._decided(future):
-            return future
-        stream.flush()
-        for refused, error in stream.refused():
-            error.facts["id"] = refused.id
-            raise error
-        return future
+        if identity is None or not self._decided(future):
+            stream.flush()
+        return stream, future
 
     def call(self, socket: str, *args: object, timeout: float | None = None, **kwargs: object) -> Any:
         """The value of one call, waited for `timeout` seconds at most. Raises what `submit` and `Future.result` do."""
-        return self._submit(socket, args, kwargs).result(timeout)
+        stream, future = self._handed_over(socket, args, kwargs)
+        try:
+            # an outcome proves that the call was accepted: it may come before the broker's own word
+            return future.result(timeout)
+        except PyfiError:
+            if not isinstance(future.answer, Answer):
+                _check_accepted(stream)
+            raise
 
     def submit_many(self, socket: str, inputs: Iterable[object]) -> list[Future]:
         """One call for each input (a tuple is several arguments); returns once all are accepted.
@@ -206,6 +225,17 @@ class Client:
 
     def __repr__(self) -> str:
         return f"<Client network {self._session.network_name}>"
+
+
+def _check_accepted(stream: Stream) -> None:
+    """Return once its one call is accepted.
+
+    Raises:
+        PyfiError: it was refused.
+    """
+    for refused, error in stream.refused():
+        error.facts["id"] = refused.id
+        raise error
 
 
 def _arguments(given: object) -> tuple[object, ...]:

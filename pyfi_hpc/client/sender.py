@@ -1,7 +1,8 @@
-"""Sending: callers append and go on, one thread sends whatever has gathered, a window of messages is unconfirmed.
+"""Sending: callers append and go on, whoever comes by sends what has gathered, a window of messages is unconfirmed.
 
-No timer waits for a message to fill: the first calls of a socket go at once, and while those are unconfirmed more
-gather. Whoever hands over more than there is room for waits.
+No timer waits for a message to fill: the first calls of a socket go at once, sent by the caller itself, and while those
+are unconfirmed more gather, to be sent by the thread that brings a confirm. One thread at a time sends, so messages
+leave in order. Whoever hands over more than there is room for waits. A thread of our own sees to what time brings.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ class Sender:
         self._waiting = self._bytes = 0
         #: when the first of all calls here runs out of time
         self._late_at = _NEVER
-        self._closing = False
+        self._closing = self._sending = False
         self._thread = threading.Thread(target=self._run, name="pyfi-sender", daemon=True)
         self._thread.start()
 
@@ -70,7 +71,9 @@ class Sender:
             roomy = self._wait_for_room(items[0].deadline)
             if roomy:
                 self._append(way, items, size)
-        if not roomy:
+        if roomy:
+            self._send_ready()
+        else:
             _refuse(items, self._refusal(None))
 
     def _wait_for_room(self, deadline: float) -> bool:
@@ -90,8 +93,6 @@ class Sender:
         self._bytes += size
         if items[0].deadline < self._late_at:
             self._late_at = items[0].deadline
-            self._news.notify()
-        elif lane.ready:
             self._news.notify()
 
     def close(self) -> None:
@@ -113,19 +114,45 @@ class Sender:
 
     def _run(self) -> None:
         while not self._closing:
+            self._send_ready()
             with self._lock:
-                parcel = self._next()
                 late = self._late()
-                if parcel is None and not late and not self._closing:
+                if not late and not self._closing:
                     self._news.wait(self._pause())
-            if late:
-                self._give_up(late)
-            if parcel is not None:
+            self._give_up(late)
+
+    # any thread
+
+    def _send_ready(self) -> None:
+        """Send what may go now; where another thread is at it, that one does."""
+        mine, parcel = False, None
+        try:
+            while True:
+                with self._lock:
+                    if self._sending and not mine:
+                        return
+                    parcel = self._next()
+                    mine = self._sending = parcel is not None
+                if parcel is None:
+                    return
                 self._send(parcel)
+        except BaseException:  # a caller may be interrupted anywhere
+            self._resume(parcel)
+            raise
+
+    def _resume(self, cut_off: Parcel | None) -> None:
+        """The thread that sent was interrupted: what it may not have sent goes again, which does no harm."""
+        with self._lock:
+            self._sending = False
+            for parcel in [each for each in self._window if each.confirm is None or each is cut_off]:
+                self._leave(parcel)
+                parcel.confirm, parcel.due = None, time.monotonic()
+                self._again.append(parcel)
+            self._news.notify()
 
     def _next(self) -> Parcel | None:
         """The parcel to send now, put into the window; None where there is none, or no room in the window."""
-        if len(self._window) >= WINDOW:
+        if self._closing or len(self._window) >= WINDOW:
             return None
         now = time.monotonic()
         for parcel in self._again:
@@ -156,10 +183,15 @@ class Sender:
         parcel.lane.unconfirmed += 1
         return parcel
 
+    def _leave(self, parcel: Parcel) -> None:
+        self._window.discard(parcel)
+        parcel.lane.unconfirmed -= 1
+
     def _pause(self) -> float | None:
         """Seconds until something is due."""
         first = min([self._late_at, *(parcel.due for parcel in self._again)])
-        return None if first == _NEVER else max(0.0, first - time.monotonic())
+        # what is due and finds no room goes with the next confirm
+        return None if first == _NEVER else max(0.01, first - time.monotonic())
 
     def _send(self, parcel: Parcel) -> None:
         socket = parcel.lane.way.socket
@@ -186,13 +218,15 @@ class Sender:
         if error is None:
             reach("client_after_publish")
         with self._lock:
-            self._window.discard(parcel)
-            parcel.lane.unconfirmed -= 1
+            if confirm is not parcel.confirm:
+                return  # it was sent again since
+            self._leave(parcel)
             items = parcel.items
             again = error is not None and bool(items) and self._may_go_again(parcel, error)
             if again:
                 self._again.append(parcel)
-            self._news.notify()
+                self._news.notify()
+        self._send_ready()
         if error is None:
             self._accepted(items)
         elif not again:

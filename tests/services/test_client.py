@@ -77,6 +77,15 @@ def world(database_uri: str, tmp_path: Path, close: ExitStack) -> World:
     return World(database_uri, tmp_path, close)
 
 
+class Unhurried(MemoryBroker):
+    """Confirms from a thread of its own, as other brokers do."""
+
+    def publish(self, publication: Publication) -> Confirm:
+        confirm, held = Confirm(), super().publish(publication)
+        self._calls.put(lambda: confirm.set_result(held.result()))
+        return confirm
+
+
 class Stubborn(MemoryBroker):
     """Gives no confirm until it is let go; then the calls that `refuse` names are refused for good."""
 
@@ -168,7 +177,7 @@ def test_map_keeps_the_order_of_the_inputs(world: World) -> None:
 
 def test_short_calls_share_messages_once_their_run_time_is_known(world: World) -> None:
     socket = world.place.socket("double")
-    runner, client = world.runner("double"), world.client()
+    runner, client = world.runner("double"), world.client(lambda _: Unhurried(world.hub))
     assert list(client.map(socket, range(20))) == list(range(0, 40, 2))
     assert max(runner.sizes) <= UNKNOWN_CALLS
     eventually(lambda: client.session.way(socket).pace is not None)

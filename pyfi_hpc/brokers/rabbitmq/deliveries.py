@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from pyfi_hpc.brokers.rabbitmq import frames
 from pyfi_hpc.brokers.rabbitmq.acks import AckLedger
 
 DELIVERY_COUNT = "x-delivery-count"
@@ -33,7 +34,7 @@ class Incarnation:
         """Send what is due; the acks of a channel that is gone are dropped."""
         if self.channel.is_open:
             for ack in self.ledger.due():
-                self.channel.basic_ack(ack.tag, ack.multiple)
+                frames.write(self.channel, frames.ack(self.channel.channel_number, ack.tag, ack.multiple))
 
 
 class RabbitDelivery:
