@@ -18,10 +18,13 @@ from pyfi_hpc.agent.lots import Finished, Lot, Served, child_call, lot_of
 from pyfi_hpc.agent.segments import Hop, Pending, Segment
 from pyfi_hpc.agent.verdicts import Account, Verdict, single
 from pyfi_hpc.db import record
-from pyfi_hpc.db.record import Cursor, Key, NewHold
+from pyfi_hpc.db.record import Cursor, Key, NewHold, NewValue, Way
 from pyfi_hpc.failpoints import reach
 from pyfi_hpc.model.status import HoldState
+from pyfi_hpc.wire import messages
+from pyfi_hpc.wire.ids import call_digest
 from pyfi_hpc.wire.messages import Route
+from pyfi_hpc.wire.values import arguments_of
 
 
 @dataclass(slots=True)
@@ -84,6 +87,66 @@ def commit(cursor: Cursor, segments: Sequence[Segment], agent: bytes, lease_seco
     done = [each for each in found if each.drop_hold and not each.routes]
     record.drop_holds(cursor, [each.lot.key(each.index) for each in done])
     return Committed(found, [lease for chain in chains for lease in chain.leased], _carried(chains))
+
+
+def is_plain(segment: Segment) -> bool:
+    """Each call of it succeeded without a word, and nobody has anything of it in hand any more: most are."""
+    return (
+        not segment.pending
+        and verdicts.is_plain(segment.head)
+        and all(not (hop.item.out or hop.item.err) and hop.item.value is not None for hop in segment.hops)
+    )
+
+
+def plain_values(segment: Segment) -> Iterator[NewValue]:
+    """The outcomes of a plain segment: to be written all or none, with others or without."""
+    yield verdicts.new_value(segment.head)
+    for hop in segment.hops:
+        assert hop.item.value is not None
+        digest = call_digest(hop.route.socket, arguments_of(_parent_value(segment, hop)))
+        routes = messages.encode(hop.socket.routes) if hop.socket.routes else None
+        way = Way(hop.socket.owner, hop.socket.id, hop.worker, routes)
+        yield NewValue(hop.id, way, hop.item.value, digest, hop.item.started, hop.item.ended)
+
+
+def _parent_value(segment: Segment, hop: Hop) -> bytes:
+    value = (segment.hops[hop.parent - 1] if hop.parent else segment.head).item.value
+    assert value is not None
+    return value
+
+
+def plainly_committed(segments: Sequence[Segment]) -> Committed:
+    """As `commit`, once `plain_values` of these segments are in."""
+    found: list[Verdict] = []
+    carried: dict[bytes, int] = {}
+    for segment in segments:
+        found += _plain_verdicts(segment)
+        for hop in segment.hops:
+            carried[hop.route.plug] = carried.get(hop.route.plug, 0) + 1
+    return Committed(found, [], carried)
+
+
+def _plain_verdicts(segment: Segment) -> list[Verdict]:
+    """The head's, and those of calls whose value goes on: nobody waits for the others."""
+    followed: dict[int, set[bytes]] = {}
+    for hop in segment.hops:
+        followed.setdefault(hop.parent, set()).add(hop.route.edge)
+    flowing: list[tuple[Lot, Hop, tuple[Route, ...]]] = []
+    for number, hop in enumerate(segment.hops, start=1):
+        if left := _left(hop.socket.routes, followed.get(number)):
+            call = child_call(hop.id, _parent_value(segment, hop), hop.route)
+            flowing.append((lot_of(hop.socket, (call,)), hop, left))
+    head = verdicts.decided_now(segment.head)
+    account = Account(head.lot, head.index, 1 + len(flowing)) if flowing else None
+    left = _left(head.routes, followed.get(0))
+    return [
+        msgspec.structs.replace(head, routes=left, account=account),
+        *(Verdict(lot, 0, hop.item.value, routes, account=account) for lot, hop, routes in flowing),
+    ]
+
+
+def _left(routes: tuple[Route, ...], followed: set[bytes] | None) -> tuple[Route, ...]:
+    return tuple(route for route in routes if route.edge not in followed) if followed and routes else routes
 
 
 def _decide(cursor: Cursor, calls: Sequence[_Call], agent: bytes) -> None:

@@ -21,6 +21,7 @@ import psycopg2
 import structlog
 
 from pyfi_hpc.agent import chains, letters, verdicts
+from pyfi_hpc.agent.chains import Committed
 from pyfi_hpc.agent.forwarding import Forwarder, Parcel
 from pyfi_hpc.agent.lots import Announced, Finished, Looked, Lot
 from pyfi_hpc.agent.mending import Mender
@@ -298,7 +299,7 @@ class Committer(threading.Thread):
             try:
                 if self._connection is None:
                     self._connection = self._connect()
-                if others or dropping or parking or not self._commit_plain(finished, after):
+                if dropping or parking or not self._commit_plain(finished, others, after):
                     self._commit(finished, others, dropping, parking, after)
             except sessions.LOST as error:
                 self._lost(error, [*finished, *_heads(others)], tries)
@@ -317,19 +318,27 @@ class Committer(threading.Thread):
                 self._recovered()
                 return after
 
-    def _commit_plain(self, finished: Sequence[Finished], after: _After) -> bool:
+    def _commit_plain(self, finished: Sequence[Finished], others: Sequence[Job], after: _After) -> bool:
         """Write them by one statement in one round trip; False where that cannot be done."""
-        if not all(map(verdicts.is_plain, finished)):
+        segments: tuple[Segment, ...] = ()
+        if others:
+            if len(others) > 1 or not isinstance(others[0], Chains):
+                return False
+            segments = others[0].segments
+        if not (all(map(verdicts.is_plain, finished)) and all(map(chains.is_plain, segments))):
             return False
+        followed = [row for segment in segments for row in chains.plain_values(segment)]
         self._connection.autocommit = True
         try:
             with self._connection.cursor() as cursor:
-                after.verdicts += verdicts.commit_plain(cursor, finished)
+                after.verdicts += verdicts.commit_plain(cursor, finished, followed)
         except psycopg2.errors.UniqueViolation:
             return False
         finally:
             if not self._connection.closed:
                 self._connection.autocommit = False
+        if segments:
+            self._followed(chains.plainly_committed(segments), after)
         return True
 
     def _commit(
@@ -448,7 +457,9 @@ class Committer(threading.Thread):
                 record.give_leases_back(cursor, epochs)
 
     def _chains(self, cursor: Cursor, segments: Sequence[Segment], after: _After) -> None:
-        found = chains.commit(cursor, segments, self._agent, LEASE_SECONDS)
+        self._followed(chains.commit(cursor, segments, self._agent, LEASE_SECONDS), after)
+
+    def _followed(self, found: Committed, after: _After) -> None:
         after.verdicts += found.verdicts
         after.calls.append(lambda: self.ways.piped(found.carried))
         if found.leases:

@@ -11,7 +11,6 @@ from pathlib import Path
 import structlog
 
 from pyfi_hpc.agent import outlets, rendezvous, segments
-from pyfi_hpc.agent.committer import Job
 from pyfi_hpc.agent.dispatch import Dispatcher
 from pyfi_hpc.agent.keeper import View
 from pyfi_hpc.agent.lots import Finished, Served

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import replace
 from types import MappingProxyType
@@ -103,6 +103,13 @@ def key(of: Finished, *edges: str) -> Key:
     for edge in edges:
         identity = child_id(identity, edge.encode())
     return OWNER, identity
+
+
+def commit_plain(cursor: Any, *segments: Segment) -> Committed:
+    """As one statement."""
+    assert all(map(chains.is_plain, segments))
+    verdicts.commit_plain(cursor, (), [row for each in segments for row in chains.plain_values(each)])
+    return chains.plainly_committed(segments)
 
 
 def commit(cursor: Any, *segments: Segment) -> Committed:
@@ -379,3 +386,46 @@ def test_a_head_under_a_lapsed_lease_counts_for_nothing(cursor: Any) -> None:
 
     assert (stored(cursor, of), stored(cursor, of, "b")) == (None, None)
     assert isinstance(found.verdicts[0], Verdict) and found.verdicts[0].value is None
+
+
+def test_a_plain_segment_goes_in_by_one_statement_and_means_the_same(cursor: Any) -> None:
+    whole, part, alone = head("a1"), head("a2"), head("a3")
+
+    found = commit_plain(
+        cursor,
+        segment(whole, item("b1"), item("c1"), item("x1")),
+        segment(part, item("b2")),
+        segment(alone, item("b3"), item("c3")),
+    )
+
+    assert [stored(cursor, whole, *edges) for edges in ((), ("b",), ("b", "c"), ("x",))] == ["a1", "b1", "c1", "x1"]
+    assert ways(found) == [[], ["x"], ["c"], ["x"]]
+    assert found.carried == {TO_B.plug: 3, TO_C.plug: 2, TO_X.plug: 1}
+    assert [acks(of) for of in (whole, part, alone)] == [0, 0, 0]
+    found.verdicts[0].settle()
+    found.verdicts[1].settle()
+    assert [acks(of) for of in (whole, part, alone)] == [1, 0, 0]
+    settle(Committed(found.verdicts[2:], [], {}))
+    assert [acks(of) for of in (whole, part, alone)] == [1, 1, 1]
+    child = found.verdicts[2]
+    assert (child.value, child.lot.call(0).id) == (values.encode("b2"), key(part, "b")[1])
+    again = commit(cursor, segment(part, item("b2")))
+    assert ways(again) == [["x"], ["c"]]
+
+
+@pytest.mark.parametrize(
+    "closed",
+    [
+        lambda of: segment(of, failed()),
+        lambda of: segment(of, replace_item(out=b"said")),
+        lambda of: pending(of)[0],
+        lambda of: segment(Finished(of.lot, 0, failed(), WORKER)),
+    ],
+    ids=["a call failed", "a call printed", "a call is out", "the head failed"],
+)
+def test_what_is_no_plain_segment_is_taken_for_none(closed: Callable[[Finished], Segment]) -> None:
+    assert not chains.is_plain(closed(head()))
+
+
+def replace_item(out: bytes) -> Item:
+    return Item(0, values.encode("b"), None, 10.0, 11.0, out)
