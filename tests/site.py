@@ -138,6 +138,26 @@ def once_slow(x, log, flag, seconds):
     return x * 2
 
 
+def passes(what):
+    """What the next task is to do."""
+    return what
+
+
+def does(what):
+    """["gives", x], ["says", x], ["waits", file, x], ["raises"] or ["kills"]."""
+    word, *given = what
+    if word == "says":
+        print(given[0])
+    if word == "raises":
+        raise ValueError("as it was told")
+    if word == "kills":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if word == "waits":
+        while not os.path.exists(given[0]):
+            time.sleep(0.01)
+    return given[-1]
+
+
 def once_killed(x, log, flag):
     """Dies at its first run, then works."""
     note(log)

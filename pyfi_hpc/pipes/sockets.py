@@ -46,9 +46,10 @@ _VANISHED_MS = 2_000
 _AGAIN_SECONDS = 1.0
 #: For the last words of a socket that is closed.
 _LINGER_MS = 200
-#: More than a window of DATA, and the few words besides, can never wait; for each call come at most three CREDITs.
-_HIGH_WATER = WINDOW_ITEMS + 16
-_HIGH_WATER_BACK = 4 * WINDOW_ITEMS
+#: A window of DATA, and the CREDITs for it (three a call at most), never reach these: so a message that cannot be sent
+#: has nobody to go to. Twice as much is needed, as ZeroMQ hears of what was read by halves only (Source: pipe.cpp).
+_HIGH_WATER = 4 * WINDOW_ITEMS
+_HIGH_WATER_BACK = 8 * WINDOW_ITEMS
 
 Context = zmq.Context[zmq.Socket[bytes]]
 Socket = zmq.Socket[bytes]

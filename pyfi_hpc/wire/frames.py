@@ -131,7 +131,7 @@ class Reached(msgspec.Struct, array_like=True, tag="REACHED", frozen=True):
 class Untaken(msgspec.Struct, array_like=True, tag="UNTAKEN", frozen=True):
     """Calls that went into a pipe and that no worker is known to have in hand: the pipe broke, or its peer is gone.
 
-    Each is (token, index, id): of its chain's head, and its own. One of them may run all the same.
+    Each is (token, index, id): of its chain's head, and its own. One of them may have run, or run yet.
     """
 
     calls: tuple[tuple[int, int, bytes], ...]

@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 _READ_BYTES = 65_536
 #: Calls that came by pipes run for so long before the agent's have their turn.
 _TURN_SECONDS = 0.004
+#: After one that takes long, so many short calls show that a task is short after all.
+_SLOW_CALLS = 16
 _monotonic = time.monotonic
 
 
@@ -52,8 +54,8 @@ class Loop:
         self._forked = False
         self._buffer, self._frames = FrameBuffer(), deque[bytes]()
         self._passing: Passing | None = None
-        #: tasks that took long once: what is finished does not wait for them
-        self._slow: set[str] = set()
+        #: tasks that took long of late, and for how many calls that counts: what is finished does not wait for them
+        self._slow: dict[str, int] = {}
         restore_in_children(self._leave_to_the_parent)
 
     def serve(self, runner: Runner) -> None:
@@ -137,12 +139,20 @@ class Loop:
             interrupts.reinstall()
             out, err = take()
             ended = _monotonic()
-            if ended - began >= FLUSH_SECONDS:
-                self._slow.add(name)
+            if name in self._slow or ended - began >= FLUSH_SECONDS:
+                self._learn(name, ended - began)
             passed: tuple[tuple[bytes, int], ...] = ()
             if edges and not isinstance(answer, ErrorRecord):
                 passed = self._pass_on(edges, (token, index), 0, message.calls[index].id, answer, runner)
             outbox.add(_item(index, answer, epoch + began, epoch + ended, out, err, passed), ended)
+
+    def _learn(self, name: str, seconds: float) -> None:
+        left = _SLOW_CALLS if seconds >= FLUSH_SECONDS else self._slow[name] - 1
+        if left:
+            self._slow[name] = left
+        else:
+            # it was the machine, not the task
+            del self._slow[name]
 
     def _pass_on(
         self, edges: Sequence[Edge], head: tuple[int, int], depth: int, parent: bytes, value: bytes, runner: Runner
@@ -188,8 +198,8 @@ class Loop:
         interrupts.reinstall()
         out, err = self._output.take()
         ended = _monotonic()
-        if ended - began >= FLUSH_SECONDS:
-            self._slow.add(name)
+        if name in self._slow or ended - began >= FLUSH_SECONDS:
+            self._learn(name, ended - began)
         head = (passed.token, passed.index)
         along: tuple[tuple[bytes, int], ...] = ()
         if edges and not isinstance(answer, ErrorRecord):
