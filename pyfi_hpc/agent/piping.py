@@ -24,8 +24,8 @@ log = structlog.get_logger("pyfi.agent")
 
 #: How often it is thought about which pipes there may be.
 OFFER_SECONDS = 0.2
-#: How long an edge goes through the broker after its pipe was too slow.
-REST_SECONDS = 2.0
+#: How long an edge goes through the broker after its pipe was too slow; doubled where it is so again soon.
+REST_SECONDS, LONGEST_REST_SECONDS = 2.0, 30.0
 _SECRET_BYTES = 32
 
 
@@ -63,8 +63,8 @@ class Piping:
         self._folder: Path | None = None
         self._secret = secrets.token_bytes(_SECRET_BYTES)
         self._offer_at = self._sweep_at = 0.0
-        #: edge -> until when
-        self._resting: dict[bytes, float] = {}
+        #: edge -> until when, and how long that was
+        self._resting: dict[bytes, tuple[float, float]] = {}
         #: workers that were found stopped
         self._stalled: set[int] = set()
 
@@ -112,17 +112,21 @@ class Piping:
 
     def _rest(self, news: News, now: float) -> None:
         for each in news.pending if isinstance(news, Segment) else ():
-            self._resting[each.route.edge] = now + REST_SECONDS
+            until, last = self._resting.get(each.route.edge, (0.0, REST_SECONDS / 2))
+            if now >= until:
+                seconds = min(2 * last, LONGEST_REST_SECONDS)
+                self._resting[each.route.edge] = now + seconds, seconds
 
     def _offer(self) -> None:
         if self._view is None or not any(socket.routes for socket in self._sockets.values()):
             return
         now = time.monotonic()
-        self._resting = {edge: until for edge, until in self._resting.items() if until > now}
+        self._resting = {edge: rest for edge, rest in self._resting.items() if rest[0] + 2 * rest[1] > now}
+        resting = {edge for edge, (until, _) in self._resting.items() if until > now}
         self._stalled = {n for n in self._stalled if n in self._members and self._members[n].process.stalled}
         view = self._view
         found = Offers(
-            self._sockets, view.programs, self._peers(), self._dispatcher.seconds, view.by_broker, self._resting
+            self._sockets, view.programs, self._peers(), self._dispatcher.seconds, view.by_broker, resting
         ).pipes()
         self._listen({peer for pipes in found.values() for pipe in pipes for peer in pipe.peers})
         for number, member in self._members.items():
