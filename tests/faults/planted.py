@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeAlias
 
-from pyfi_hpc.agent import committer, keeper, verdicts
+from pyfi_hpc.agent import chains, committer, keeper, verdicts
 from pyfi_hpc.agent.committer import Committer, SetAside
 from pyfi_hpc.agent.lots import Finished, Lot
 from pyfi_hpc.agent.main import main as agent
@@ -93,6 +93,17 @@ def losers_value_forwarded(patch: Patch) -> None:
         return [Verdict(v.lot, v.index, own[v.lot.key(v.index)], v.routes, v.answer, v.drop_hold) for v in found]
 
     patch(verdicts, "commit", commit)
+
+
+def non_atomic_chain(patch: Patch) -> None:
+    right = chains._decide
+
+    def decide(cursor: Cursor, calls: Sequence[chains._Call], me: bytes) -> None:
+        right(cursor, calls, me)
+        for call in calls:
+            call.ours = call.done.item.error is None
+
+    patch(chains, "_decide", decide)
 
 
 def global_id_key(patch: Patch) -> None:
@@ -204,6 +215,7 @@ PLANTS: Mapping[str, Callable[[Patch], None]] = {
         ack_before_forward,
         lease_dropped_before_forward,
         losers_value_forwarded,
+        non_atomic_chain,
         global_id_key,
         wall_clock_lease,
         drop_on_decode_error,

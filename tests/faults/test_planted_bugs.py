@@ -275,6 +275,46 @@ def test_losers_value_forwarded(site: PlantedSite, gates: Gates, bug: str, found
     assert site.breaches() == found
 
 
+@pytest.mark.parametrize(("bug", "found"), [("", []), ("non-atomic-chain", WRONG_CHILD)])
+def test_non_atomic_chain(site: PlantedSite, gates: Gates, tmp_path: Path, bug: str, found: list[str]) -> None:
+    free = Gates(tmp_path / "free")
+    free.folder.mkdir()
+    free.open(1)
+    gates.open(2)
+    stalled = site.planted(bug)
+    site.ready(2)
+    before = piped(site)
+    # that `follow` is short has to be learned first
+    eventually(lambda: went_by_pipe(site, free, before), timeout=60, interval=0.2)
+    future = site.call("p1.nth", str(site.runs), str(gates))
+    eventually(lambda: site.executions().get(future.id) == 1)
+    stalled.stall()
+    # its hold on the call ends with its session, as when it is cut off
+    site.rows("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'pyfi broker consumer'")
+    winner = site.agent("agent_after_commit:crash", "host2")
+    assert winner.ended(40) == -9
+    assert site.outcomes()[future.id] == "SUCCEEDED"
+
+    # the loser's value goes into the pipe, and its chain is finished before its agent hears of it
+    gates.open(1)
+    stalled.wake()
+
+    assert future.result(timeout=20) == 2
+    assert site.breaches() == found
+
+
+def went_by_pipe(site: PlantedSite, gates: Gates, before: int) -> bool:
+    """Whether another result of `p1.nth` has gone by a pipe to `q`, once one more has been sent."""
+    assert site.call("p1.nth", str(site.runs), str(gates)).result(timeout=20) == 1
+    return piped(site) > before
+
+
+def piped(site: PlantedSite) -> int:
+    """How many results have gone by pipes, as far as agents have told."""
+    ((count,),) = site.rows("SELECT piped FROM pyfi.plug")
+    return int(count)
+
+
 @pytest.mark.parametrize(("bug", "lost"), [("", 0), ("global-id-key", 1)])
 def test_global_id_key(site: PlantedSite, stranger: str, bug: str, lost: int) -> None:
     identity = uuid.uuid4()
