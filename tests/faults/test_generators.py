@@ -10,7 +10,7 @@ from pyfi_hpc.errors import BadInput
 from tests.site import Site, embedded_broker_only
 from tests.support import eventually
 
-POINTS = ["agent_after_run", "agent_after_commit", "agent_after_forward"]
+POINTS = ["agent_after_commit", "agent_after_forward"]
 
 
 def follow_each(site: Site) -> None:
@@ -119,18 +119,20 @@ def test_an_error_comes_after_the_items_before_it(site: Site) -> None:
 
 @embedded_broker_only
 def test_a_second_attempt_takes_over_and_the_first_one_is_given_back(site: Site) -> None:
-    site.processor("counts", workers=1)
-    first = site.agent()
-    site.ready()
-    (future,) = site.submit("p.counts", [(400, str(site.runs), 0.02)])
+    site.processor("counts", workers=2)
+    agents = {agent.pid: agent for agent in (site.agent(), site.agent(host="host2"))}
+    site.ready(2)
+    (future,) = site.submit("p.counts", [(150, str(site.runs), 0.02)])
     assert list(itertools.islice(future.items(30), 3)) == [0, 1, 2]
+    running = "SELECT a.pid FROM pyfi.agent a JOIN pyfi.worker w ON w.agent_id = a.id WHERE w.running IS NOT NULL"
+    eventually(lambda: len(site.rows(running)) == 1, timeout=60)
+    first = agents[site.rows(running)[0][0]]
 
     first.stall()
-    site.agent(host="host2")
     eventually(lambda: site.executions()[future.id] == 2, timeout=60)
     first.wake()
 
-    assert list(future.items(60)) == list(range(400))
+    assert list(future.items(60)) == list(range(150))
     site.quiet()
 
 
