@@ -164,10 +164,9 @@ class Crew:
     def run(self, number: int, lot: Lot, task: str, indexes: tuple[int, ...], body: bytes) -> None:
         """Hand members to a worker that has them by the dispatcher's books."""
         hand = self._by_number.get(number)
-        if hand is not None and hand.process is not None:
-            kept = tuple(index for index in indexes if self._dispatcher.holding(number, lot.token, index))
-            if kept:
-                hand.process.send(Run(lot.token, task, body, kept))
+        kept = self._dispatcher.held_of(number, lot.token, indexes)
+        if kept and hand is not None and hand.process is not None:
+            hand.process.send(Run(lot.token, task, body, kept))
 
     def row_of(self, number: int) -> bytes:
         """The row of a worker by its number."""
