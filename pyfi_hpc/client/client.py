@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any, Self
 from pyfi_hpc.brokers.base import Broker
 from pyfi_hpc.client import rows
 from pyfi_hpc.client.futures import Future
-from pyfi_hpc.client.mapping import Map
+from pyfi_hpc.client.mapping import Map, Outcomes, check_most
 from pyfi_hpc.client.session import Session
 from pyfi_hpc.client.stream import Stream
 from pyfi_hpc.client.tickets import not_accepted
 from pyfi_hpc.client.waiter import conflict
 from pyfi_hpc.config import Settings
-from pyfi_hpc.errors import BadInput, DatabaseUnavailable
+from pyfi_hpc.errors import DatabaseUnavailable
 from pyfi_hpc.wire.ids import ID_BYTES, parse_id
 
 if TYPE_CHECKING:
@@ -124,23 +124,23 @@ class Client:
         max_in_flight: int = 500,
         return_exceptions: bool = False,
         ordered: bool = True,
+        timeout: float | None = None,
     ) -> Iterator[Any]:
         """Yield the value of each call, in the order of the inputs or, not `ordered`, as they come.
 
-        Inputs are read as there is room for them, `max_in_flight` calls at a time; the first error is raised, unless
-        `return_exceptions` yields it in the value's place.
+        Inputs are read as there is room for them, `max_in_flight` calls at a time, so they may be without end. What is
+        wrong with an input, or became of its call, is raised at its place and ends the map, unless
+        `return_exceptions` yields it there. Leaving early, by `close` or by an error, reads no more; calls that were
+        sent go on, and may be asked for by id.
 
         Raises:
             PyfiError: E_NOT_ACCEPTED, with exactly the ids that are not accepted.
+            WaitTimeout: `timeout` seconds after this call the next value is not there; `facts["ids"]` go on.
         """
-        if max_in_flight < 1:
-            raise BadInput.of("E_RANGE", "max_in_flight", max_in_flight, "at least one call must be in flight")
-        run = Map(
-            Stream(self._session, socket),
-            zip(*iterables, strict=False),
-            max_in_flight,
-            return_exceptions=return_exceptions,
-        )
+        check_most(max_in_flight)
+        stream = Stream(self._session, socket)
+        outcomes = Outcomes(stream, timeout, return_exceptions=return_exceptions)
+        run = Map(stream, zip(*iterables, strict=False), max_in_flight, outcomes)
         return run.in_order() if ordered else run.as_they_come()
 
     def future(self, id: str | uuid.UUID) -> Future:

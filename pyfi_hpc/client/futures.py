@@ -71,7 +71,26 @@ def called(fn: Callable[[Any], object], future: Future) -> None:
         log.exception("a future's callback failed", id=future.id)
 
 
-class _Latch:
+class Latch:
+    """Waits for futures: `Future.tell` has it rung. Rung also where no outcome will come, the client being closed."""
+
+    __slots__ = ()
+
+    def ring(self, future: Future) -> None:
+        """The future is done. Called under the lock of all futures: append, and return."""
+
+    # the names by which concurrent.futures tells its own
+    def add_result(self, future: Future) -> None:
+        self.ring(future)
+
+    def add_exception(self, future: Future) -> None:
+        self.ring(future)
+
+    def add_cancelled(self, future: Future) -> None:
+        self.ring(future)
+
+
+class _Latch(Latch):
     """Waits for one future."""
 
     __slots__ = ("event",)
@@ -79,11 +98,8 @@ class _Latch:
     def __init__(self) -> None:
         self.event = threading.Event()
 
-    def add_result(self, future: object) -> None:
-        """The future is done."""
+    def ring(self, future: Future) -> None:
         self.event.set()
-
-    add_exception = add_cancelled = add_result
 
 
 class Future(concurrent.futures.Future[Any]):
@@ -174,6 +190,14 @@ class Future(concurrent.futures.Future[Any]):
                 return
         called(fn, self)
 
+    def tell(self, latch: Latch) -> bool:
+        """Have `latch` rung once it is done; False where it is done already, or its client is closed."""
+        with self._condition:
+            if self.done() or self._home.closed_error() is not None:
+                return False
+            self._waiters.append(latch)
+        return True
+
     def set_running_or_notify_cancel(self) -> bool:
         raise RuntimeError("only the record decides what becomes of an invocation")
 
@@ -246,11 +270,11 @@ class Future(concurrent.futures.Future[Any]):
         latch.add_result(self) if good else latch.add_exception(self)
 
     def release(self) -> None:
-        """Wake whoever waits in `result`: no outcome will come here."""
+        """Wake whoever waits: no outcome will come here."""
         with self._condition:
             for latch in self._latches or ():
-                if isinstance(latch, _Latch):
-                    latch.event.set()
+                if isinstance(latch, Latch):
+                    latch.ring(self)
 
     @property
     def answer(self) -> Answer | PyfiError | None:

@@ -288,6 +288,11 @@ class Session:
         self.waiter.watch([future])
         return future
 
+    def let_go(self, futures: list[Future]) -> None:
+        """Nobody waits for these any more."""
+        if (waiter := self.__dict__.get("_waiter")) is not None:
+            waiter.forget(futures)
+
     def way(self, socket: str) -> Way:
         """Where the calls of that socket go."""
         return self.directory.way(socket)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from pyfi_hpc.client.futures import Future
 from pyfi_hpc.client.newids import NewIds
@@ -65,6 +65,10 @@ class Stream:
             # watched first: a reply may be here before the confirm is
             self._session.waiter.watch([item.future for item in items])
             self._sender.put(self._way, items)
+
+    def let_go(self, given: Iterable[Future | Exception]) -> None:
+        """Nobody here will ask for the outcomes of these any more; the calls go on."""
+        self._session.let_go([each for each in given if isinstance(each, Future) and not each.done()])
 
     def refused(self) -> list[tuple[Future, PyfiError]]:
         """Wait until each call is accepted or refused; those that were not accepted."""
