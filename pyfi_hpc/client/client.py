@@ -103,18 +103,25 @@ class Client:
     def submit_many(self, socket: str, inputs: Iterable[object]) -> list[Future]:
         """One call for each input (a tuple is several arguments); returns once all are accepted.
 
+        Calls are handed over as inputs are read, without waiting for those before them; reading ends with the first
+        that is known not to be accepted.
+
         Raises:
-            PyfiError: E_NOT_ACCEPTED; `facts["ids"]` are those not accepted, all others are. What is wrong with an
-                input, as `submit` says: those before it are accepted.
+            PyfiError: E_NOT_ACCEPTED; `facts["ids"]` are those not accepted, `facts["futures"]` one for each input that
+                was read, in their order: all that are not named are accepted. What is wrong with an input, as `submit`
+                says: those before it are accepted.
         """
         stream = Stream(self._session, socket)
+        futures: list[Future] = []
         try:
-            futures = [stream.send(_arguments(given)) for given in inputs]
-        finally:
-            stream.flush()
-            refused = stream.refused()
-        if refused:
-            raise not_accepted(refused)
+            for given in inputs:
+                futures.append(stream.send(_arguments(given)))
+                if stream.ticket.refused:
+                    break
+        except Exception:
+            _all_accepted(stream, futures)
+            raise
+        _all_accepted(stream, futures)
         return futures
 
     def map(
@@ -206,6 +213,17 @@ class Client:
 
     def __repr__(self) -> str:
         return f"<Client network {self._session.network_name}>"
+
+
+def _all_accepted(stream: Stream, futures: list[Future]) -> None:
+    """Wait, then return if every call was accepted.
+
+    Raises:
+        PyfiError: E_NOT_ACCEPTED.
+    """
+    stream.flush()
+    if refused := stream.refused():
+        raise not_accepted(refused, futures)
 
 
 def _arguments(given: object) -> tuple[object, ...]:

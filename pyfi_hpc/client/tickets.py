@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from pyfi_hpc.client.futures import Future
 from pyfi_hpc.errors import BadInput, BrokerUnavailable, PyfiError
@@ -42,15 +42,15 @@ class Ticket:
                 self._news.wait()
 
 
-def not_accepted(refused: list[tuple[Future, PyfiError]]) -> PyfiError:
-    """The error that names the calls which were refused; its cause is the first one's."""
+def not_accepted(refused: list[tuple[Future, PyfiError]], every: Sequence[Future] = ()) -> PyfiError:
+    """The error that names the calls which were refused, out of `every`; its cause is the first one's."""
     ids = [id_text(future.identity) for future, _ in refused]
     first = refused[0][1]
     kind = BadInput if isinstance(first, BadInput) else BrokerUnavailable
     listed = ", ".join(ids[:_LISTED]) + (f" and {len(ids) - _LISTED} more" if len(ids) > _LISTED else "")
     cure = "these may be repeated with the same ids" if kind is BrokerUnavailable else first.cure
     what = f"{len(ids)} calls are not accepted: {first.what}"
-    error = kind("E_NOT_ACCEPTED", what, at=listed, cure=cure, ids=ids, reason=first.code)
+    error = kind("E_NOT_ACCEPTED", what, at=listed, cure=cure, ids=ids, futures=list(every), reason=first.code)
     error.__cause__ = first
     return error
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import io
+import itertools
 import os
 import signal
 import subprocess
@@ -377,6 +378,41 @@ def test_submit_many_raises_with_exactly_the_ids_that_are_not_accepted(world: Wo
     assert raised.value.__cause__ is error
     (ready,) = world.broker().peek(world.place.task_queue("double").name, 5)
     assert ready.body == first.body
+
+
+def test_submit_many_reads_no_more_once_calls_are_refused_and_tells_of_all_it_read(
+    database_uri: str, tmp_path: Path, close: ExitStack
+) -> None:
+    world = World(database_uri, tmp_path, close, max_length=3)
+    socket = world.place.socket("double")
+    client = world.client(connect_seconds=0.5)
+    with pytest.raises(BrokerUnavailable, match="E_NOT_ACCEPTED") as raised:
+        client.submit_many(socket, itertools.count())
+    futures, refused = raised.value.facts["futures"], set(raised.value.facts["ids"])
+    accepted = [each for each in futures if each.id not in refused]
+    assert raised.value.facts["reason"] == "E_BACKPRESSURE"
+    assert len(refused) == len(futures) - len(accepted) > 0
+    world.runner("double")
+    # what is not named is accepted, each under the id of the input at its place
+    assert [each.result(60) for each in accepted] == [2 * futures.index(each) for each in accepted]
+    assert len(client.session.waiter) == 0
+    assert all(each.exception(0).code == "E_BACKPRESSURE" for each in futures if each.id in refused)
+
+
+def test_submit_many_names_what_was_not_accepted_also_where_its_inputs_break_off(world: World) -> None:
+    socket = world.place.socket("double")
+    broker = Stubborn(world.hub)
+    broker.up = False
+    client = world.client(lambda _: broker, connect_seconds=0.3)
+
+    def broken() -> Iterator[int]:
+        yield 1
+        raise OSError("the disk is gone")
+
+    with pytest.raises(BrokerUnavailable, match="E_NOT_ACCEPTED") as raised:
+        client.submit_many(socket, broken())
+    assert [each.id for each in raised.value.facts["futures"]] == raised.value.facts["ids"]
+    assert isinstance(raised.value.__context__, OSError)
 
 
 def test_map_tells_what_was_not_accepted(world: World) -> None:
