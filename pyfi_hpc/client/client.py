@@ -75,26 +75,33 @@ class Client:
             Unavailable: E_BROKER, E_BROKER_BLOCKED, E_BACKPRESSURE, E_DB_UNAVAILABLE, E_STORAGE_FULL: not accepted, or
                 not known to be; may be repeated, with the same id where it says so.
         """
-        return self._submit(socket, args, kwargs, None if id is None else parse_id(id), timeout, deadline)
+        return self._submit(socket, args, kwargs, id=id, timeout=timeout, deadline=deadline)
 
-    def _submit(
+    def _submit(self, socket: str, args: tuple[object, ...], kwargs: Mapping[str, object], **how: Any) -> Future:
+        future, stream = self.begin(socket, args, kwargs, **how)
+        raise_refused(stream)
+        return future
+
+    def begin(
         self,
         socket: str,
         args: tuple[object, ...],
         kwargs: Mapping[str, object],
-        identity: bytes | None = None,
+        *,
+        id: str | uuid.UUID | None = None,
         timeout: float | None = None,
         deadline: float | None = None,
-    ) -> Future:
+    ) -> tuple[Future, Stream]:
+        """Hand one call over, as `submit` does, and do not wait until it is accepted: the stream's ticket tells that.
+
+        Where the record has the outcome already, nothing is handed over.
+        """
+        identity = None if id is None else parse_id(id)
         stream = Stream(self._session, socket)
         future = stream.made(args, kwargs, id=identity, timeout=timeout, deadline=deadline)
-        if identity is not None and self._decided(future):
-            return future
-        stream.flush()
-        for refused, error in stream.refused():
-            error.facts["id"] = refused.id
-            raise error
-        return future
+        if identity is None or not self._decided(future):
+            stream.flush()
+        return future, stream
 
     def call(self, socket: str, *args: object, timeout: float | None = None, **kwargs: object) -> Any:
         """The value of one call, waited for `timeout` seconds at most. Raises what `submit` and `Future.result` do."""
@@ -115,7 +122,7 @@ class Client:
         futures: list[Future] = []
         try:
             for given in inputs:
-                futures.append(stream.send(_arguments(given)))
+                futures.append(stream.send(arguments(given)))
                 if stream.ticket.refused:
                     break
         except Exception:
@@ -146,7 +153,7 @@ class Client:
         """
         check_most(max_in_flight)
         stream = Stream(self._session, socket)
-        outcomes = Outcomes(stream, timeout, return_exceptions=return_exceptions)
+        outcomes = Outcomes(timeout, return_exceptions=return_exceptions)
         run = Map(stream, zip(*iterables, strict=False), max_in_flight, outcomes)
         return run.in_order() if ordered else run.as_they_come()
 
@@ -215,6 +222,13 @@ class Client:
         return f"<Client network {self._session.network_name}>"
 
 
+def raise_refused(stream: Stream) -> None:
+    """Wait until the stream's only call is accepted; raise why it is not."""
+    for refused, error in stream.refused():
+        error.facts["id"] = refused.id
+        raise error
+
+
 def _all_accepted(stream: Stream, futures: list[Future]) -> None:
     """Wait, then return if every call was accepted.
 
@@ -226,5 +240,6 @@ def _all_accepted(stream: Stream, futures: list[Future]) -> None:
         raise not_accepted(refused, futures)
 
 
-def _arguments(given: object) -> tuple[object, ...]:
+def arguments(given: object) -> tuple[object, ...]:
+    """What one input is to a task: a tuple is several arguments."""
     return given if isinstance(given, tuple) else (given,)

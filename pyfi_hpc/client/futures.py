@@ -6,7 +6,6 @@ same protocol by which `concurrent.futures.wait` and `as_completed` do. The valu
 
 from __future__ import annotations
 
-import asyncio
 import concurrent.futures
 import html
 import threading
@@ -198,6 +197,12 @@ class Future(concurrent.futures.Future[Any]):
             self._waiters.append(latch)
         return True
 
+    def untell(self, latch: Latch) -> None:
+        """Nobody waits there any more."""
+        with self._condition:
+            if self._latches and latch in self._latches:
+                self._latches.remove(latch)
+
     def set_running_or_notify_cancel(self) -> bool:
         raise RuntimeError("only the record decides what becomes of an invocation")
 
@@ -208,7 +213,10 @@ class Future(concurrent.futures.Future[Any]):
         raise RuntimeError("only the record decides what becomes of an invocation")
 
     def __await__(self) -> Generator[Any, None, Any]:
-        return asyncio.wrap_future(self).__await__()
+        # not asyncio's own way: that cancels the call with the task that awaits it, and reads rows in the loop
+        from pyfi_hpc.client import awaiting
+
+        return awaiting.value(self).__await__()
 
     # what concurrent.futures has not
 
@@ -308,9 +316,10 @@ class Future(concurrent.futures.Future[Any]):
                 self._waiters.remove(latch)
         if self.done():
             return
-        raise closed or self._timeout(timeout)
+        raise closed or self.late(timeout)
 
-    def _timeout(self, timeout: float | None) -> WaitTimeout:
+    def late(self, timeout: float | None) -> WaitTimeout:
+        """What is raised once `timeout` seconds are over."""
         what = f"{short(self.identity)} has no outcome after {round(timeout or 0.0, 2):.10g} s; the work goes on"
         # in full: the record may not have it yet, so its last digits would find nothing
         return WaitTimeout("E_TIMEOUT", what, cure=f"pyfi wait {self.id}", id=self.id)

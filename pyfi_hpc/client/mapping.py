@@ -19,9 +19,9 @@ Entry: TypeAlias = Future | Exception
 class Outcomes:
     """How what an input became is told, the same for `map` and its asyncio form."""
 
-    def __init__(self, stream: Stream, timeout: float | None, *, return_exceptions: bool) -> None:
+    def __init__(self, timeout: float | None, *, return_exceptions: bool) -> None:
         """`timeout` is seconds from now."""
-        self._stream, self._timeout, self._return_exceptions = stream, timeout, return_exceptions
+        self._timeout, self._return_exceptions = timeout, return_exceptions
         self._until = None if timeout is None else time.monotonic() + timeout
 
     @property
@@ -31,8 +31,6 @@ class Outcomes:
 
     def failed(self, error: Exception, future: Future | None = None) -> Exception:
         """The error of one input as the value in its place; raised instead where that was not asked for."""
-        if future is not None and isinstance(future.answer, PyfiError):
-            self._stream.check()
         if self._return_exceptions and (future is None or future.done()):
             return error
         raise error
@@ -133,6 +131,8 @@ class Map:
         except Exception as error:
             if isinstance(error, WaitTimeout) and not entry.done():
                 raise self._outcomes.late(flying) from None
+            if isinstance(entry.answer, PyfiError):
+                self._stream.check()
             return self._outcomes.failed(error, entry)
 
     def _end(self) -> None:

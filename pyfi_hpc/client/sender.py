@@ -61,6 +61,11 @@ class Sender:
         lane = self._lanes.get(way)
         return lane is None or gathered >= lane.limit or (lane.unconfirmed == 0 and not lane.waiting)
 
+    @property
+    def roomy(self) -> bool:
+        """Whether `put` would not wait; asked well before it has to, since others put meanwhile."""
+        return self._waiting < ROOM_CALLS // 2 and self._bytes < ROOM_BYTES // 2
+
     def put(self, way: Way, items: Sequence[Item]) -> None:
         """Have the calls sent, soon; waits while there is no room. Each is accepted or refused through its ticket."""
         for ticket, group in groupby(items, key=lambda item: item.ticket):

@@ -288,6 +288,11 @@ class Session:
         self.waiter.watch([future])
         return future
 
+    def at_hand(self, socket: str) -> bool:
+        """Whether a call of that socket can be sent without waiting for the database, or for room."""
+        sender = self.__dict__.get("_sender")
+        return sender is not None and sender.roomy and self.directory.fresh(socket)
+
     def let_go(self, futures: list[Future]) -> None:
         """Nobody waits for these any more."""
         if (waiter := self.__dict__.get("_waiter")) is not None:

@@ -32,9 +32,14 @@ class Stream:
     def send(self, args: tuple[object, ...]) -> Future:
         """Have one call sent, soon; raises as `made` does."""
         future = self.made(args)
-        if self._sender.hungry(self._way, len(self._gathered)):
+        if self.hungry:
             self.flush()
         return future
+
+    @property
+    def hungry(self) -> bool:
+        """Whether what has gathered should be handed over now."""
+        return self._sender.hungry(self._way, len(self._gathered))
 
     def made(
         self,
