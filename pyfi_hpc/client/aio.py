@@ -7,6 +7,7 @@ rest (nearly every call) at once. One of it may be used from several loops and t
 from __future__ import annotations
 
 import asyncio
+import datetime
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterable, Mapping
 from types import TracebackType
@@ -82,20 +83,26 @@ class AsyncClient:
         *args: object,
         id: str | uuid.UUID | None = None,
         timeout: float | None = None,
-        deadline: float | None = None,
+        deadline: float | datetime.datetime | None = None,
+        delay: float | None = None,
+        at: datetime.datetime | None = None,
         **kwargs: object,
     ) -> Future:
         """Call the task behind `socket`; returns once the call is accepted. See `Client.submit`.
 
         Where the task that awaits is cancelled, the call may have been accepted: with an `id` it can be asked for.
         """
-        return await self._submit(socket, args, kwargs, {"id": id, "timeout": timeout, "deadline": deadline})
+        return await self._submit(
+            socket, args, kwargs, {"id": id, "timeout": timeout, "deadline": deadline, "delay": delay, "at": at}
+        )
 
     async def _submit(
         self, socket: str, args: tuple[object, ...], kwargs: Mapping[str, object], how: Mapping[str, Any]
     ) -> Future:
         begin = self._client.begin
-        if how.get("id") is None and self._client.session.at_hand(socket) and not heavy(args, kwargs):
+        # where an id, a delay or a time is given, the database is asked
+        plain = all(how.get(name) is None for name in ("id", "delay", "at"))
+        if plain and self._client.session.at_hand(socket) and not heavy(args, kwargs):
             future, stream = begin(socket, args, kwargs, **how)
         else:
             future, stream = await awaiting.elsewhere(begin, socket, args, kwargs, **how)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import datetime
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from pyfi_hpc.brokers.base import Broker
-from pyfi_hpc.client import rows
+from pyfi_hpc.client import rows, times
 from pyfi_hpc.client.futures import Future
+from pyfi_hpc.client.holding import hold
 from pyfi_hpc.client.mapping import Map, Outcomes, check_most
 from pyfi_hpc.client.session import Session
 from pyfi_hpc.client.stream import Stream
@@ -61,21 +63,25 @@ class Client:
         *args: object,
         id: str | uuid.UUID | None = None,
         timeout: float | None = None,
-        deadline: float | None = None,
+        deadline: float | datetime.datetime | None = None,
+        delay: float | None = None,
+        at: datetime.datetime | None = None,
         **kwargs: object,
     ) -> Future:
         """Call the task behind `socket`; returns once the call is accepted.
 
-        `timeout` is seconds of run time, `deadline` UTC seconds since 1970 after which it need not start; `id` is an id
-        of the caller's own: repeating a call with it never makes a second outcome.
+        `timeout` is the seconds that each attempt may run, `deadline` a time (or UTC seconds since 1970) after which it
+        need not start: its outcome is then FAILED with E_TIMEOUT. `delay` seconds from now, or `at` a time, it may
+        start; until then the database holds it. `id` is an id of the caller's own: repeating a call with it never makes
+        a second outcome.
 
         Raises:
-            BadInput: E_NOT_FOUND; E_TYPE, arguments that cannot be sent, or that the task does not take; E_LIMIT; E_ID;
-                E_ID_CONFLICT.
+            BadInput: E_NOT_FOUND; E_TYPE, arguments that cannot be sent, or that the task does not take; E_RANGE, a
+                time that cannot be; E_LIMIT; E_ID; E_ID_CONFLICT.
             Unavailable: E_BROKER, E_BROKER_BLOCKED, E_BACKPRESSURE, E_DB_UNAVAILABLE, E_STORAGE_FULL: not accepted, or
                 not known to be; may be repeated, with the same id where it says so.
         """
-        return self._submit(socket, args, kwargs, id=id, timeout=timeout, deadline=deadline)
+        return self._submit(socket, args, kwargs, id=id, timeout=timeout, deadline=deadline, delay=delay, at=at)
 
     def _submit(self, socket: str, args: tuple[object, ...], kwargs: Mapping[str, object], **how: Any) -> Future:
         future, stream = self.begin(socket, args, kwargs, **how)
@@ -90,18 +96,32 @@ class Client:
         *,
         id: str | uuid.UUID | None = None,
         timeout: float | None = None,
-        deadline: float | None = None,
+        deadline: float | datetime.datetime | None = None,
+        delay: float | None = None,
+        at: datetime.datetime | None = None,
     ) -> tuple[Future, Stream]:
         """Hand one call over, as `submit` does, and do not wait until it is accepted: the stream's ticket tells that.
 
         Where the record has the outcome already, nothing is handed over.
         """
         identity = None if id is None else parse_id(id)
+        limits = {"timeout": times.timeout_of(timeout), "deadline": (latest := times.deadline_of(deadline))}
+        seconds = times.delay_of(delay, at, latest)
         stream = Stream(self._session, socket)
-        future = stream.made(args, kwargs, id=identity, timeout=timeout, deadline=deadline)
+        if seconds:
+            return self._held(stream, args, kwargs, seconds, id=identity, **limits), stream
+        future = stream.made(args, kwargs, id=identity, **limits)
         if identity is None or not self._decided(future):
             stream.flush()
         return future, stream
+
+    def _held(
+        self, stream: Stream, args: tuple[object, ...], kwargs: Mapping[str, object], seconds: float, **how: Any
+    ) -> Future:
+        future, call = stream.call(args, kwargs, **how)
+        if how["id"] is None or not self._decided(future):
+            hold(self._session, future, call, stream.socket, seconds)
+        return future
 
     def call(self, socket: str, *args: object, timeout: float | None = None, **kwargs: object) -> Any:
         """The value of one call, waited for `timeout` seconds at most. Raises what `submit` and `Future.result` do."""

@@ -228,7 +228,7 @@ class Future(concurrent.futures.Future[Any]):
     @property
     def status(self) -> str:
         """SUCCEEDED, FAILED, CANCELLED or DEAD; RUNNING where an attempt is known to run, a first one about a second
-        after its start; else QUEUED (or unknown)."""
+        after its start; WAITING where it is to start later; else QUEUED (or unknown)."""
         return self._known or self._home.status(self)
 
     @property

@@ -40,7 +40,7 @@ class Sender:
 
     def __init__(self, broker: Broker, owner: str, reply: str, mend: Callable[[str], None], log: AcceptedLog) -> None:
         """`mend` is called with a socket's name when the broker knows no queue of it; `reply` is our reply address."""
-        self._broker, self._owner, self._reply, self._mend, self._log = broker, owner, reply, mend, log
+        self._broker, self._owner, self.reply, self._mend, self._log = broker, owner, reply, mend, log
         self._lock = threading.Lock()
         self._news, self._room = threading.Condition(self._lock), threading.Condition(self._lock)
         self._lanes: dict[Way, Lane] = {}
@@ -175,7 +175,7 @@ class Sender:
             socket=socket.id,
             generation=socket.generation,
             calls=tuple([item.call for item in parcel.items]),
-            reply=self._reply,
+            reply=self.reply,
         )
         reach("client_before_publish")
         publication = Publication(socket.exchange, socket.key, messages.encode(message), parcel.batch.hex())

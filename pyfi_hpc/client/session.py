@@ -165,10 +165,17 @@ class Session:
     def _own_link(self, name: str) -> Link:
         return Link(self.database_uri, f"client {name}", self._patience)
 
+    @cached_property
+    def _accepted_log(self) -> AcceptedLog:
+        return AcceptedLog(os.environ.get(ACCEPTED_LOG))
+
+    def accepted(self, futures: list[Future]) -> None:
+        """Log these where that was asked for."""
+        self._accepted_log.write(futures)
+
     def _make_sender(self) -> Sender:
         reply = self.broker.reply_address(self.waiter.hear)
-        log = AcceptedLog(os.environ.get(ACCEPTED_LOG))
-        return Sender(self.broker, self.owner, reply, self.directory.mend, log)
+        return Sender(self.broker, self.owner, reply, self.directory.mend, self._accepted_log)
 
     def _make_network(self) -> Network:
         from pyfi_hpc.client.network import Network
