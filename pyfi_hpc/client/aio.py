@@ -44,7 +44,7 @@ class AsyncClient:
         database_uri: str | None = None,
         broker_uri: str | None = None,
         make_broker: Callable[[str], Broker] | None = None,
-        note: Callable[[str], None] = lambda _: None,
+        note: Callable[[str], None] | None = None,
     ) -> None:
         """See `Client`."""
         self._client = Client(

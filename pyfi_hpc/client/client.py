@@ -39,10 +39,11 @@ class Client:
         database_uri: str | None = None,
         broker_uri: str | None = None,
         make_broker: Callable[[str], Broker] | None = None,
-        note: Callable[[str], None] = lambda _: None,
+        note: Callable[[str], None] | None = None,
     ) -> None:
         """`settings` are read from files and variables where not given; `make_broker` is for other kinds of broker;
-        `note` is given what a person should read beside a result."""
+        `note` is given what a person should read beside a result, such as what is waited for; without one the latter
+        is logged as a warning."""
         self._session = Session(settings or Settings.load(), database_uri, broker_uri, make_broker, note)
 
     def __enter__(self) -> Self:

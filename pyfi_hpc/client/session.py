@@ -9,6 +9,8 @@ from collections.abc import Callable
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import structlog
+
 from pyfi_hpc.brokers.base import Broker
 from pyfi_hpc.brokers.connect import connect
 from pyfi_hpc.client import remote, rows
@@ -37,8 +39,14 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+log = structlog.get_logger()
+
 #: Names a file: one line for each accepted id, for `pyfi verify --accepted`.
 ACCEPTED_LOG = "PYFI_ACCEPTED_LOG"
+
+
+def _warn(line: str) -> None:
+    log.warning(line)
 
 
 class Session:
@@ -50,13 +58,15 @@ class Session:
         database_uri: str | None = None,
         broker_uri: str | None = None,
         make_broker: Callable[[str], Broker] | None = None,
-        note: Callable[[str], None] = lambda _: None,
+        note: Callable[[str], None] | None = None,
     ) -> None:
         """`make_broker` is given the database's address; by default it connects to the broker of the settings.
         `note` shows a line that a person should read."""
         warnings_to_stderr()
         self.settings = settings
-        self.network_name, self._note = settings.agent.network, note
+        self.network_name, self._note = settings.agent.network, note or (lambda _: None)
+        #: given a line where something is waited for; without a `note`, a warning
+        self.tell: Callable[[str], None] = note or _warn
         self._database_uri = database_uri or settings.database.uri
         self._broker_uri = broker_uri or settings.broker.uri or None
         self._make_broker = make_broker or (lambda uri: connect(self._broker_uri, database_uri=uri))
@@ -175,7 +185,7 @@ class Session:
 
     def _make_sender(self) -> Sender:
         reply = self.broker.reply_address(self.waiter.hear)
-        return Sender(self.broker, self.owner, reply, self.directory.mend, self._accepted_log)
+        return Sender(self.broker, self.owner, reply, self.directory.mend, self._accepted_log, self.tell)
 
     def _make_network(self) -> Network:
         from pyfi_hpc.client.network import Network
