@@ -17,7 +17,7 @@ import structlog
 
 from pyfi_hpc.brokers.base import Broker, Confirm, Publication
 from pyfi_hpc.client.directory import Way
-from pyfi_hpc.client.parcels import Item, Lane, Parcel
+from pyfi_hpc.client.parcels import MOST_CALLS, Item, Lane, Parcel
 from pyfi_hpc.client.tickets import AcceptedLog
 from pyfi_hpc.errors import BrokerUnavailable, PyfiError, Unavailable
 from pyfi_hpc.failpoints import reach
@@ -38,8 +38,18 @@ log = structlog.get_logger()
 class Sender:
     """Takes calls from any thread; ends with `close`."""
 
-    def __init__(self, broker: Broker, owner: str, reply: str, mend: Callable[[str], None], log: AcceptedLog) -> None:
-        """`mend` is called with a socket's name when the broker knows no queue of it; `reply` is our reply address."""
+    def __init__(
+        self,
+        broker: Broker,
+        owner: str,
+        reply: str,
+        mend: Callable[[str], None],
+        log: AcceptedLog,
+        most_calls: int = MOST_CALLS,
+    ) -> None:
+        """`mend` is called with a socket's name when the broker knows no queue of it; `reply` is our reply address;
+        at most `most_calls` share a message."""
+        self._most_calls = most_calls
         self._broker, self._owner, self._reply, self._mend, self._log = broker, owner, reply, mend, log
         self._lock = threading.Lock()
         self._news, self._room = threading.Condition(self._lock), threading.Condition(self._lock)
@@ -82,7 +92,7 @@ class Sender:
     def _append(self, way: Way, items: Sequence[Item], size: int) -> None:
         lane = self._lanes.get(way)
         if lane is None:
-            lane = self._lanes[way] = Lane(way)
+            lane = self._lanes[way] = Lane(way, self._most_calls)
         if not lane.waiting:
             self._busy.append(lane)
         lane.waiting.extend(items)

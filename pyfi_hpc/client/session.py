@@ -168,7 +168,7 @@ class Session:
     def _make_sender(self) -> Sender:
         reply = self.broker.reply_address(self.waiter.hear)
         log = AcceptedLog(os.environ.get(ACCEPTED_LOG))
-        return Sender(self.broker, self.owner, reply, self.directory.mend, log)
+        return Sender(self.broker, self.owner, reply, self.directory.mend, log, self.settings.client.batch_calls)
 
     def _make_network(self) -> Network:
         from pyfi_hpc.client.network import Network
