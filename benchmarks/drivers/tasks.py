@@ -2,19 +2,20 @@
 
 import os
 import time
+from typing import Any
 
 
-def double(x):  # type: ignore[no-untyped-def]
+def double(x: Any) -> Any:
     """Twice x, a number or an array."""
     return x * 2
 
 
-def total(*values):  # type: ignore[no-untyped-def]
+def total(*values: int) -> int:
     """Their sum."""
     return sum(values)
 
 
-def where(seconds):  # type: ignore[no-untyped-def]
+def where(seconds: float) -> int:
     """The worker's process, after a while."""
     time.sleep(seconds)
     return os.getpid()
