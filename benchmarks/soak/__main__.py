@@ -36,7 +36,7 @@ QUIET_SECONDS = 120.0
 @click.option("--rate", type=click.FloatRange(min=1), default=100.0, show_default=True, help="Calls a second.")
 @click.option("--keep", type=click.Path(file_okay=False, path_type=Path), help="Leave logs and lists in this folder.")
 def main(minutes: float, seed: int | None, every: float, rate: float, keep: Path | None) -> None:
-    """Load for so long while workers, agents, RabbitMQ and Postgres are killed; an error if anything is lost or stuck."""
+    """Load while workers, agents, RabbitMQ and Postgres are killed; ends with an error if anything is lost or stuck."""
     seed = random.SystemRandom().randrange(10**9) if seed is None else seed
     _say(f"seed {seed}")
     with ExitStack() as stack:
