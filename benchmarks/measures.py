@@ -55,11 +55,17 @@ def _fan(system: System, driver: Driver, seconds: float) -> dict[str, float]:
 
 
 def _cpu(system: System, driver: Driver, seconds: float) -> dict[str, float]:
-    driver.ask(many="bulk", seconds=0.0)  # what is learned at first costs nothing here
-    pids = [driver.pid, *system.pids()]
+    found = costs(driver, [driver.pid, *system.pids()], seconds)
+    return {"microseconds_per_call": found["microseconds_per_call"]}
+
+
+def costs(driver: Driver, pids: Sequence[int], seconds: float) -> dict[str, float]:
+    """What a call of a bulk costs these processes and all that they started, and how many there are in a second."""
+    driver.ask(many="bulk", seconds=seconds / 4)  # what is learned at first costs nothing here
     before = cpu_seconds(pids)
-    items = driver.ask(many="bulk", seconds=seconds)["items"]
-    return {"microseconds_per_call": 1e6 * (cpu_seconds(pids) - before) / items}
+    done = driver.ask(many="bulk", seconds=seconds)
+    spent = cpu_seconds(pids) - before
+    return {"microseconds_per_call": 1e6 * spent / done["items"], "calls_per_second": done["items"] / done["seconds"]}
 
 
 def _hop(system: System, driver: Driver, seconds: float) -> dict[str, float]:
@@ -123,6 +129,21 @@ MEASURES: Mapping[str, Measure] = {
     ),
     "pipe": Measure("arrays of 4 MB from one process to another", {"gb_per_second": Figure("GB/s", "{:.2f}")}, _pipe),
 }
+
+_COSTS = {"microseconds_per_call": Figure("CPU µs/call", "{:,.1f}"), "calls_per_second": Figure("calls/s")}
+#: What `benchmarks.scale` measures by itself: name -> what, and figures.
+SCALE: Mapping[str, tuple[str, Mapping[str, Figure]]] = {
+    "queues": ("calls spread over sockets, each on a queue of its own", _COSTS),
+    "workers": ("calls of one queue, shared by workers", _COSTS),
+    "rows": ("calls beside outcomes on record", _COSTS),
+}
+
+
+def described(measure: str) -> tuple[str, Mapping[str, Figure]]:
+    """What is measured, and its figures by name."""
+    if measure in SCALE:
+        return SCALE[measure]
+    return MEASURES[measure].what, MEASURES[measure].figures
 
 
 def _percentile(values: Sequence[float], percent: int) -> float:

@@ -133,7 +133,7 @@ class _Pyfi:
 
 
 #: Packages of processors' environments are fetched once, not in each run.
-_VARIABLES = {"UV_CACHE_DIR": str(CACHE / "uv")}
+UV_VARIABLES = {"UV_CACHE_DIR": str(CACHE / "uv")}
 
 
 class PyfiRabbitMQ(_Pyfi):
@@ -146,7 +146,7 @@ class PyfiRabbitMQ(_Pyfi):
         postgres = around.stack.enter_context(Postgres())
         schema.init(postgres.uri(ADMIN), grant_to=ROLE)
         self._servers = [around.rabbitmq.pid or 0, postgres.pid or 0]
-        return BenchSite(home, postgres.uri(), around.rabbitmq.uri, _VARIABLES)
+        return BenchSite(home, postgres.uri(), around.rabbitmq.uri, UV_VARIABLES)
 
 
 class PyfiEmbedded(_Pyfi):
@@ -160,4 +160,4 @@ class PyfiEmbedded(_Pyfi):
         around.stack.callback(postgres.remove)
         schema.init(postgres.uri(ADMIN), grant_to=ROLE)
         self._servers = [postgres.pid or 0]
-        return BenchSite(home, postgres.uri(), variables=_VARIABLES)
+        return BenchSite(home, postgres.uri(), variables=UV_VARIABLES)

@@ -47,10 +47,13 @@ class Report:
         }
 
     @classmethod
-    def read(cls, file: Path) -> Report:
-        """What `as_json` gave."""
+    def read(cls, file: Path) -> list[Report]:
+        """What `as_json` gave, once or several times."""
         found = json.loads(file.read_text())
-        return cls(found["machine"], found["seconds"], found["systems"], found["versions"], found["rounds"])
+        return [
+            cls(each["machine"], each["seconds"], each["systems"], each["versions"], each["rounds"])
+            for each in (found if isinstance(found, list) else [found])
+        ]
 
     def markdown(self) -> str:
         """For a page."""
@@ -95,7 +98,7 @@ def put_into(page: str, text: str) -> str:
 @click.option("--into", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="A page with two marks.")
 def main(files: tuple[Path, ...], into: Path | None) -> None:
     """Show the figures that runs wrote with --json, or put their tables into a page."""
-    reports = [Report.read(file) for file in files]
+    reports = [report for file in files for report in Report.read(file)]
     if into is None:
         for report in reports:
             report.show(Console())

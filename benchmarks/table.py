@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 from rich.table import Table
 
-from benchmarks.measures import MEASURES, Figure
+from benchmarks.measures import Figure, described
 
 #: One round: measure -> system -> figure -> value.
 Round: TypeAlias = Mapping[str, Mapping[str, Mapping[str, float]]]
@@ -44,7 +44,7 @@ def ratios(rounds: Sequence[Round], measure: str, figure: str) -> dict[str, dict
 
 def table(rounds: Sequence[Round], measure: str, whats: Mapping[str, str]) -> Table:
     """One measure, a row for each system."""
-    shown = Table(title=f"{measure}: {MEASURES[measure].what}", title_justify="left")
+    shown = Table(title=f"{measure}: {described(measure)[0]}", title_justify="left")
     head, *rest = _lines(rounds, measure, whats)
     for number, cell in enumerate(head):
         shown.add_column(cell, justify="right" if number else "left")
@@ -58,14 +58,14 @@ def markdown(rounds: Sequence[Round], measure: str, whats: Mapping[str, str]) ->
     head, *rest = _lines(rounds, measure, whats)
     rule = ["---", *["---:"] * (len(head) - 1)]
     rows = "\n".join(f"| {' | '.join(line)} |" for line in (head, rule, *rest))
-    return f"**`{measure}`**: {MEASURES[measure].what}.\n\n{rows}\n"
+    return f"**`{measure}`**: {described(measure)[0]}.\n\n{rows}\n"
 
 
 def _lines(rounds: Sequence[Round], measure: str, whats: Mapping[str, str]) -> list[list[str]]:
     """The cells, with a first line of headings."""
     systems = rounds[0][measure]
     known = {name for figures in systems.values() for name in figures}
-    figures = {name: figure for name, figure in MEASURES[measure].figures.items() if name in known}
+    figures = {name: figure for name, figure in described(measure)[1].items() if name in known}
     columns = [column for name, figure in figures.items() for column in _columns(rounds, measure, name, figure)]
     body = [[whats[system], *(cell(system) for _, cell in columns)] for system in systems]
     return [["system", *(heading for heading, _ in columns)], *body]
