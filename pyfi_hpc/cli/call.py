@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import uuid
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -14,7 +15,10 @@ from pyfi_hpc.cli.output import say
 from pyfi_hpc.cli.params import Choice, Id, Seconds
 from pyfi_hpc.cli.shared import together
 from pyfi_hpc.cli.values import arguments, as_json, as_text, keywords
-from pyfi_hpc.errors import BadInput, TaskError
+from pyfi_hpc.errors import BadInput, TaskError, WaitTimeout
+
+if TYPE_CHECKING:
+    from pyfi_hpc.client.futures import Future
 
 #: Names that `Client.submit` keeps for itself.
 _OURS = ("socket", "id", "timeout", "deadline")
@@ -29,6 +33,7 @@ def _run(
     timeout: float | None,
     verbose: bool,
     quiet: bool,
+    items: bool,
     form: str,
 ) -> None:
     """Submit, wait, print."""
@@ -42,6 +47,9 @@ def _run(
     future = platform.client.submit(socket, *values, id=ident, **named)
     limit = platform.settings.client.timeout_seconds if timeout is None else timeout
     try:
+        if items:
+            _print_items(future, limit, form)
+            return
         value = value_of(future, limit, platform.client, quiet=quiet)
     except TaskError as error:
         if verbose and (text := remote_traceback(error)):
@@ -53,6 +61,20 @@ def _run(
         say(as_text(value))
     if verbose:
         click.echo(f"{future.id} {_made_by(platform, future.identity)}", err=True)
+
+
+def _print_items(future: Future, limit: float | None, form: str) -> None:
+    """A line for each item, as it comes."""
+    from pyfi_hpc.cli.waiting import told, watching
+
+    with watching(future):
+        try:
+            for item in future.items(limit):
+                say(json.dumps(as_json(item), ensure_ascii=False) if form == "json" else as_text(item))
+        except WaitTimeout:
+            raise
+        except Exception as error:
+            raise told(error, future) from error
 
 
 def _made_by(platform: Platform, identity: bytes) -> str:
@@ -72,6 +94,7 @@ _options = together(
     click.option("--timeout", type=Seconds(), help="Stop waiting after this long; the work goes on (exit code 4)."),
     click.option("-v", "--verbose", is_flag=True, help="Say who made the value; show the task's traceback."),
     click.option("-q", "--quiet", is_flag=True, help="Say nothing while waiting."),
+    click.option("--items", is_flag=True, help="Of a task that yields: each item on a line, as it comes."),
     click.option("-o", "--output", "form", type=Choice(["raw", "json"], "FORMAT"), default="raw", show_default=True,
                  help="A string as it is and anything else as JSON, or always one JSON object."),
 )  # fmt: skip
