@@ -187,7 +187,8 @@ class Session:
 
     def _make_sender(self) -> Sender:
         reply = self.broker.reply_address(self.waiter.hear)
-        return Sender(self.broker, self.owner, reply, self.directory.mend, self._accepted_log, self.tell)
+        most = self.settings.client.batch_calls
+        return Sender(self.broker, self.owner, reply, self.directory.mend, self._accepted_log, self.tell, most)
 
     def _make_network(self) -> Network:
         from pyfi_hpc.client.network import Network
