@@ -19,12 +19,13 @@ from pyfi_hpc.agent.keeper import LongCall, OwnWorker, Program, View
 from pyfi_hpc.agent.lots import Finished, Lot
 from pyfi_hpc.agent.piping import Piping
 from pyfi_hpc.agent.process import Launch, WorkerProcess, describe_end
+from pyfi_hpc.agent.streams import Streams
 from pyfi_hpc.control import reconcile
 from pyfi_hpc.db.record import Cursor
 from pyfi_hpc.errors import BadInput, PyfiError, shown
 from pyfi_hpc.gpu.visible import worker_environment
 from pyfi_hpc.model.status import Cause, WorkerStatus
-from pyfi_hpc.wire.frames import NO_LINK, Done, Hello, Item, Link, Reached, Run, Stop, Untaken
+from pyfi_hpc.wire.frames import NO_LINK, Done, Hello, Item, Link, Reached, Run, Stop, Taken, Untaken, Yielded
 from pyfi_hpc.wire.messages import ErrorRecord
 
 log = structlog.get_logger("pyfi.agent")
@@ -89,6 +90,7 @@ class Crew:
         dispatcher: Dispatcher,
         builder: Builder,
         put: Callable[..., None],
+        streams: Streams,
         lots: Callable[[int], Lot | None],
         watch: Callable[[WorkerProcess], None],
         forget: Callable[[WorkerProcess], None],
@@ -101,6 +103,8 @@ class Crew:
         """`put` hands jobs to the committer; `lots` finds a lot by token; `watch` and `forget` (un)register a process's
         socket with the main loop; `changed` asks for a fresh view of the database."""
         self._dispatcher, self._builder, self._put, self._lots = dispatcher, builder, put, lots
+        self._streams = streams
+        streams.taken, streams.overtaken = self._taken, self._overtaken
         self._watch, self._forget, self._changed = watch, forget, changed
         self._scratch, self._blobs, self._max_value_bytes = scratch, blobs, max_value_bytes
         self.pipes = pipes
@@ -185,10 +189,9 @@ class Crew:
     ) -> None:
         """Hand members to a worker that has them by the dispatcher's books; `passing`: results may go into pipes."""
         hand = self._by_number.get(number)
-        if hand is not None and hand.process is not None:
-            kept = tuple(index for index in indexes if self._dispatcher.holding(number, lot.token, index))
-            if kept:
-                hand.process.send(Run(lot.token, task, body, kept, passing))
+        kept = self._dispatcher.held_of(number, lot.token, indexes)
+        if kept and hand is not None and hand.process is not None:
+            hand.process.send(Run(lot.token, task, body, kept, passing))
 
     def row_of(self, number: int) -> bytes:
         """The row of a worker by its number."""
@@ -263,6 +266,8 @@ class Crew:
                 self._reached(hand, process, frame)
             elif isinstance(frame, Untaken):
                 self.pipes.untaken(frame)
+            elif isinstance(frame, Yielded):
+                self._yielded(hand, process, frame)
         if ended:
             self._died(hand, process)
 
@@ -303,16 +308,18 @@ class Crew:
             if passed:
                 self.pipes.heads([each for each in finished if each.index in passed])
                 finished = [each for each in finished if each.index not in passed]
-            if finished:
-                self._put(*finished)
+            self._streams.finish(*finished)
 
     def _reached(self, hand: Hand, process: WorkerProcess, reached: Reached) -> None:
         """Calls that came by pipes are finished."""
         hand.calls += len(reached.links)
+        took: dict[str, list[float]] = {}
         for link in reached.links:
             socket = self.pipes.socket_of(link.token, link.index, link.id)
             if socket is not None:
-                self._dispatcher.learn(socket.task, max(0.0, link.item.ended - link.item.started))
+                took.setdefault(socket.task, []).append(max(0.0, link.item.ended - link.item.started))
+        for task, seconds in took.items():
+            self._dispatcher.learn(task, seconds)
         self.pipes.links(process.number, [(link, self._misled(link)) for link in reached.links])
 
     def _misled(self, link: Link) -> Cause | None:
@@ -320,6 +327,30 @@ class Crew:
         asked = self.cancelled_links.pop(link.id, None) if self.cancelled_links else None
         error = link.item.error
         return Cause.RETURNED if error is not None and error.code == "E_CANCELLED" and asked is None else None
+
+    def _yielded(self, hand: Hand, process: WorkerProcess, frame: Yielded) -> None:
+        lot = self._lots(frame.token)
+        if lot is None or not self._dispatcher.holding(process.number, frame.token, frame.index):
+            return
+        try:
+            self._streams.yielded(lot, frame, hand.row)
+        except BadInput as error:
+            log.warning("a worker broke the protocol", error=error.what)
+            process.kill(Cause.WORKER_LOST)
+
+    def _taken(self, at: tuple[int, int], count: int) -> None:
+        """Whoever runs that call may yield as many more."""
+        for process in self._running_it(at):
+            process.send(Taken(*at, count))
+
+    def _overtaken(self, at: tuple[int, int]) -> None:
+        """Another attempt yields now: this one is given back."""
+        for process in self._running_it(at):
+            process.kill(Cause.RETURNED)
+
+    def _running_it(self, at: tuple[int, int]) -> list[WorkerProcess]:
+        processes = [hand.process for hand in self.hands.values() if hand.process is not None]
+        return [process for process in processes if _runs(process, at)]
 
     def _finished(self, lot: Lot, item: Item, worker: bytes) -> Finished:
         cause = None
@@ -435,7 +466,7 @@ class Crew:
         lot = self._lots(token) if blamed else None
         if blamed and lot is not None:
             self.cancelled.pop(blamed, None)
-            self._put(Finished(lot, index, item, hand.row, cause))
+            self._streams.finish(Finished(lot, index, item, hand.row, cause))
         if index >= 0 and link != NO_LINK:
             self.cancelled_links.pop(link, None)
             self.pipes.links(process.number, [(Link(token, index, link, item), cause)])
@@ -479,6 +510,12 @@ class Crew:
             reconcile.processor_failed(cursor, hand.processor, json.dumps(told))
         elif count > 1:
             reconcile.hold_back(cursor, hand.processor, RESTART_SECONDS * 2 ** (count - 2))
+
+
+def _runs(process: WorkerProcess, at: tuple[int, int]) -> bool:
+    """Whether it runs that member itself, and nothing that followed from it."""
+    token, index, _, link = process.progress.running()
+    return (token, index, link) == (*at, NO_LINK)
 
 
 def _log_of(error: PyfiError) -> dict[str, str]:

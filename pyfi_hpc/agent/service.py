@@ -28,13 +28,14 @@ from pyfi_hpc.agent.ending import Ending
 from pyfi_hpc.agent.housekeeping import Housekeeping
 from pyfi_hpc.agent.intake import Intake
 from pyfi_hpc.agent.keeper import View
-from pyfi_hpc.agent.lots import Announced, Finished, Looked, Lot, Nowhere
+from pyfi_hpc.agent.lots import Announced, Finished, Looked, Lot, Undelivered
 from pyfi_hpc.agent.mending import Mender
 from pyfi_hpc.agent.pilot import superseded
 from pyfi_hpc.agent.piping import Piping
 from pyfi_hpc.agent.process import WorkerProcess
 from pyfi_hpc.agent.registering import Application, Identity, register
 from pyfi_hpc.agent.spool import Spool, Spooled
+from pyfi_hpc.agent.streams import Streams
 from pyfi_hpc.baton import Baton
 from pyfi_hpc.brokers.base import Broker, Delivery, Publication, dead_queue
 from pyfi_hpc.control import reconcile
@@ -102,8 +103,9 @@ class Service:
         blobs.mkdir(parents=True, exist_ok=True)
         self._pipes = Piping(self._dispatcher, self._committer.put, self._write_to, state)
         self._crew = Crew(
-            self._dispatcher, builder, self._committer.put, self._intake.lots.get, self._watch, self._forget,
-            self.look_soon, scratch, blobs, max_value_bytes, self._pipes,
+            self._dispatcher, builder, self._committer.put, Streams(self._committer.put, self.post),
+            self._intake.lots.get, self._watch, self._forget, self.look_soon, scratch, blobs, max_value_bytes,
+            self._pipes,
         )  # fmt: skip
         # it holds a lock while it walks through a folder
         patient = partial(connect, patient=True)
@@ -400,7 +402,7 @@ class Service:
     def _commit_spooled(self, entry: Spooled) -> None:
         served = self._view.sockets.get(entry.message.socket) if self._view else None
         if served is not None:
-            lot = Lot(0, Nowhere(), entry.message, served, served.processor, careful=True)
+            lot = Lot(0, Undelivered(), entry.message, served, served.processor, careful=True)
             item = Item(0, entry.item.value, None, entry.item.started, entry.item.ended)
             self._committer.put(Finished(lot, 0, item, entry.worker))
 

@@ -15,7 +15,7 @@ from pyfi_hpc.errors import PyfiError
 from pyfi_hpc.wire.messages import Call
 
 #: A message holds at most so many calls, bytes of arguments, and seconds of work.
-MOST_CALLS, MOST_BYTES, MOST_SECONDS = 64, 100 * 1024, 0.005
+MOST_CALLS, MOST_BYTES, MOST_SECONDS = 256, 100 * 1024, 0.005
 #: Calls of unknown run time are sent in smaller parts, so that several workers get some.
 UNKNOWN_CALLS = 8
 #: A message that is not full waits while so many of its socket are unconfirmed: more will gather meanwhile.
@@ -39,6 +39,8 @@ class Parcel:
     items: list[Item]
     batch: bytes
     confirm: Confirm | None = None
+    #: time.monotonic() when it was made
+    since: float = field(default_factory=time.monotonic)
     tries: int = 0
     #: time.monotonic() when it is to be sent again
     due: float = 0.0
@@ -66,19 +68,20 @@ class Parcel:
 
 @dataclass(slots=True, eq=False)
 class Lane:
-    """The calls of one socket, in the order in which they came."""
+    """The calls of one socket, in the order in which they came; at most `most` of them share a message."""
 
     way: Way
+    most: int = MOST_CALLS
     waiting: deque[Item] = field(default_factory=deque)
     unconfirmed: int = 0
+    #: how many calls make a full message, by what was known when the last one was made
+    limit: int = UNKNOWN_CALLS
 
-    @property
-    def limit(self) -> int:
-        """How many calls make a full message."""
+    def _learned(self) -> int:
         pace = self.way.pace
         if pace is None:
-            return UNKNOWN_CALLS
-        return max(1, min(MOST_CALLS, int(MOST_SECONDS / max(pace, 1e-9))))
+            return min(UNKNOWN_CALLS, self.most)
+        return max(1, min(self.most, int(MOST_SECONDS / max(pace, 1e-9))))
 
     @property
     def ready(self) -> bool:
@@ -88,7 +91,8 @@ class Lane:
     def take(self) -> list[Item]:
         """The calls of the next message."""
         items: list[Item] = []
-        size, limit = 0, self.limit
+        size, limit = 0, self._learned()
+        self.limit = limit
         while self.waiting and len(items) < limit:
             size += len(self.waiting[0].call.args)
             if items and size > MOST_BYTES:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from pyfi_hpc.agent.lots import Finished, Lot, Nowhere, Served
+from pyfi_hpc.agent.lots import Finished, Lot, Undelivered, Served
 from pyfi_hpc.agent.segments import (
     MOST_CALLS,
     MOST_SECONDS,
@@ -50,7 +50,9 @@ A, B = FLOW[ident("a")], FLOW[ident("b")]
 
 def lot(token: int, count: int = 1) -> Lot:
     calls = tuple(Call(ident(f"call{token}-{index}"), b"", b"d") for index in range(count))
-    return Lot(token, Nowhere(), Message(WIRE_VERSION, ident("batch"), "ann", A.id, 1, calls), A, A.processor, False)
+    return Lot(
+        token, Undelivered(), Message(WIRE_VERSION, ident("batch"), "ann", A.id, 1, calls), A, A.processor, False
+    )
 
 
 def item(value: bytes, *passed: tuple[bytes, int], index: int = 0) -> Item:
