@@ -53,6 +53,16 @@ def encode(value: object, *, where: str = "value") -> bytes:
         raise refused.at(where) from None
 
 
+def encode_parts(value: object, *, where: str = "value") -> list[Buffer]:
+    """The bytes of `encode(value)` piece by piece, the elements of an array where they lie; raises as `encode` does."""
+    out: list[Buffer] = []
+    try:
+        _emit(value, out, 0)
+    except Refused as refused:
+        raise refused.at(where) from None
+    return out
+
+
 def encode_arguments(args: tuple[object, ...], kwargs: Mapping[str, object]) -> bytes:
     """`[[positional…], {keyword…}]`; raises as `encode` does, with paths such as `args[1].f` and `kwargs['x']`."""
     if LEAVES.issuperset(map(type, args)) and (not kwargs or _is_flat(kwargs)):

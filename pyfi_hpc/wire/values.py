@@ -7,7 +7,7 @@ stands in `wire/ext.py` (our extension codes), `wire/encoding.py` and `wire/arra
 from __future__ import annotations
 
 from pyfi_hpc.wire.decoding import Resolve, decode, decode_arguments
-from pyfi_hpc.wire.encoding import encode, encode_arguments
+from pyfi_hpc.wire.encoding import encode, encode_arguments, encode_parts
 from pyfi_hpc.wire.ext import BLOB_BYTES, BLOB_MARK, BlobRef, unpack_blob
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "encode",
     "encode_arguments",
     "encode_blob",
+    "encode_parts",
 ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import fcntl
 import os
@@ -52,6 +53,8 @@ def fill_low_numbers() -> None:
     User code that closes every small number closes nothing that a library cannot do without.
     """
     null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
-    while null < _OURS:
-        null = os.dup(null)
-    os.close(null)
+    # where so many may not be open, as far as it goes
+    with contextlib.suppress(OSError):
+        while null < _OURS:
+            null = os.dup(null)
+        os.close(null)

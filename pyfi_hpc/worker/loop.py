@@ -68,10 +68,8 @@ class Loop:
                 self._run(frame, runner)
                 self._output.mend()
                 self._outbox.flush()
-            elif isinstance(frame, Listen):
-                self._pipes().listen(frame)
-            elif isinstance(frame, Outlets):
-                self._pipes().outlets(frame)
+            elif isinstance(frame, Listen | Outlets):
+                self._use_pipes(frame)
             elif isinstance(frame, Stop):
                 break
         if (passing := self._passing) is not None:
@@ -88,14 +86,23 @@ class Loop:
             self._frames.extend(self._buffer.feed(data))
         return read_for_worker(self._frames.popleft())
 
-    def _pipes(self) -> Passing:
-        """Our ends of pipes. Only now is their code loaded: most workers never need it."""
-        if self._passing is None:
-            from pyfi_hpc.worker.passing import Passing
+    def _use_pipes(self, frame: Listen | Outlets) -> None:
+        """Open our ends of pipes. Only now is their code loaded: most workers never need it.
 
-            self._passing = Passing(self._connection, self._outbox.flush)
-            self._outbox.ahead = self._passing.send
-        return self._passing
+        An environment where that fails (its own `zmq` is another, say) has no pipes, and its values take the broker.
+        """
+        try:
+            if self._passing is None:
+                from pyfi_hpc.worker.passing import Passing
+
+                self._passing = Passing(self._connection, self._outbox.flush)
+                self._outbox.ahead = self._passing.send
+        except Exception:
+            return
+        if isinstance(frame, Listen):
+            self._passing.listen(frame)
+        else:
+            self._passing.outlets(frame)
 
     # messages from the agent
 

@@ -91,7 +91,8 @@ class Passing:
         self._context = sockets.context()
         self._inlet: sockets.Inlet | None = None
         self._pipes: dict[str, sockets.Pipe] = {}
-        self._leaving: list[tuple[sockets.Pipe, float]] = []
+        #: closed, but what was sent last is not known to be taken yet
+        self._leaving: list[sockets.Pipe] = []
         self._edges: dict[bytes, list[Edge]] = {}
         self._lost: list[Key] = []
         #: what came and waits for its turn
@@ -121,7 +122,7 @@ class Passing:
         for path in self._pipes.keys() - wanted:
             pipe = self._pipes.pop(path)
             pipe.leave(now)
-            self._leaving.append((pipe, now + _LEAVE_SECONDS))
+            self._leaving.append(pipe)
         for path in wanted - self._pipes.keys():
             self._pipes[path] = sockets.Pipe(self._context, path, frame.secret)
             self._pipes[path].turn(now)
@@ -157,12 +158,7 @@ class Passing:
             if chosen is not None:
                 number, pipe = chosen
                 outlet = edge.outlet
-                args: bytes | Place | None = None
-                if len(content) > SHARED_BYTES and isinstance(pipe, sockets.Pipe):
-                    args = pipe.place((_BEFORE, content, _AFTER), len(_BEFORE) + elements_at(content))
-                if args is None:
-                    args = arguments_of(value)
-                call = Passed(*head, depth + 1, child_id(parent, outlet.edge), args)
+                call = Passed(*head, depth + 1, child_id(parent, outlet.edge), _args(pipe, content, value))
                 target = pipe if isinstance(pipe, Own) else pipe.sending
                 target.add(outlet.target, outlet.task, call, size_of(call))
                 passed.append((outlet.edge, number))
@@ -226,19 +222,21 @@ class Passing:
                 self.queue.append(Bunch(origin, target, task, deque(calls)))
 
     def _let_go(self, now: float) -> None:
-        for pipe, deadline in self._leaving:
+        for pipe in self._leaving:
             pipe.turn(now)
-            if pipe.done or now >= deadline:
+            if pipe.done:
                 pipe.close(now)
             self._gather_lost(pipe)
-        self._leaving = [(pipe, deadline) for pipe, deadline in self._leaving if pipe.fd is not None]
+        self._leaving = [pipe for pipe in self._leaving if pipe.fd is not None]
 
     def wait(self) -> bool:
         """Whether the agent has said something; else a call has come by a pipe. Waits only where nothing waits here."""
         while True:
             self.turn()
-            if self._lost:
+            while self._lost:
                 self._flush()
+                # what is sent may swallow a descriptor's word of what came
+                self.turn()
             found = _wait([self._agent, *self._descriptors()], 0.0 if self.queue else self._patience())
             if found:
                 self._settled = False
@@ -250,7 +248,7 @@ class Passing:
                 self._settle()
 
     def _descriptors(self) -> list[int]:
-        pipes = [*self._pipes.values(), *(pipe for pipe, _ in self._leaving)]
+        pipes = [*self._pipes.values(), *self._leaving]
         found = [fd for pipe in pipes if (fd := pipe.fd) is not None]
         return found if self._inlet is None else [self._inlet.fd, *found]
 
@@ -258,7 +256,7 @@ class Passing:
         """How long there is nothing to do but wait, in seconds; None: for ever."""
         if not self._settled:
             return _SETTLE_SECONDS
-        pending = self._leaving or any(pipe.mending or pipe.idle for pipe in self._pipes.values())
+        pending = any(pipe.mending or pipe.idle for pipe in self._pipes.values())
         return _IDLE_SECONDS if pending or (self._inlet is not None and self._inlet.reading) else None
 
     def _settle(self) -> None:
@@ -292,7 +290,7 @@ class Passing:
         for pipe in self._pipes.values():
             pipe.leave(now)
         deadline = now + _LEAVE_SECONDS
-        pipes = [*self._pipes.values(), *(pipe for pipe, _ in self._leaving)]
+        pipes = [*self._pipes.values(), *self._leaving]
         while (now := _monotonic()) < deadline and not all(pipe.done for pipe in pipes):
             _wait([fd for pipe in pipes if (fd := pipe.fd) is not None], min(_SETTLE_SECONDS, deadline - now))
             for pipe in pipes:
@@ -315,6 +313,17 @@ class Passing:
     def _after_fork(self, *, child: bool) -> None:
         for reach in self._inlet.reaches() if self._inlet is not None else ():
             reach.after_fork(child=child)
+
+
+def _args(pipe: sockets.Pipe | Own, content: bytes, value: bytes) -> bytes | Place:
+    """The arguments of a call whose only one is `content`, as they go into that pipe; `value` may go in its place."""
+    if isinstance(pipe, Own):
+        return arguments_of(content)
+    if len(content) > SHARED_BYTES:
+        place = pipe.place((_BEFORE, content, _AFTER), len(_BEFORE) + elements_at(content))
+        if place is not None:
+            return place
+    return arguments_of(value)
 
 
 def _windows(edge: Edge) -> list[Window]:
