@@ -22,17 +22,20 @@ from pyfi_hpc.wire.frames import (
     Progress,
     Run,
     Stop,
+    Taken,
     ToWorker,
     read_for_worker,
 )
 from pyfi_hpc.wire.messages import Call, ErrorRecord, Message, decode_message
 from pyfi_hpc.worker import failures
 from pyfi_hpc.worker.calls import Answer, Runner, Task
-from pyfi_hpc.worker.interrupts import Interrupts, restore
+from pyfi_hpc.worker.interrupts import Interrupts, restore_in_children
 from pyfi_hpc.worker.outbox import FLUSH_SECONDS, Outbox
 from pyfi_hpc.worker.output import Captured
+from pyfi_hpc.worker.yielding import ByBroker, Yielding
 
 if TYPE_CHECKING:
+    from pyfi_hpc.pipes.protocol import Passed
     from pyfi_hpc.worker.passing import Bunch, Edge, Passing
 
 _READ_BYTES = 65_536
@@ -52,11 +55,12 @@ class Loop:
         self._connection, self._progress, self._outbox = connection, progress, outbox
         self._output, self._interrupts = output, interrupts
         self._forked = False
-        self._buffer, self._frames = FrameBuffer(), deque[bytes]()
+        self._buffer, self._frames = FrameBuffer(), deque[ToWorker]()
+        self.items = Yielding(outbox.send, self._hear, lambda: progress.read()[:2])
         self._passing: Passing | None = None
         #: tasks that took long of late, and for how many calls that counts: what is finished does not wait for them
         self._slow: dict[str, int] = {}
-        os.register_at_fork(after_in_child=self._leave_to_the_parent)
+        restore_in_children(self._leave_to_the_parent)
 
     def serve(self, runner: Runner) -> None:
         """Run what comes until the agent says stop; its end is ours."""
@@ -80,11 +84,19 @@ class Loop:
         while not self._frames:
             if self._passing is not None and not self._passing.wait():
                 return None
-            data = self._connection.recv(_READ_BYTES)
-            if not data:
-                os._exit(0)
-            self._frames.extend(self._buffer.feed(data))
-        return read_for_worker(self._frames.popleft())
+            self._hear()
+        return self._frames.popleft()
+
+    def _hear(self) -> None:
+        """Wait for the agent; what it says of items is heard at once, anything else when its turn comes."""
+        if not (data := self._connection.recv(_READ_BYTES)):
+            os._exit(0)
+        for body in self._buffer.feed(data):
+            frame = read_for_worker(body)
+            if isinstance(frame, Taken):
+                self.items.taken(frame.token, frame.index, frame.count)
+            else:
+                self._frames.append(frame)
 
     def _use_pipes(self, frame: Listen | Outlets) -> None:
         """Open our ends of pipes. Only now is their code loaded: most workers never need it.
@@ -126,8 +138,8 @@ class Loop:
 
     def _members(self, frame: Run, message: Message, function: Task, runner: Runner) -> None:
         progress, outbox, take, interrupts = self._progress, self._outbox, self._output.take, self._interrupts
-        token, name, socket = frame.token, frame.task, message.socket
-        edges = self._passing.edges(socket) if self._passing is not None else ()
+        token, name, socket, items = frame.token, frame.task, message.socket, self.items
+        edges = self._passing.edges(socket) if self._passing is not None and frame.passing else ()
         # one look at the wall clock: a step of it meanwhile is no running time
         epoch = time.time() - _monotonic()
         for index in frame.indexes:
@@ -149,9 +161,10 @@ class Loop:
             if name in self._slow or ended - began >= FLUSH_SECONDS:
                 self._learn(name, ended - began)
             passed: tuple[tuple[bytes, int], ...] = ()
-            if edges and not isinstance(answer, ErrorRecord):
+            yielded = items.finish()
+            if edges and yielded is None and not isinstance(answer, ErrorRecord):
                 passed = self._pass_on(edges, (token, index), 0, message.calls[index].id, answer, runner)
-            outbox.add(_item(index, answer, epoch + began, epoch + ended, out, err, passed), ended)
+            outbox.add(_item(index, answer, epoch + began, epoch + ended, out, err, passed, yielded), ended)
 
     def _learn(self, name: str, seconds: float) -> None:
         left = _SLOW_CALLS if seconds >= FLUSH_SECONDS else self._slow[name] - 1
@@ -190,19 +203,12 @@ class Loop:
         interrupts.seen = False
         epoch = time.time() - (began := _monotonic())
         self._progress.begin(passed.token, passed.index, began, outbox.finished, passed.id)
-        try:
-            if isinstance(function, ErrorRecord):
-                answer: Answer = function
-            else:
-                call = Call(passed.id, b"", b"")
-                answer = runner.run(function, call, name, bunch.socket, bunch.origin.arguments(passed))
-        except BaseException as error:  # a fault of ours, as above
-            interrupts.active = False
-            answer = failures.refused(error)
-        if self._forked:
-            _end_child(answer)
+        answer = self._answer(bunch, passed, function, runner)
         bunch.origin.finished(passed)
         interrupts.reinstall()
+        if answer is None:
+            outbox.untaken(passed.token, passed.index, passed.id)
+            return
         out, err = self._output.take()
         ended = _monotonic()
         if name in self._slow or ended - began >= FLUSH_SECONDS:
@@ -214,12 +220,32 @@ class Loop:
         item = _item(passed.index, answer, epoch + began, epoch + ended, out, err, along)
         outbox.reached(Link(*head, passed.id, item), ended)
 
+    def _answer(self, bunch: Bunch, passed: Passed, function: Task | ErrorRecord, runner: Runner) -> Answer | None:
+        """What comes of a call that came by a pipe; None of one that belongs to the broker, and has not begun."""
+        try:
+            self.items.by_pipe = True
+            if isinstance(function, ErrorRecord):
+                answer: Answer = function
+            else:
+                call = Call(passed.id, b"", b"")
+                answer = runner.run(function, call, bunch.task, bunch.socket, bunch.origin.arguments(passed))
+        except ByBroker:
+            self._interrupts.active = False
+            return None
+        except BaseException as error:  # a fault of ours, as above
+            self._interrupts.active = False
+            answer = failures.refused(error)
+        finally:
+            self.items.by_pipe = False
+        if self._forked:
+            _end_child(answer)
+        return answer
+
     def _leave_to_the_parent(self) -> None:
         """In a child that user code forked: the agent must not take it for us, nor wait for its end."""
         self._forked = True
         self._connection.close()
         self._interrupts.active = False
-        restore()
 
 
 def _item(
@@ -230,10 +256,11 @@ def _item(
     out: bytes,
     err: bytes,
     passed: tuple[tuple[bytes, int], ...] = (),
+    yielded: int | None = None,
 ) -> Item:
     if isinstance(answer, ErrorRecord):
-        return Item(index, None, answer, started, ended, out, err)
-    return Item(index, answer, None, started, ended, out, err, passed)
+        return Item(index, None, answer, started, ended, out, err, (), yielded)
+    return Item(index, answer, None, started, ended, out, err, passed, yielded)
 
 
 def _end_child(answer: Answer) -> None:

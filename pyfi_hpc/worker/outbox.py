@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import threading
 import time
 from collections.abc import Callable
 
@@ -22,9 +23,12 @@ class Outbox:
         self._token = -1
         self._items: list[Item] = []
         self._links: list[Link] = []
+        self._untaken: list[tuple[int, int, bytes]] = []
         self._bytes = 0
         self._first = 0.0
         self.finished = 0
+        # the items of a generator are sent by a thread too
+        self._sending = threading.Lock()
         #: sends values that go to other workers; the calls (token, index, id) that none of these is known to have
         self.ahead: Callable[[], list[tuple[int, int, bytes]]] | None = None
 
@@ -41,6 +45,10 @@ class Outbox:
         """A call that came by a pipe is finished; `now` is monotonic."""
         self._links.append(link)
         self._added(link.item, now)
+
+    def untaken(self, token: int, index: int, identity: bytes) -> None:
+        """A call that came by a pipe has to come by the broker."""
+        self._untaken.append((token, index, identity))
 
     def _added(self, item: Item, now: float) -> None:
         self.finished += 1
@@ -59,7 +67,7 @@ class Outbox:
         """Send what waits. Nothing runs meanwhile, should the agent be slow to take it."""
         self._progress.begin(self._token, -1, time.monotonic(), self.finished)
         # other workers can begin while the agent is told
-        lost = self.ahead() if self.ahead is not None else ()
+        lost, self._untaken = [*self._untaken, *(self.ahead() if self.ahead is not None else ())], []
         if self._bytes:
             items, links = self._items, self._links
             self._items, self._links, self._bytes = [], [], 0
@@ -73,6 +81,7 @@ class Outbox:
     def send(self, frame: ToAgent) -> None:
         """Hand a frame over; without an agent there is nothing left to do."""
         try:
-            self._connection.sendall(pack(frame))
+            with self._sending:
+                self._connection.sendall(pack(frame))
         except OSError:
             os._exit(1)

@@ -15,10 +15,10 @@ import zmq
 from pyfi_hpc.pipes import protocol, sockets
 from pyfi_hpc.pipes.protocol import MESSAGE_BYTES, Bye, Data, Hello, Passed, Prove, Welcome
 from pyfi_hpc.wire import values
-from pyfi_hpc.wire.frames import Done, Item, Link, Listen, Outlet, Outlets, Peer, Reached, Stop, Untaken
+from pyfi_hpc.wire.frames import Done, Item, Link, Listen, Outlet, Outlets, Peer, Reached, Run, Stop, Untaken
 from pyfi_hpc.wire.ids import child_id, id_text
 from tests.support import eventually
-from tests.support_worker import SOCKET, Worker, call, started
+from tests.support_worker import SOCKET, Worker, body_of, call, started
 
 TASKS = """
 import os, sys, time
@@ -90,6 +90,7 @@ def fork_and_exit(x):
     return os.waitpid(child, 0)[1]
 def nothing(x): return None
 def same(x): return x
+def numbers(n): yield from range(n)
 """
 
 EDGE = b"e" * 16
@@ -181,7 +182,7 @@ class Node:
 
         eventually(through, timeout=PATIENCE)
         count = sum(len(item.passed) for item in self.items(worker))
-        self.until(lambda: sum(len(self.links(target)) for target in targets) == count)
+        self.until(lambda: sum(len(self.links(target) + self.untaken(target)) for target in targets) == count)
         (self.folder / "gate").unlink()
         self.said.clear()
 
@@ -356,6 +357,29 @@ def test_the_agents_calls_run_between_those_of_pipes(node: Node) -> None:
     second.give("one", call(1))
     node.until(lambda: node.items(second))
     assert len(node.links(second)) < 100
+
+
+def test_a_generator_that_came_by_a_pipe_is_left_to_the_broker_before_it_begins(node: Node) -> None:
+    first, second = pair(node, "numbers")
+    parent = call(1)
+    token = first.give("one", parent)
+    node.until(lambda: node.untaken(second))
+    assert node.untaken(second) == [(token, 0, child_id(parent.id, EDGE))]
+    assert node.links(second) == []
+
+
+def test_what_a_generator_returns_goes_into_no_pipe(node: Node) -> None:
+    first, _ = pair(node, "double")
+    first.give("numbers", call(3))
+    node.until(lambda: node.items(first))
+    assert (node.items(first)[0].yielded, node.items(first)[0].passed) == (3, ())
+
+
+def test_a_message_of_which_nothing_may_be_passed_on_passes_nothing_on(node: Node) -> None:
+    first, second = pair(node, "double")
+    first.process.send(Run(99, "one", body_of([call(1)]), (0,), passing=False))
+    node.until(lambda: node.items(first))
+    assert node.items(first)[0].passed == () and node.links(second) == []
 
 
 def test_a_worker_without_pipes_does_not_load_them(node: Node) -> None:
@@ -559,9 +583,8 @@ def test_a_stranger_is_told_off_and_the_worker_goes_on(node: Node, strangers: St
 def test_a_sender_with_another_secret_gets_nothing_through(node: Node) -> None:
     first, second = node.worker(), node.worker()
     first.process.send(Outlets(b"x" * 32, (outlet("double", node.peer(second)),)))
-    for _ in range(20):
-        first.give("slow", call(1))
-    node.until(lambda: len(node.items(first)) == 20)
+    first.give("slow", *[call(1)] * 10)
+    node.until(lambda: len(node.items(first)) == 10)
     assert all(item.passed == () for item in node.items(first))
     assert node.links(second) == []
 
@@ -575,8 +598,8 @@ def test_who_stole_a_path_is_given_neither_values_nor_the_secret(node: Node, str
     assert isinstance(protocol.read_from_sender(body), Hello)
     thief.socket.send_multipart([name, protocol.pack(Welcome(b"m" * 32, b"p" * 32, 100, 10_000_000, True))])
 
-    first.give("slow", *[call(number) for number in range(40)])
-    node.until(lambda: len(node.items(first)) == 40)
+    first.give("slow", *[call(number) for number in range(10)])
+    node.until(lambda: len(node.items(first)) == 10)
     assert all(item.passed == () for item in node.items(first))
     # it tries anew, and says no more than hello
     thief.hears()
@@ -655,16 +678,16 @@ def test_a_dead_senders_calls_are_run_with_their_large_values(node: Node) -> Non
 
 def test_a_worker_that_is_told_to_stop_finishes_what_came_and_its_senders_lose_nothing(node: Node) -> None:
     first, second = pair(node, "slow")
-    token = first.give("one", *[call(number) for number in range(40)])
+    token = first.give("one", *[call(number) for number in range(20)])
     node.until(lambda: node.links(second))
     second.process.send(Stop())
     node.until(lambda: second.ended)
-    node.until(lambda: len(node.items(first)) == 40)
+    node.until(lambda: len(node.items(first)) == 20)
     first.give("one", call(1))
-    node.until(lambda: len(node.items(first)) == 41)
+    node.until(lambda: len(node.items(first)) == 21)
 
     passed = {index for index, item in enumerate(node.items(first)) if item.passed}
-    assert passed == {link.index for link in node.links(second) if link.token == token} == set(range(40))
+    assert passed == {link.index for link in node.links(second) if link.token == token} == set(range(20))
 
 
 def test_a_worker_that_stops_sees_its_last_values_taken(node: Node) -> None:
