@@ -24,6 +24,14 @@ class Window:
         self.items_left -= 1
         self.size_left -= size
 
+    def take_all(self, items: int, size: int) -> bool:
+        """Whether there was room for so many calls with `size` bytes in all; if so, they went."""
+        if items > self.items_left or size > self.size_left:
+            return False
+        self.items_left -= items
+        self.size_left -= size
+        return True
+
     def give(self, items: int, size: int) -> None:
         """So much is free again.
 

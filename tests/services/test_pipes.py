@@ -15,14 +15,13 @@ import zmq
 from pyfi_hpc.pipes import protocol, sockets
 from pyfi_hpc.pipes.protocol import MESSAGE_BYTES, Bye, Data, Hello, Passed, Prove, Welcome
 from pyfi_hpc.wire import values
-from pyfi_hpc.wire.frames import Done, Item, Link, Listen, Outlet, Outlets, Peer, Reached, Stop, Untaken
+from pyfi_hpc.wire.frames import Done, Item, Link, Listen, Outlet, Outlets, Peer, Reached, Run, Stop, Untaken
 from pyfi_hpc.wire.ids import child_id, id_text
 from tests.support import eventually
-from tests.support_worker import SOCKET, Worker, call, started
+from tests.support_worker import SOCKET, Worker, body_of, call, started
 
 TASKS = """
-import mmap, os, signal, sys, threading, time
-import numpy
+import os, sys, time
 import pyfi_hpc
 
 kept = []
@@ -30,17 +29,19 @@ kept = []
 def one(x): return x + 1
 def double(x): return 2 * x
 def total(array): return float(array.sum())
-def grid(n): return numpy.arange(n, dtype="f8")
+def grid(n):
+    import numpy
+    return numpy.arange(n, dtype="f8")
 def twice(array):
     array *= 2
     return array
 def over_memory(array):
     owner = array
-    while isinstance(owner, numpy.ndarray):
+    while hasattr(owner, "base"):
         owner = owner.base
     return [type(owner).__name__, array.flags.writeable, array.flags.aligned]
 def keep(array):
-    if isinstance(array, numpy.ndarray): kept.append(array)
+    if hasattr(array, "base"): kept.append(array)
 def let_go():
     total = [float(array.sum()) for array in kept]
     kept.clear()
@@ -89,6 +90,7 @@ def fork_and_exit(x):
     return os.waitpid(child, 0)[1]
 def nothing(x): return None
 def same(x): return x
+def numbers(n): yield from range(n)
 """
 
 EDGE = b"e" * 16
@@ -180,7 +182,7 @@ class Node:
 
         eventually(through, timeout=PATIENCE)
         count = sum(len(item.passed) for item in self.items(worker))
-        self.until(lambda: sum(len(self.links(target)) for target in targets) == count)
+        self.until(lambda: sum(len(self.links(target) + self.untaken(target)) for target in targets) == count)
         (self.folder / "gate").unlink()
         self.said.clear()
 
@@ -357,6 +359,29 @@ def test_the_agents_calls_run_between_those_of_pipes(node: Node) -> None:
     assert len(node.links(second)) < 100
 
 
+def test_a_generator_that_came_by_a_pipe_is_left_to_the_broker_before_it_begins(node: Node) -> None:
+    first, second = pair(node, "numbers")
+    parent = call(1)
+    token = first.give("one", parent)
+    node.until(lambda: node.untaken(second))
+    assert node.untaken(second) == [(token, 0, child_id(parent.id, EDGE))]
+    assert node.links(second) == []
+
+
+def test_what_a_generator_returns_goes_into_no_pipe(node: Node) -> None:
+    first, _ = pair(node, "double")
+    first.give("numbers", call(3))
+    node.until(lambda: node.items(first))
+    assert (node.items(first)[0].yielded, node.items(first)[0].passed) == (3, ())
+
+
+def test_a_message_of_which_nothing_may_be_passed_on_passes_nothing_on(node: Node) -> None:
+    first, second = pair(node, "double")
+    first.process.send(Run(99, "one", body_of([call(1)]), (0,), passing=False))
+    node.until(lambda: node.items(first))
+    assert node.items(first)[0].passed == () and node.links(second) == []
+
+
 def test_a_worker_without_pipes_does_not_load_them(node: Node) -> None:
     first, second = node.worker(listens=False), node.worker()
     first.give("loaded", call())
@@ -379,11 +404,13 @@ def test_a_large_array_is_read_where_its_sender_wrote_it(node: Node) -> None:
 def test_large_arrays_arrive_whole_however_many_go_through_the_same_memory(node: Node) -> None:
     first, second = pair(node, "total")
     sizes = [20_000, 100_000, 500_000] * 10
-    first.give("grid", *[call(size) for size in sizes])
+    for number, size in enumerate(sizes):
+        first.give("grid", *[call(size)] * (number + 1), indexes=[number])
     node.until(lambda: len(node.items(first)) == len(sizes))
     passed = [item.index for item in node.items(first) if item.passed]
     node.until(lambda: len(node.links(second)) == len(passed))
-    assert len(passed) == len(sizes)
+    # more than the window holds at once: the same memory was used again
+    assert len(passed) > 20
     assert {link.index: value(link) for link in node.links(second)} == {
         index: size * (size - 1) / 2 for index, size in enumerate(sizes)
     }
@@ -449,17 +476,17 @@ def test_neither_end_grows_under_a_flood(node: Node) -> None:
     before = [value(node.items(worker)[0]) for worker in (first, second)]
     node.said.clear()
     text = "x" * 60_000
-    for _ in range(50):
+    for number in range(1, 31):
         first.give("same", *[call(text) for _ in range(40)])
-    node.until(lambda: len(node.items(first)) == 2_000)
+        node.until(lambda count=40 * number: len(node.items(first)) == count)  # type: ignore[misc]
     node.open()
     first.give("memory", call())
     second.give("memory", call())
-    node.until(lambda: len(node.items(first)) == 2_001 and node.items(second))
+    node.until(lambda: len(node.items(first)) == 1_201 and node.items(second))
     after = [value(node.items(worker)[-1]) for worker in (first, second)]
-    # 2,000 values are 120 MB; a window of them 15
+    # 1,200 values are 72 MB; a window of them 15
     for was, now in zip(before, after, strict=True):
-        assert isinstance(was, float) and isinstance(now, float) and now - was < 60
+        assert isinstance(was, float) and isinstance(now, float) and now - was < 40
 
 
 def test_waiting_for_credit_ends_when_it_comes(node: Node) -> None:
@@ -469,7 +496,8 @@ def test_waiting_for_credit_ends_when_it_comes(node: Node) -> None:
     node.until(lambda: len(node.items(first)) == 5_000)
     passed = [item for item in node.items(first) if item.passed]
     node.until(lambda: len(node.links(second)) == len(passed))
-    assert len(passed) == 5_000
+    # far more than the window holds at once
+    assert len(passed) > 1_000
 
 
 # strangers
@@ -555,9 +583,8 @@ def test_a_stranger_is_told_off_and_the_worker_goes_on(node: Node, strangers: St
 def test_a_sender_with_another_secret_gets_nothing_through(node: Node) -> None:
     first, second = node.worker(), node.worker()
     first.process.send(Outlets(b"x" * 32, (outlet("double", node.peer(second)),)))
-    for _ in range(20):
-        first.give("slow", call(1))
-    node.until(lambda: len(node.items(first)) == 20)
+    first.give("slow", *[call(1)] * 10)
+    node.until(lambda: len(node.items(first)) == 10)
     assert all(item.passed == () for item in node.items(first))
     assert node.links(second) == []
 
@@ -571,8 +598,8 @@ def test_who_stole_a_path_is_given_neither_values_nor_the_secret(node: Node, str
     assert isinstance(protocol.read_from_sender(body), Hello)
     thief.socket.send_multipart([name, protocol.pack(Welcome(b"m" * 32, b"p" * 32, 100, 10_000_000, True))])
 
-    first.give("slow", *[call(number) for number in range(40)])
-    node.until(lambda: len(node.items(first)) == 40)
+    first.give("slow", *[call(number) for number in range(10)])
+    node.until(lambda: len(node.items(first)) == 10)
     assert all(item.passed == () for item in node.items(first))
     # it tries anew, and says no more than hello
     thief.hears()
@@ -651,16 +678,16 @@ def test_a_dead_senders_calls_are_run_with_their_large_values(node: Node) -> Non
 
 def test_a_worker_that_is_told_to_stop_finishes_what_came_and_its_senders_lose_nothing(node: Node) -> None:
     first, second = pair(node, "slow")
-    token = first.give("one", *[call(number) for number in range(40)])
+    token = first.give("one", *[call(number) for number in range(20)])
     node.until(lambda: node.links(second))
     second.process.send(Stop())
     node.until(lambda: second.ended)
-    node.until(lambda: len(node.items(first)) == 40)
+    node.until(lambda: len(node.items(first)) == 20)
     first.give("one", call(1))
-    node.until(lambda: len(node.items(first)) == 41)
+    node.until(lambda: len(node.items(first)) == 21)
 
     passed = {index for index, item in enumerate(node.items(first)) if item.passed}
-    assert passed == {link.index for link in node.links(second) if link.token == token} == set(range(40))
+    assert passed == {link.index for link in node.links(second) if link.token == token} == set(range(20))
 
 
 def test_a_worker_that_stops_sees_its_last_values_taken(node: Node) -> None:
@@ -724,8 +751,8 @@ def test_a_forked_child_that_outlives_its_call_keeps_its_array(node: Node) -> No
     node.until(lambda: node.links(second))
     node.use(first, outlet("total", node.peer(second)))
     node.warm(first, second)
-    first.give("grid", *[call(99_000 + number) for number in range(50)])
-    node.until(lambda: len(node.links(second)) == 50)
+    first.give("grid", *[call(99_000 + number) for number in range(20)])
+    node.until(lambda: len(node.links(second)) == 20)
 
     node.open()
     seen = node.folder / "gate.seen"
