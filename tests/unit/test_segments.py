@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from pyfi_hpc.agent.lots import Finished, Lot, Undelivered, Served
+from pyfi_hpc.agent.lots import Finished, Lot, Served, Undelivered
 from pyfi_hpc.agent.segments import (
     MOST_CALLS,
     MOST_SECONDS,
