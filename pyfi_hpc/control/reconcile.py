@@ -49,19 +49,25 @@ def reconcile(cursor: Cursor, network: str) -> int:
 
 def bury(cursor: Cursor) -> None:
     """Agents whose lease has lapsed, by the database's clock, are gone: so are their workers."""
-    cursor.execute("UPDATE pyfi.agent SET ended = now() WHERE ended IS NULL AND lease_until < now() RETURNING id::text")
+    cursor.execute(
+        "UPDATE pyfi.agent SET ended = now(), lost = 'agent_lost' WHERE ended IS NULL AND lease_until < now()"
+        " RETURNING id::text"
+    )
     gone = [row[0] for row in cursor.fetchall()]
     if gone:
         close_workers(cursor, gone, WorkerStatus.LOST, "its agent's lease lapsed")
 
 
 def close_workers(cursor: Cursor, agents: Sequence[str], status: WorkerStatus, reason: str) -> None:
-    """The workers of these agents have ended, and nodes without another live agent are down."""
+    """The workers of these agents have ended, and nodes without another live agent are down.
+
+    What LOST ones ran stays on their rows: `losses` asks for it, once it is known what took them.
+    """
     cursor.execute(
-        "UPDATE pyfi.worker SET status = %s::pyfi.worker_status, reason = %s, ended = now(), running = NULL,"
-        " running_since = NULL"
-        " WHERE agent_id = ANY (%s::uuid[]) AND status NOT IN ('EXITED', 'LOST')",
-        (status.value, reason, list(agents)),
+        """UPDATE pyfi.worker SET status = %s::pyfi.worker_status, reason = %s, ended = now(),
+               running = CASE WHEN %s THEN running END, running_since = CASE WHEN %s THEN running_since END
+           WHERE agent_id = ANY (%s::uuid[]) AND status NOT IN ('EXITED', 'LOST')""",
+        (status.value, reason, status is WorkerStatus.LOST, status is WorkerStatus.LOST, list(agents)),
     )
     cursor.execute(
         "UPDATE pyfi.node n SET status = 'DOWN' FROM pyfi.agent a WHERE a.id = ANY (%s::uuid[]) AND n.id = a.node_id"
