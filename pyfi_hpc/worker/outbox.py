@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import socket
+import threading
 import time
 
-from pyfi_hpc.wire.frames import Done, Hello, Item, Progress, pack
+from pyfi_hpc.wire.frames import Done, Item, Progress, ToAgent, pack
 
 #: Results wait so long for company, at most; a call that takes longer is no company.
 FLUSH_SECONDS = 0.002
@@ -23,6 +24,8 @@ class Outbox:
         self._bytes = 0
         self._first = 0.0
         self.finished = 0
+        # the items of a generator are sent by a thread too
+        self._sending = threading.Lock()
 
     def begin(self, token: int) -> None:
         """The next items belong to the message `token`."""
@@ -50,9 +53,10 @@ class Outbox:
             self._items, self._bytes = [], 0
             self.send(done)
 
-    def send(self, frame: Hello | Done) -> None:
+    def send(self, frame: ToAgent) -> None:
         """Hand a frame over; without an agent there is nothing left to do."""
         try:
-            self._connection.sendall(pack(frame))
+            with self._sending:
+                self._connection.sendall(pack(frame))
         except OSError:
             os._exit(1)
