@@ -19,7 +19,7 @@ from pyfi_hpc.db.record import Cursor, Decided, Held, Key, NewAttempt, NewHold, 
 from pyfi_hpc.model.status import NEVER_RETRIED, SPENDS_BUDGET, AttemptStatus, Cause, HoldState, OutcomeStatus
 from pyfi_hpc.wire import messages
 from pyfi_hpc.wire.frames import Item
-from pyfi_hpc.wire.messages import Answer, Kind, Message, Route
+from pyfi_hpc.wire.messages import Answer, ErrorRecord, Kind, Message, Route
 
 #: Returns that cost nothing are bounded too.
 MAX_RETURNS = 50

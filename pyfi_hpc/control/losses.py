@@ -93,7 +93,10 @@ def _doubtful(cursor: Cursor, scheduler: str) -> list[Lost]:
                j.restarts > a.incarnation OR EXISTS ({later} AND o.incarnation > a.incarnation),
                j.status, coalesce(j.slurm_state, ''), j.node_list
            FROM pyfi.agent a JOIN pyfi.job j ON j.id = a.job_id JOIN pyfi.node n ON n.id = a.node_id
-           WHERE a.lost = 'agent_lost' AND j.scheduler_id = %s::uuid ORDER BY a.started, a.id""",
+           WHERE a.lost = 'agent_lost' AND j.scheduler_id = %s::uuid
+               -- Slurm says nothing more of a job that ended long ago
+               AND (j.status <> 'ENDED' OR j.observed > now() - interval '1 day')
+           ORDER BY a.started, a.id""",
         (scheduler,),
     )
     return [
