@@ -333,6 +333,7 @@ class Crew:
         if lot is None or not self._dispatcher.holding(process.number, frame.token, frame.index):
             return
         try:
+            self.pipes.yields(lot.socket.id)
             self._streams.yielded(lot, frame, hand.row)
         except BadInput as error:
             log.warning("a worker broke the protocol", error=error.what)

@@ -37,7 +37,8 @@ class Offers:
     """What the choice of pipes depends on.
 
     `peers`: processor -> its workers that take calls; `seconds`: learned run time of a task, None where there is none;
-    `by_broker`: plugs that are to use no pipe; `resting`: edges whose pipes were too slow a moment ago.
+    `by_broker`: plugs that are to use no pipe; `resting`: edges whose pipes were too slow a moment ago; `yielding`:
+    sockets whose calls yield, which only a message of their own can keep count of.
     """
 
     sockets: Mapping[bytes, Served]
@@ -46,6 +47,7 @@ class Offers:
     seconds: Callable[[str], float | None]
     by_broker: Container[bytes] = frozenset()
     resting: Container[bytes] = frozenset()
+    yielding: Container[bytes] = frozenset()
 
     def pipes(self) -> dict[bytes, tuple[Pipe, ...]]:
         """Processor -> the pipes of its workers; processors without any are left out."""
@@ -70,7 +72,7 @@ class Offers:
         program = self.programs.get(target.processor)
         if program is None or program.requested is not Requested.RUNNING or not self.peers.get(target.processor):
             return None
-        if route.plug in self.by_broker or route.edge in self.resting:
+        if route.plug in self.by_broker or route.edge in self.resting or target.id in self.yielding:
             return None
         seconds = self.seconds(target.task)
         return target if seconds is not None and seconds < SHORT_SECONDS else None

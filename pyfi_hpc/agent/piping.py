@@ -65,6 +65,8 @@ class Piping:
         self._offer_at = self._sweep_at = 0.0
         #: edge -> until when, and how long that was
         self._resting: dict[bytes, tuple[float, float]] = {}
+        #: sockets whose calls were seen to yield
+        self._yielding: set[bytes] = set()
         #: workers that were found stopped
         self._stalled: set[int] = set()
 
@@ -126,7 +128,13 @@ class Piping:
         self._stalled = {n for n in self._stalled if n in self._members and self._members[n].process.stalled}
         view = self._view
         found = Offers(
-            self._sockets, view.programs, self._peers(), self._dispatcher.seconds, view.by_broker, resting
+            self._sockets,
+            view.programs,
+            self._peers(),
+            self._dispatcher.seconds,
+            view.by_broker,
+            resting,
+            self._yielding,
         ).pipes()
         self._listen({peer for pipes in found.values() for pipe in pipes for peer in pipe.peers})
         for number, member in self._members.items():
@@ -161,6 +169,10 @@ class Piping:
         self._sent(member.process)
 
     # what came through
+
+    def yields(self, socket: bytes) -> None:
+        """A call of this socket, which came from the broker, has yielded items."""
+        self._yielding.add(socket)
 
     def heads(self, finished: Iterable[Finished]) -> None:
         """Members are finished, and their worker passed them on."""

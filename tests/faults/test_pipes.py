@@ -95,9 +95,11 @@ def test_a_chain_of_three_gives_each_value_once(site: Site) -> None:
 @embedded
 def test_a_plug_that_is_to_use_the_broker_uses_no_pipe(site: Site) -> None:
     chain(site, "double", "follow")
-    agent = site.agent()
+    agent = site.agent(XDG_RUNTIME_DIR=str(site.home))
     site.ready(2)
     warm(site, "p.double", 0)
+    (folder,) = site.home.glob("pyfi-pipes-*")
+    assert folder.stat().st_mode & 0o777 == 0o700
     site.client.network.update_plug("p-q", route="broker")
 
     def stays() -> bool:
@@ -110,7 +112,7 @@ def test_a_plug_that_is_to_use_the_broker_uses_no_pipe(site: Site) -> None:
     eventually(stays, timeout=60.0, interval=1.0)
     site.quiet()
     assert agent.stop() == 0
-    assert not list(Path("/tmp").glob(f"pyfi-pipes-*/{os.getpid()}"))
+    assert not folder.exists()
 
 
 @embedded

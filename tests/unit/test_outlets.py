@@ -58,9 +58,10 @@ def test_workers_of_a_processor_are_told_of_every_worker_that_their_results_may_
         replace(BOTH, seconds=lambda task: SHORT_SECONDS),
         replace(BOTH, by_broker={ident("ab")}),
         replace(BOTH, resting={b"a>b"}),
+        replace(BOTH, yielding={B.id}),
     ],
     ids=["nobody is there", "paused", "another owner", "in order", "out of order", "unknown", "not yet known how long",
-         "long", "wanted otherwise", "slow a moment ago"],
+         "long", "wanted otherwise", "slow a moment ago", "a generator"],
 )  # fmt: skip
 def test_a_result_goes_by_the_broker_where_its_target_is(offers: Offers) -> None:
     assert edges(offers) == []
