@@ -91,11 +91,9 @@ def commit(cursor: Cursor, segments: Sequence[Segment], agent: bytes, lease_seco
 
 def is_plain(segment: Segment) -> bool:
     """Each call of it succeeded without a word, and nobody has anything of it in hand any more: most are."""
-    return (
-        not segment.pending
-        and verdicts.is_plain(segment.head)
-        and all(not (hop.item.out or hop.item.err) and hop.item.value is not None for hop in segment.hops)
-    )
+    if segment.pending or not verdicts.is_plain(segment.head):
+        return False
+    return all(not (hop.item.out or hop.item.err) and hop.item.value is not None for hop in segment.hops)
 
 
 def plain_values(segment: Segment) -> Iterator[NewValue]:
@@ -122,31 +120,32 @@ def plainly_committed(segments: Sequence[Segment]) -> Committed:
     for segment in segments:
         found += _plain_verdicts(segment)
         for hop in segment.hops:
-            carried[hop.route.plug] = carried.get(hop.route.plug, 0) + 1
+            plug = hop.route.plug
+            carried[plug] = carried.get(plug, 0) + 1
     return Committed(found, [], carried)
 
 
 def _plain_verdicts(segment: Segment) -> list[Verdict]:
     """The head's, and those of calls whose value goes on: nobody waits for the others."""
-    followed: dict[int, set[bytes]] = {}
+    followed: dict[int, list[bytes]] = {}
     for hop in segment.hops:
-        followed.setdefault(hop.parent, set()).add(hop.route.edge)
+        followed.setdefault(hop.parent, []).append(hop.route.edge)
     flowing: list[tuple[Lot, Hop, tuple[Route, ...]]] = []
     for number, hop in enumerate(segment.hops, start=1):
-        if left := _left(hop.socket.routes, followed.get(number)):
+        if hop.socket.routes and (left := _left(hop.socket.routes, followed.get(number, ()))):
             call = child_call(hop.id, _parent_value(segment, hop), hop.route)
             flowing.append((lot_of(hop.socket, (call,)), hop, left))
-    head = verdicts.decided_now(segment.head)
-    account = Account(head.lot, head.index, 1 + len(flowing)) if flowing else None
-    left = _left(head.routes, followed.get(0))
-    return [
-        msgspec.structs.replace(head, routes=left, account=account),
-        *(Verdict(lot, 0, hop.item.value, routes, account=account) for lot, hop, routes in flowing),
-    ]
+    done = segment.head
+    account = Account(done.lot, done.index, 1 + len(flowing)) if flowing else None
+    head = verdicts.decided_now(done, _left(done.lot.socket.routes, followed.get(0, ())), account)
+    return [head, *(Verdict(lot, 0, hop.item.value, routes, account=account) for lot, hop, routes in flowing)]
 
 
-def _left(routes: tuple[Route, ...], followed: set[bytes] | None) -> tuple[Route, ...]:
-    return tuple(route for route in routes if route.edge not in followed) if followed and routes else routes
+def _left(routes: tuple[Route, ...], followed: Sequence[bytes]) -> tuple[Route, ...]:
+    """Each edge is followed once, and is one of the routes."""
+    if len(followed) == len(routes):
+        return ()
+    return tuple(route for route in routes if route.edge not in followed)
 
 
 def _decide(cursor: Cursor, calls: Sequence[_Call], agent: bytes) -> None:

@@ -300,7 +300,10 @@ class Crew:
     def _done(self, hand: Hand, process: WorkerProcess, done: Done) -> None:
         lot = self._lots(done.token)
         timings = [(item.index, max(0.0, item.ended - item.started)) for item in done.items]
-        passed = {item.index for item in done.items if item.passed and self._dispatcher.passing(done.token, item.index)}
+        passed = {item.index for item in done.items if item.passed}
+        if passed and not self._dispatcher.passing_of(process.number, done.token):
+            # nobody keeps count of what a second run has passed on
+            passed.clear()
         accepted = set(self._dispatcher.done(process.number, done.token, timings))
         hand.calls += len(accepted)
         if lot is not None and accepted:

@@ -107,11 +107,17 @@ class Dispatcher:
 
     def passing(self, token: int, index: int) -> bool:
         """True when a worker has that member for the first time, and may pass on what comes of it."""
-        return any(
-            unit.token == token and not (unit.again or unit.careful) and index in unit.indexes
-            for worker in self._workers.values()
-            for unit in worker.units
-        )
+        for worker in self._workers.values():
+            for unit in worker.units:
+                if unit.token == token and index in unit.indexes:
+                    return not (unit.again or unit.careful)
+        return False
+
+    def passing_of(self, worker: int, token: int) -> bool:
+        """True when `worker` has all that it has of that lot for the first time, and may pass on what comes of it."""
+        known = self._workers.get(worker)
+        units = [unit for unit in known.units if unit.token == token] if known else []
+        return not any(unit.again or unit.careful for unit in units)
 
     # lots
 

@@ -8,9 +8,10 @@ queue, and an answer that still comes for that is dropped (RELIABILITY 1.14).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum, auto
+from types import MappingProxyType
 from typing import NamedTuple, TypeAlias
 
 import msgspec
@@ -117,17 +118,17 @@ class _Leased(NamedTuple):
     since: float
 
 
+_NONE: Mapping[bytes, _Early | None] = MappingProxyType({})
+
+
 @dataclass(slots=True)
 class _Open:
+    key: _HeadKey
     head: Finished
     since: float
     size: int
     hops: list[Hop] = field(default_factory=list)
     out: dict[bytes, _Out] = field(default_factory=dict)
-
-    @property
-    def key(self) -> _HeadKey:
-        return self.head.lot.token, self.head.index
 
     @property
     def full(self) -> bool:
@@ -200,7 +201,7 @@ class Segments:
 
     def head(self, done: Finished, now: float) -> Segment | None:
         """A member of a message is finished, and was passed on. The segment, where it is complete already."""
-        segment = _Open(done, now, len(done.item.value or b""))
+        segment = _Open((done.lot.token, done.index), done, now, len(done.item.value or b""))
         self._open[segment.key] = segment
         self._follow(segment, 0, done.lot.call(done.index).id, done.lot.socket, done.item)
         return self._closed_if_done(segment, now)
@@ -256,9 +257,9 @@ class Segments:
 
     def _follow(self, segment: _Open, number: int, identity: bytes, socket: Served, item: Item) -> None:
         """Look for what call `number` of the segment passed on: reported already, still out, or left to the broker."""
-        if item.error is not None:
+        if item.error is not None or not item.passed:
             return
-        early = self._early.get(segment.key, {})
+        early = self._early.get(segment.key, _NONE)
         for route, target, to in self._passed(socket, item):
             child = child_id(identity, route.edge)
             report, peer = early.get(child), self._peers.get(to)
@@ -269,12 +270,14 @@ class Segments:
                 segment.out[child] = _Out(number, route, target, to)
 
     def _passed(self, socket: Served, item: Item) -> Iterator[tuple[Route, Served, int]]:
-        routes = {route.edge: route for route in socket.routes}
-        for edge, number in dict(item.passed).items():
-            route = routes.get(edge)
-            target = self._served(route.socket) if route is not None else None
-            if route is not None and target is not None and target.owner == socket.owner:
-                yield route, target, number
+        passed = item.passed if len(item.passed) < 2 else dict(item.passed).items()
+        for edge, number in passed:
+            for route in socket.routes:
+                if route.edge == edge:
+                    target = self._served(route.socket)
+                    if target is not None and target.owner == socket.owner:
+                        yield route, target, number
+                    break
 
     # closing
 

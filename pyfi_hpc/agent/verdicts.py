@@ -132,11 +132,12 @@ def new_value(done: Finished) -> NewValue:
     return NewValue(call.id, way, item.value, call.digest, item.started, item.ended)
 
 
-def decided_now(done: Finished) -> Verdict:
-    """What follows once the outcome of a plain attempt is in."""
+def decided_now(done: Finished, left: tuple[Route, ...] | None = None, account: Account | None = None) -> Verdict:
+    """What follows once the outcome of a plain attempt is in; `left`: the only routes that it still has to take."""
     value, lot = done.item.value, done.lot
     answer = Answer(lot.message.calls[done.index].id, Kind.VALUE, value)
-    return Verdict(lot, done.index, value, lot.socket.routes, answer)
+    routes = lot.socket.routes if left is None else left
+    return Verdict(lot, done.index, value, routes, answer, account=account)
 
 
 def _final(decided: Decided | None) -> bool:
