@@ -130,7 +130,7 @@ def look(
     for worker, count in calls.items():
         cursor.execute("UPDATE pyfi.worker SET calls = %s WHERE id = %s::uuid", (count, worker.hex()))
     devices.note(cursor, agent, samples)
-    _note_ways(cursor, ways or {})
+    note_ways(cursor, ways or {})
     wish_seconds = None if wished is None else time.monotonic() - wished
     again_seconds = reconcile.reconcile_if_due(cursor, network, wish_seconds)
     due = tuple(record.take_due(cursor, _MOST_DUE))
@@ -151,7 +151,7 @@ def look(
     )
 
 
-def _note_ways(cursor: Cursor, ways: Mapping[bytes, Way]) -> None:
+def note_ways(cursor: Cursor, ways: Mapping[bytes, Way]) -> None:
     """Add to what is known of these plugs, always in the same order: other agents do so too."""
     for plug, way in sorted(ways.items()):
         cursor.execute(

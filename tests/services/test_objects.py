@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,11 +13,14 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, text
 
+from pyfi_hpc.agent import keeper
+from pyfi_hpc.agent.ways import Way
 from pyfi_hpc.box.rabbitmq import RabbitMQ
 from pyfi_hpc.brokers.base import Broker, Depth, Publication, TaskQueue
 from pyfi_hpc.brokers.connect import connect as connect_broker
 from pyfi_hpc.brokers.rabbitmq import RabbitBroker
 from pyfi_hpc.client.network import Network
+from pyfi_hpc.client.objects import plugs
 from pyfi_hpc.db import topology
 from pyfi_hpc.db.engine import connect
 from pyfi_hpc.db.topology import SocketInfo
@@ -24,7 +28,7 @@ from pyfi_hpc.envs.mirror import Mirror
 from pyfi_hpc.envs.repository import Allow
 from pyfi_hpc.errors import BadInput, BrokerUnavailable
 from pyfi_hpc.wire import messages
-from pyfi_hpc.wire.ids import call_digest, new_id
+from pyfi_hpc.wire.ids import call_digest, new_id, parse_id
 from pyfi_hpc.wire.messages import Call, Message, Route
 from tests.services.brokers_support import Inbox, eventually
 from tests.support_git import commit_files, git, make_repository
@@ -550,6 +554,48 @@ def test_a_plug_sends_every_result_of_its_processor(chain: Network, engine: Engi
         assert (route.generation, route.edge) == (target.generation, route.plug + target.key.encode())
 
 
+def test_a_plug_may_be_sent_by_the_broker_alone(chain: Network, engine: Engine) -> None:
+    assert chain.show("plug", "p1-q2")["route"] == "auto"
+    made = chain.add_plug(name="p1-q3", queue="q3", processor="p1", route="broker")
+    with engine.connect() as connection:
+        cursor = connection.connection.cursor()
+        assert topology.by_broker(cursor, chain.name) == {parse_id(made["id"])}
+        chain.update_plug("p1-q3", route="auto")
+        chain.update_plug("p1-q2", route="broker")
+        cursor.connection.commit()
+        assert topology.by_broker(cursor, chain.name) == {parse_id(chain.show("plug", "p1-q2")["id"])}
+    assert refused(chain.update_plug, "p1-q2", route="pipe").code == "E_CHOICE"
+
+
+@pytest.mark.parametrize(
+    ("piped", "queued", "expected"),
+    [
+        (None, None, None),
+        (100, None, "pipe"),
+        (None, 100, "queue"),
+        (100, 95, "mixed"),
+        (100, 80, "pipe"),
+        (80, 100, "queue"),
+    ],
+)
+def test_the_way_of_a_plug_is_that_of_its_last_results(
+    piped: int | None, queued: int | None, expected: str | None
+) -> None:
+    times = [None if each is None else datetime.datetime.fromtimestamp(each, datetime.UTC) for each in (piped, queued)]
+    assert plugs.way(*times) == expected
+
+
+def test_what_agents_count_of_a_plug_is_no_change_of_it(chain: Network, engine: Engine) -> None:
+    before = chain.show("plug", "p1-q2")
+    with engine.begin() as connection:
+        cursor = connection.connection.cursor()
+        keeper.note_ways(cursor, {parse_id(before["id"]): Way(3, 0)})
+        keeper.note_ways(cursor, {parse_id(before["id"]): Way(2, 1)})
+    after = chain.show("plug", "p1-q2")
+    assert (after["piped"], after["queued"], after["way"]) == (5, 1, "mixed")
+    assert after["generation"] == before["generation"]
+
+
 def test_a_plug_from_one_socket_to_one_socket(chain: Network, engine: Engine) -> None:
     chain.add_socket(name="p3.b", queue="q3", processor="p3", task="do_this")
     made = chain.add_plug(name="one", queue="q3", processor="p2", source="p2.a", target="p3.b")
@@ -612,6 +658,7 @@ def test_one_processors_task_may_feed_another_of_its_own(flow: Network, engine: 
         ({"source": "p2.a"}, "E_ARGUMENT"),
         ({"target": "p1.a"}, "E_ARGUMENT"),
         ({"name": "p1-q2"}, "E_EXISTS"),
+        ({"route": "pipe"}, "E_CHOICE"),
     ],
 )
 def test_a_bad_plug_is_refused(chain: Network, values: dict[str, Any], code: str) -> None:
