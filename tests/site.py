@@ -311,6 +311,12 @@ class Site:
             cursor.execute(statement, values or None)
             return list(cursor.fetchall())
 
+    def rows_changed(self, statement: str, *values: object) -> int:
+        """How many rows the statement changed."""
+        with closing(psycopg2.connect(self.database_uri)) as connection, connection, connection.cursor() as cursor:
+            cursor.execute(statement, values or None)
+            return int(cursor.rowcount)
+
     def worker_pids(self) -> list[int]:
         """The live workers' processes."""
         rows = self.rows("SELECT pid FROM pyfi.worker WHERE status IN ('READY', 'DRAINING') AND pid IS NOT NULL")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import uuid
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -12,7 +11,7 @@ from pyfi_hpc.cli import render
 from pyfi_hpc.cli.command import Command, Group
 from pyfi_hpc.cli.context import Platform, pass_platform
 from pyfi_hpc.cli.output import say
-from pyfi_hpc.cli.params import Choice, Id, Seconds
+from pyfi_hpc.cli.params import Choice, Id, Moment, Seconds
 from pyfi_hpc.cli.shared import together
 from pyfi_hpc.cli.values import arguments, as_json, as_text, keywords
 from pyfi_hpc.errors import BadInput, TaskError, WaitTimeout
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
     from pyfi_hpc.client.futures import Future
 
 #: Names that `Client.submit` keeps for itself.
-_OURS = ("socket", "id", "timeout", "deadline")
+_OURS = ("socket", "id", "timeout", "deadline", "delay", "at")
 
 
 def _run(
@@ -29,32 +28,30 @@ def _run(
     socket: str,
     args: tuple[str, ...],
     kw: tuple[str, ...],
-    ident: uuid.UUID | None,
     timeout: float | None,
+    no_wait: bool,
+    run_limit: float | None,
     verbose: bool,
     quiet: bool,
     items: bool,
     form: str,
+    **how: Any,
 ) -> None:
-    """Submit, wait, print."""
-    from pyfi_hpc.cli.waiting import remote_traceback, value_of
-
+    """Submit, wait, print; `how` are the arguments of `submit` that are no argument of the task's."""
     platform.as_json = form == "json"
     values, named = arguments(args), keywords(kw)
     for name in _OURS:
         if name in named:
             raise BadInput.of("E_USAGE", "--kw", name, "an argument of this name is given by its position")
-    future = platform.client.submit(socket, *values, id=ident, **named)
+    future = platform.client.submit(socket, *values, timeout=run_limit, **how, **named)
+    if no_wait:
+        click.echo(render.as_json([{"id": future.id}]) if form == "json" else future.id)
+        return
     limit = platform.settings.client.timeout_seconds if timeout is None else timeout
-    try:
-        if items:
-            _print_items(future, limit, form)
-            return
-        value = value_of(future, limit, platform.client, quiet=quiet)
-    except TaskError as error:
-        if verbose and (text := remote_traceback(error)):
-            say(text, err=True)
-        raise
+    if items:
+        _print_items(future, limit, form)
+        return
+    value = _value(platform, future, limit, verbose, quiet)
     if form == "json":
         click.echo(render.as_json([{"id": future.id, "status": "SUCCEEDED", "value": as_json(value)}]))
     else:
@@ -77,6 +74,17 @@ def _print_items(future: Future, limit: float | None, form: str) -> None:
             raise told(error, future) from error
 
 
+def _value(platform: Platform, future: Future, limit: float | None, verbose: bool, quiet: bool) -> Any:
+    from pyfi_hpc.cli.waiting import remote_traceback, value_of
+
+    try:
+        return value_of(future, limit, platform.client, quiet=quiet)
+    except TaskError as error:
+        if verbose and (text := remote_traceback(error)):
+            say(text, err=True)
+        raise
+
+
 def _made_by(platform: Platform, identity: bytes) -> str:
     from pyfi_hpc.client import rows
 
@@ -90,8 +98,13 @@ _options = together(
     click.argument("socket"),
     click.argument("args", nargs=-1, metavar="[ARGS]..."),
     click.option("--kw", multiple=True, metavar="NAME=JSON", help="An argument by its name; may be repeated."),
-    click.option("--id", "ident", type=Id(), help="An id of your own: repeating the call with it runs nothing twice."),
+    click.option("--id", type=Id(), help="An id of your own: repeating the call with it runs nothing twice."),
     click.option("--timeout", type=Seconds(), help="Stop waiting after this long; the work goes on (exit code 4)."),
+    click.option("--no-wait", is_flag=True, help="Print its id once it is accepted, and leave it to `pyfi wait`."),
+    click.option("--delay", type=Seconds(), help="Start it no sooner than this; until then the database holds it."),
+    click.option("--at", type=Moment(), help="Start it no sooner than at this time: 2026-12-01T10:00, or 2h from now."),
+    click.option("--deadline", type=Moment(), help="Fail it, without running it, where it has not started by then."),
+    click.option("--time-limit", "run_limit", type=Seconds(), help="End an attempt that runs for longer than this."),
     click.option("-v", "--verbose", is_flag=True, help="Say who made the value; show the task's traceback."),
     click.option("-q", "--quiet", is_flag=True, help="Say nothing while waiting."),
     click.option("--items", is_flag=True, help="Of a task that yields: each item on a line, as it comes."),
@@ -106,6 +119,7 @@ _options = together(
         "pyfi call proc1.socket1 '\"Hello World !\"'",
         "pyfi call proc1.socket1 3 '[1, 2]' --kw limit=10 -v",
         "pyfi call proc1.socket1 '{\"a\": 1}' --timeout 5m -o json",
+        "pyfi call proc1.socket1 3 --delay 30s --no-wait",
     ),
 )
 @_options

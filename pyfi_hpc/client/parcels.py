@@ -39,6 +39,8 @@ class Parcel:
     items: list[Item]
     batch: bytes
     confirm: Confirm | None = None
+    #: time.monotonic() when it was made
+    since: float = field(default_factory=time.monotonic)
     tries: int = 0
     #: time.monotonic() when it is to be sent again
     due: float = 0.0

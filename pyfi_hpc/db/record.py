@@ -64,6 +64,8 @@ class Held:
     returns: int
     live_lease: bool
     epoch: int
+    #: `due` is to come
+    ahead: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,7 +244,7 @@ def holds(cursor: Cursor, keys: Iterable[Key], *, lock: bool = False) -> dict[Ke
         return {}
     cursor.execute(
         f"SELECT h.owner, uuid_send(h.id), h.state, h.serial, h.used, h.returns,"
-        f" h.state = 'LEASED' AND h.due > now(), h.epoch {_BY_KEY} pyfi.hold h USING (owner, id)"
+        f" h.state = 'LEASED' AND h.due > now(), h.epoch, h.due > now() {_BY_KEY} pyfi.hold h USING (owner, id)"
         + (" ORDER BY h.owner, h.id FOR UPDATE OF h" if lock else ""),
         (owners, ids),
     )
@@ -303,6 +305,19 @@ def put_holds(cursor: Cursor, new: Sequence[NewHold]) -> None:
             template=_HOLD_ROW,
             page_size=len(rows),
         )
+
+
+def add_hold(cursor: Cursor, new: NewHold) -> bool:
+    """Write a hold row where none stands under its key; whether it did."""
+    cursor.execute(_HOLD_INSERT.replace("VALUES %s", f"VALUES {_HOLD_ROW}") + "DO NOTHING", new.row)
+    return bool(cursor.rowcount)
+
+
+def held_payload(cursor: Cursor, key: Key) -> bytes | None:
+    """The message of one hold row; None where there is none."""
+    cursor.execute("SELECT payload FROM pyfi.hold WHERE owner = %s AND id = %s::uuid", (key[0], key[1].hex()))
+    found = cursor.fetchone()
+    return None if found is None else bytes(found[0])
 
 
 def park_holds(cursor: Cursor, new: Sequence[NewHold]) -> None:
