@@ -63,6 +63,8 @@ class Stage:
             self.site = SoakSite(self.home, self.postgres.uri(), broker, patient)
             stack.callback(self.site.close)
             self._furnish()
+            # else it would tell of each kill in its own way
+            self.site.client.close()
             for host in (MORTAL, LASTING):
                 self.site.agent(host=host, respawn=True)
             self.site.ready(len(LINE) + 1, timeout=120)
