@@ -90,7 +90,7 @@ class Session:
     @property
     def link(self) -> Link:
         """The session for what callers ask."""
-        return self._opened("_link", lambda: Link(self.database_uri, "client", self._patience))
+        return self._opened("_link", lambda: Link(self.database_uri, "client", self._patience, self.tell))
 
     @property
     def broker(self) -> Broker:
