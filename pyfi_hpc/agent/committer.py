@@ -421,6 +421,8 @@ class Committer(threading.Thread):
                 self._conflict(verdict)
             else:
                 verdict.lot.settle(verdict.index)
+            if verdict.overtaken and verdict.lot.overtaken is not None:
+                verdict.lot.overtaken()
 
     def _conflict(self, verdict: Verdict) -> None:
         """The id was used for another call: this one is set aside, with that reason, and only then settled."""

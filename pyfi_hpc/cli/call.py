@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -13,7 +14,7 @@ from pyfi_hpc.cli.output import say
 from pyfi_hpc.cli.params import Choice, Id, Moment, Seconds
 from pyfi_hpc.cli.shared import together
 from pyfi_hpc.cli.values import arguments, as_json, as_text, keywords
-from pyfi_hpc.errors import BadInput, TaskError
+from pyfi_hpc.errors import BadInput, TaskError, WaitTimeout
 
 if TYPE_CHECKING:
     from pyfi_hpc.client.futures import Future
@@ -32,6 +33,7 @@ def _run(
     run_limit: float | None,
     verbose: bool,
     quiet: bool,
+    items: bool,
     form: str,
     **how: Any,
 ) -> None:
@@ -46,6 +48,9 @@ def _run(
         click.echo(render.as_json([{"id": future.id}]) if form == "json" else future.id)
         return
     limit = platform.settings.client.timeout_seconds if timeout is None else timeout
+    if items:
+        _print_items(future, limit, form)
+        return
     value = _value(platform, future, limit, verbose, quiet)
     if form == "json":
         click.echo(render.as_json([{"id": future.id, "status": "SUCCEEDED", "value": as_json(value)}]))
@@ -53,6 +58,20 @@ def _run(
         say(as_text(value))
     if verbose:
         click.echo(f"{future.id} {_made_by(platform, future.identity)}", err=True)
+
+
+def _print_items(future: Future, limit: float | None, form: str) -> None:
+    """A line for each item, as it comes."""
+    from pyfi_hpc.cli.waiting import told, watching
+
+    with watching(future):
+        try:
+            for item in future.items(limit):
+                say(json.dumps(as_json(item), ensure_ascii=False) if form == "json" else as_text(item))
+        except WaitTimeout:
+            raise
+        except Exception as error:
+            raise told(error, future) from error
 
 
 def _value(platform: Platform, future: Future, limit: float | None, verbose: bool, quiet: bool) -> Any:
@@ -88,6 +107,7 @@ _options = together(
     click.option("--time-limit", "run_limit", type=Seconds(), help="End an attempt that runs for longer than this."),
     click.option("-v", "--verbose", is_flag=True, help="Say who made the value; show the task's traceback."),
     click.option("-q", "--quiet", is_flag=True, help="Say nothing while waiting."),
+    click.option("--items", is_flag=True, help="Of a task that yields: each item on a line, as it comes."),
     click.option("-o", "--output", "form", type=Choice(["raw", "json"], "FORMAT"), default="raw", show_default=True,
                  help="A string as it is and anything else as JSON, or always one JSON object."),
 )  # fmt: skip

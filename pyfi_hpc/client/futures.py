@@ -34,6 +34,9 @@ class Home(Protocol):
     def value(self, future: Future) -> object:
         """The decoded value of a future that has one."""
 
+    def items(self, future: Future, timeout: float | None) -> Iterator[Any]:
+        """See `Future.items`."""
+
     def error(self, future: Future) -> BaseException:
         """The exception of a future that has none."""
 
@@ -158,7 +161,7 @@ class Future(concurrent.futures.Future[Any]):
         return self._home.cancel(self, running)
 
     def result(self, timeout: float | None = None) -> Any:
-        """The value; the same object each time.
+        """The value; the same object each time. Of a task that yields, the list of its items.
 
         Raises:
             WaitTimeout: `timeout` seconds are over; the work goes on.
@@ -236,6 +239,17 @@ class Future(concurrent.futures.Future[Any]):
         if isinstance(self._answer, Answer):
             return _STATUS[self._answer.kind]
         return None if self._answer is None else "FAILED"
+
+    def items(self, timeout: float | None = None) -> Iterator[Any]:
+        """Yield what a task that is a generator yields, in its order, as it comes; nothing is kept here.
+
+        Each item is waited for `timeout` seconds at most.
+
+        Raises:
+            WaitTimeout: the work goes on. Exception: what ended the call, after the items before it.
+            BadInput: E_TYPE, its task does not yield.
+        """
+        return self._home.items(self, timeout)
 
     @property
     def attempts(self) -> list[dict[str, Any]]:

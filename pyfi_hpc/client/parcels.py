@@ -68,9 +68,10 @@ class Parcel:
 
 @dataclass(slots=True, eq=False)
 class Lane:
-    """The calls of one socket, in the order in which they came."""
+    """The calls of one socket, in the order in which they came; at most `most` of them share a message."""
 
     way: Way
+    most: int = MOST_CALLS
     waiting: deque[Item] = field(default_factory=deque)
     unconfirmed: int = 0
 
@@ -79,8 +80,8 @@ class Lane:
         """How many calls make a full message."""
         pace = self.way.pace
         if pace is None:
-            return UNKNOWN_CALLS
-        return max(1, min(MOST_CALLS, int(MOST_SECONDS / max(pace, 1e-9))))
+            return min(UNKNOWN_CALLS, self.most)
+        return max(1, min(self.most, int(MOST_SECONDS / max(pace, 1e-9))))
 
     @property
     def ready(self) -> bool:

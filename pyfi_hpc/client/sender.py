@@ -19,7 +19,7 @@ from pyfi_hpc.brokers.base import Broker, Confirm, Publication
 from pyfi_hpc.client import notices
 from pyfi_hpc.client.directory import Way
 from pyfi_hpc.client.notices import Notices, Stuck
-from pyfi_hpc.client.parcels import Item, Lane, Parcel
+from pyfi_hpc.client.parcels import MOST_CALLS, Item, Lane, Parcel
 from pyfi_hpc.client.tickets import AcceptedLog
 from pyfi_hpc.errors import BrokerUnavailable, PyfiError, Unavailable
 from pyfi_hpc.failpoints import reach
@@ -48,10 +48,12 @@ class Sender:
         mend: Callable[[str], None],
         log: AcceptedLog,
         tell: Callable[[str], None] = lambda _: None,
+        most_calls: int = MOST_CALLS,
     ) -> None:
         """`mend` is called with a socket's name when the broker knows no queue of it; `reply` is our reply address;
-        `tell` is given a line for people where calls wait for long."""
+        `tell` is given a line for people where calls wait for long; at most `most_calls` share a message."""
         self._broker, self._owner, self.reply, self._mend, self._log = broker, owner, reply, mend, log
+        self._most_calls = most_calls
         self._lock = threading.Lock()
         self._news, self._room = threading.Condition(self._lock), threading.Condition(self._lock)
         self._lanes: dict[Way, Lane] = {}
@@ -99,7 +101,7 @@ class Sender:
     def _append(self, way: Way, items: Sequence[Item], size: int) -> None:
         lane = self._lanes.get(way)
         if lane is None:
-            lane = self._lanes[way] = Lane(way)
+            lane = self._lanes[way] = Lane(way, self._most_calls)
         if not lane.waiting:
             self._busy.append(lane)
         lane.waiting.extend(items)

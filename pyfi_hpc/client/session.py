@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -16,6 +16,7 @@ from pyfi_hpc.brokers.connect import connect
 from pyfi_hpc.client import remote, rows
 from pyfi_hpc.client.directory import Directory, Way
 from pyfi_hpc.client.futures import Future, called
+from pyfi_hpc.client.items import items_of
 from pyfi_hpc.client.link import Link, closed
 from pyfi_hpc.client.logs import warnings_to_stderr
 from pyfi_hpc.client.pacing import Pacer
@@ -30,6 +31,7 @@ from pyfi_hpc.db.record import Cursor
 from pyfi_hpc.errors import PyfiError
 from pyfi_hpc.wire.ids import id_text
 from pyfi_hpc.wire.messages import Answer, Kind
+from pyfi_hpc.wire.values import Items
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -185,7 +187,8 @@ class Session:
 
     def _make_sender(self) -> Sender:
         reply = self.broker.reply_address(self.waiter.hear)
-        return Sender(self.broker, self.owner, reply, self.directory.mend, self._accepted_log, self.tell)
+        most = self.settings.client.batch_calls
+        return Sender(self.broker, self.owner, reply, self.directory.mend, self._accepted_log, self.tell, most)
 
     def _make_network(self) -> Network:
         from pyfi_hpc.client.network import Network
@@ -234,7 +237,12 @@ class Session:
         if data is None:
             owner = self.owner
             data = self.link.run(lambda cursor: rows.value(cursor, owner, future.identity))
-        return self.packer.unpack(data)
+        found = self.packer.unpack(data)
+        return list(self.items(future, None)) if isinstance(found, Items) else found
+
+    def items(self, future: Future, timeout: float | None) -> Iterator[Any]:
+        """See `Future.items`."""
+        return items_of(self, future, timeout)
 
     def error(self, future: Future) -> BaseException:
         """The exception; who made the outcome is told as far as the database answers."""

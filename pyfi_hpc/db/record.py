@@ -475,6 +475,38 @@ def current_leases(cursor: Cursor, epochs: Mapping[Key, int]) -> set[Key]:
     return {key for key, held in found.items() if held.state == "LEASED" and held.epoch == epochs[key]}
 
 
+def take_streams(cursor: Cursor, keys: Iterable[Key], opening: Mapping[Key, bytes]) -> dict[Key, bytes]:
+    """Which attempt yields the items of these calls: of those `opening` the one named, from now on.
+
+    The rows stay locked until the commit: no other attempt takes over while this one commits items.
+    """
+    if opening:
+        owners, ids = _keys(opening)
+        cursor.execute(
+            "INSERT INTO pyfi.stream (owner, id, attempt) SELECT * FROM unnest(%s::text[], %s::uuid[], %s::uuid[])"
+            " ON CONFLICT (owner, id) DO UPDATE SET attempt = excluded.attempt",
+            (owners, ids, [opening[key].hex() for key in sorted(opening)]),
+        )
+    owners, ids = _keys(keys)
+    cursor.execute(
+        f"SELECT s.owner, uuid_send(s.id), uuid_send(s.attempt) {_BY_KEY} pyfi.stream s USING (owner, id)"
+        " ORDER BY s.owner, s.id FOR UPDATE OF s",
+        (owners, ids),
+    )
+    return {(owner, bytes(identity)): bytes(attempt) for owner, identity, attempt in cursor.fetchall()}
+
+
+def close_streams(cursor: Cursor, keys: Iterable[Key]) -> None:
+    """These calls are decided: nothing more is yielded."""
+    owners, ids = _keys(keys)
+    if owners:
+        cursor.execute(
+            "DELETE FROM pyfi.stream s USING unnest(%s::text[], %s::uuid[]) AS k (owner, id)"
+            " WHERE s.owner = k.owner AND s.id = k.id",
+            (owners, ids),
+        )
+
+
 def failed(error: ErrorRecord) -> bytes:
     """The error as it is stored."""
     return messages.encode(error)
