@@ -155,7 +155,7 @@ class Session:
     @cached_property
     def packer(self) -> Packer:
         """Arguments to bytes and values back."""
-        return Packer(self.settings.blob_dir)
+        return Packer(self.settings.blob_dir, self.settings.client.max_value_bytes)
 
     def _opened(self, name: str, make: Callable[[], T]) -> T:
         found: T | None = self.__dict__.get(name)
