@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from itertools import groupby
+from operator import attrgetter
 
 import structlog
 
@@ -20,7 +21,7 @@ from pyfi_hpc.brokers.base import Broker, Confirm, Publication
 from pyfi_hpc.client import notices
 from pyfi_hpc.client.directory import Way
 from pyfi_hpc.client.notices import Notices, Stuck
-from pyfi_hpc.client.parcels import MOST_CALLS, Item, Lane, Parcel
+from pyfi_hpc.client.parcels import EAGER_PARCELS, MOST_CALLS, Item, Lane, Parcel
 from pyfi_hpc.client.tickets import AcceptedLog
 from pyfi_hpc.errors import BrokerUnavailable, PyfiError, Unavailable
 from pyfi_hpc.failpoints import reach
@@ -76,16 +77,20 @@ class Sender:
         lane = self._lanes.get(way)
         return lane is None or gathered >= lane.limit or (lane.unconfirmed == 0 and not lane.waiting)
 
+    def eager(self, way: Way) -> bool:
+        """Whether what is handed over goes at once, even if it makes no full message."""
+        lane = self._lanes.get(way)
+        return lane is None or lane.unconfirmed < EAGER_PARCELS
+
     @property
     def roomy(self) -> bool:
         """Whether `put` would not wait; asked well before it has to, since others put meanwhile."""
         return self._waiting < ROOM_CALLS // 2 and self._bytes < ROOM_BYTES // 2
 
     def put(self, way: Way, items: Sequence[Item]) -> None:
-        """Have the calls sent, soon; waits while there is no room. Each is accepted or refused through its ticket."""
-        for ticket, group in groupby(items, key=lambda item: item.ticket):
-            ticket.add(sum(1 for _ in group))
-        size = sum(len(item.call.args) for item in items)
+        """Have the calls, all of one ticket, sent soon; waits while there is no room. That tells which are accepted."""
+        items[0].ticket.add(len(items))
+        size = sum([len(item.call.args) for item in items])
         with self._lock:
             roomy = self._wait_for_room(items[0].deadline)
             if roomy:
@@ -201,7 +206,7 @@ class Sender:
 
     def _leave_room(self, items: Sequence[Item]) -> None:
         self._waiting -= len(items)
-        self._bytes -= sum(len(item.call.args) for item in items)
+        self._bytes -= sum([len(item.call.args) for item in items])
         self._room.notify_all()
 
     def _enter(self, parcel: Parcel) -> Parcel:
@@ -298,7 +303,7 @@ class Sender:
                 self._log.write(item.future for item in items)
         finally:
             # they are accepted, whatever becomes of the log
-            for ticket, group in groupby(items, key=lambda item: item.ticket):
+            for ticket, group in groupby(items, key=_ticket):
                 ticket.settle(sum(1 for _ in group))
 
     # calls whose time is over
@@ -349,6 +354,7 @@ class Sender:
         return "E_BROKER_BLOCKED", "the broker takes no messages for now"
 
 
+_ticket = attrgetter("ticket")
 _REPEAT = "repeat it with the same id: it will not run twice for that"
 
 
@@ -369,6 +375,6 @@ def _error(confirm: Confirm) -> PyfiError | None:
 def _refuse(items: Sequence[Item], error: PyfiError) -> None:
     for item in items:
         item.future.settle(error)
-    for ticket, group in groupby(items, key=lambda item: item.ticket):
+    for ticket, group in groupby(items, key=_ticket):
         refused = [(item.future, error) for item in group]
         ticket.settle(len(refused), refused)
