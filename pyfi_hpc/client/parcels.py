@@ -75,7 +75,10 @@ class Lane:
     waiting: deque[Item] = field(default_factory=deque)
     unconfirmed: int = 0
     #: how many calls make a full message, by what was known when the last one was made
-    limit: int = UNKNOWN_CALLS
+    limit: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.limit = self._learned()
 
     def _learned(self) -> int:
         pace = self.way.pace

@@ -88,8 +88,9 @@ class Sender:
         return self._waiting < ROOM_CALLS // 2 and self._bytes < ROOM_BYTES // 2
 
     def put(self, way: Way, items: Sequence[Item]) -> None:
-        """Have the calls, all of one ticket, sent soon; waits while there is no room. That tells which are accepted."""
-        items[0].ticket.add(len(items))
+        """Have the calls sent, soon; waits while there is no room. Each is accepted or refused through its ticket."""
+        for ticket, group in groupby(items, _ticket):
+            ticket.add(len(list(group)))
         size = sum([len(item.call.args) for item in items])
         with self._lock:
             roomy = self._wait_for_room(items[0].deadline)
