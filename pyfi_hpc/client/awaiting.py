@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 from pyfi_hpc.client.futures import Future, Latch
 from pyfi_hpc.wire.limits import REPLY_INLINE_BYTES
 from pyfi_hpc.wire.messages import Answer, Kind
-from pyfi_hpc.wire.values import blob_in
+from pyfi_hpc.wire.values import blob_in, encode_items
 
 if TYPE_CHECKING:
     from pyfi_hpc.client.mapping import Entry
     from pyfi_hpc.client.tickets import Ticket
+
+_ITEMS_MARK = encode_items(0)[:2]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -99,7 +101,9 @@ def _at_hand(future: Future) -> bool:
     answer = future.answer
     if not isinstance(answer, Answer) or answer.kind is not Kind.VALUE or answer.value is None:
         return False
-    return len(answer.value) <= REPLY_INLINE_BYTES and blob_in(answer.value) is None
+    # the items of a generator are rows of their own
+    elsewhere = blob_in(answer.value) is not None or answer.value.startswith(_ITEMS_MARK)
+    return len(answer.value) <= REPLY_INLINE_BYTES and not elsewhere
 
 
 @cache
