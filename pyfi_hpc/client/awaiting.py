@@ -6,7 +6,7 @@ import asyncio
 import threading
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
@@ -122,6 +122,17 @@ async def settled(ticket: Ticket) -> None:
     bell = Bell()
     ticket.tell(bell.ring)
     await bell.wait()
+
+
+async def one_done(futures: Sequence[Future], seconds: float | None) -> bool:
+    """Whether one of these is done within so many seconds."""
+    arrivals = LoopArrivals()
+    arrivals.put(futures)
+    try:
+        return await arrivals.next(seconds) is not None
+    finally:
+        for each in futures:
+            each.untell(arrivals)
 
 
 class LoopArrivals(Latch):
