@@ -55,6 +55,10 @@ class Consumption(KeptChannel):
 
     def begin(self, channel: Any) -> None:
         self._forget()
+        if not self._handing_over:
+            # it was kept for the deliveries in its hands: those went back with the channel before
+            self.drop()
+            return
         self._incarnation = Incarnation(channel, self._settle)
         self._reader.deliveries[channel.channel_number] = partial(self._received, self._incarnation)
         channel.add_on_cancel_callback(self._cancelled_by_broker)
@@ -113,6 +117,8 @@ class Consumption(KeptChannel):
         """Consume more where fewer deliveries are asked for than the prefetch allows."""
         if self._incarnation is None or self._cancelling or self._asked() >= self._prefetch:
             return
+        if not self._handing_over:
+            return  # a consumer of nobody's would give each message back until the broker sets it aside
         orphans = self._incarnation.ledger.count_to(self._orphans_to)
         room = self._prefetch - self._asked() - orphans
         # orphans go one by one: the last part waits for all of them
