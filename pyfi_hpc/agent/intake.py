@@ -75,7 +75,8 @@ class Intake:
             program = view.programs.get(socket.processor)
             workers = ready.get(socket.processor, 0)
             if open_for_work and workers and program and program.requested is Requested.RUNNING:
-                wanted.setdefault((socket.processor, socket.queue), _Source(workers)).tasks.add(socket.task)
+                for each in (socket, *socket.others):
+                    wanted.setdefault((each.processor, each.queue), _Source(workers)).tasks.add(each.task)
         for key in self._subscriptions.keys() - wanted.keys():
             self._subscriptions.pop(key).cancel()
             self._prefetch.pop(key)
@@ -137,7 +138,7 @@ class Intake:
             detail = f"the message says {arrival.message.owner!r}, socket {socket.name} is {socket.owner!r}'s"
             self._put(SetAside(arrival.delivery, Reason.OWNER, detail))
         else:
-            self._accept(arrival, socket)
+            self._accept(arrival, socket.at(arrival.delivery.queue))
 
     def _retry_unknown(self) -> None:
         waiting, self._unknown = self._unknown, []
@@ -162,7 +163,8 @@ class Intake:
         if careful:
             self._put(Look(lot))
         else:
-            self._dispatcher.offer(lot.token, lot.processor, socket.task, range(len(message.calls)))
+            calls = range(len(message.calls))
+            self._dispatcher.offer(lot.token, lot.processor, socket.task, calls, priority=socket.priority)
             self._deepen((lot.processor, socket.queue))
 
     def looked(self, looked: Looked) -> None:
@@ -175,7 +177,10 @@ class Intake:
         elif not self.consumes(lot.processor):
             self._put(GiveBack(lot, looked.runnable))
         else:
-            self._dispatcher.offer(lot.token, lot.processor, lot.socket.task, looked.runnable, careful=True)
+            socket = lot.socket
+            self._dispatcher.offer(
+                lot.token, lot.processor, socket.task, looked.runnable, careful=True, priority=socket.priority
+            )
 
     # what waits
 

@@ -8,6 +8,7 @@ import msgspec
 
 from pyfi_hpc.brokers.base import Delivery
 from pyfi_hpc.db.record import Key
+from pyfi_hpc.model.priority import Priority
 from pyfi_hpc.model.status import Cause
 from pyfi_hpc.wire.frames import Item
 from pyfi_hpc.wire.messages import Call, Message, Route
@@ -30,6 +31,13 @@ class Served:
     max_attempts: int
     retry_delay_seconds: float
     routes: tuple[Route, ...] = ()
+    priority: Priority = Priority.NORMAL
+    #: the same socket where calls of its other priorities come from
+    others: tuple[Served, ...] = ()
+
+    def at(self, queue: str) -> Served:
+        """The socket as it is served from that queue: what is tried again goes back there."""
+        return next((each for each in self.others if each.queue == queue), self) if self.others else self
 
 
 @dataclass(slots=True)

@@ -86,6 +86,7 @@ def processor(platform: Platform, name: str, gitrepo: str, **shape: Any) -> None
         "pyfi add socket -n proc1.socket1 -q pyfi.queue1 -pn proc1 -t do_something",
         "pyfi add socket -n proc1.socket2 -q pyfi.queue1 -pn proc1 -t do_this --timeout 30s",
         "pyfi add socket -n proc1.alarms -q news -pn proc1 -t alarm --binding 'alarm.#'",
+        "pyfi add socket -n proc1.socket3 -q pyfi.queue1 -pn proc1 -t do_this --priorities 2",
     ),
 )
 @name_option
@@ -94,6 +95,7 @@ def processor(platform: Platform, name: str, gitrepo: str, **shape: Any) -> None
 @click.option("-t", "--task", required=True, help="The function to run.")
 @click.option("--timeout", "timeout_seconds", type=Seconds(), help="Time limit of each call.")
 @click.option("--binding", metavar="PATTERN", help="The keys of a topic queue that reach it; else all.")
+@click.option("--priorities", type=Whole(1, 3), help="1: calls have none, 2: some may be high, 3 (default): also low.")
 @pass_platform
 def socket(platform: Platform, name: str, procname: str | None, procid: uuid.UUID | None, **values: Any) -> None:
     """Add a socket: one task of a processor, behind a queue."""

@@ -15,9 +15,10 @@ from pyfi_hpc.cli.params import Choice, Id, Seconds
 from pyfi_hpc.cli.shared import together
 from pyfi_hpc.cli.values import arguments, as_json, as_text, keywords
 from pyfi_hpc.errors import BadInput, TaskError
+from pyfi_hpc.model.priority import Priority
 
 #: Names that `Client.submit` keeps for itself.
-_OURS = ("socket", "id", "timeout", "deadline")
+_OURS = ("socket", "id", "timeout", "deadline", "priority")
 
 
 def _run(
@@ -26,6 +27,7 @@ def _run(
     args: tuple[str, ...],
     kw: tuple[str, ...],
     ident: uuid.UUID | None,
+    priority: str,
     timeout: float | None,
     verbose: bool,
     quiet: bool,
@@ -39,7 +41,7 @@ def _run(
     for name in _OURS:
         if name in named:
             raise BadInput.of("E_USAGE", "--kw", name, "an argument of this name is given by its position")
-    future = platform.client.submit(socket, *values, id=ident, **named)
+    future = platform.client.submit(socket, *values, id=ident, priority=priority, **named)
     limit = platform.settings.client.timeout_seconds if timeout is None else timeout
     try:
         value = value_of(future, limit, platform.client, quiet=quiet)
@@ -69,6 +71,8 @@ _options = together(
     click.argument("args", nargs=-1, metavar="[ARGS]..."),
     click.option("--kw", multiple=True, metavar="NAME=JSON", help="An argument by its name; may be repeated."),
     click.option("--id", "ident", type=Id(), help="An id of your own: repeating the call with it runs nothing twice."),
+    click.option("--priority", type=Choice(Priority, "PRIORITY"), default="normal", show_default=True,
+                 help="While all wait, 8 high calls and 2 normal ones run for each low one."),
     click.option("--timeout", type=Seconds(), help="Stop waiting after this long; the work goes on (exit code 4)."),
     click.option("-v", "--verbose", is_flag=True, help="Say who made the value; show the task's traceback."),
     click.option("-q", "--quiet", is_flag=True, help="Say nothing while waiting."),
@@ -83,6 +87,7 @@ _options = together(
         "pyfi call proc1.socket1 '\"Hello World !\"'",
         "pyfi call proc1.socket1 3 '[1, 2]' --kw limit=10 -v",
         "pyfi call proc1.socket1 '{\"a\": 1}' --timeout 5m -o json",
+        "pyfi call proc1.socket1 3 --priority high",
     ),
 )
 @_options

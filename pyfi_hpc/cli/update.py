@@ -77,12 +77,14 @@ def processor(platform: Platform, target: str | None, name: str | None, ident: A
         "pyfi update socket proc1.socket1 -t do_this",
         "pyfi update socket proc1.socket1 --timeout 5m",
         "pyfi update socket -n proc1.socket1 --binding 'alarm.#'",
+        "pyfi update socket proc1.socket1 --priorities 1",
     ),
 )
 @object_options
 @click.option("-t", "--task", help="The function to run.")
 @click.option("--timeout", "timeout_seconds", type=Seconds(), help="Time limit of each call.")
 @click.option("--binding", metavar="PATTERN", help="The keys of a topic queue that reach it.")
+@click.option("--priorities", type=Whole(1, 3), help="1: calls have none, 2: some may be high, 3: also low.")
 @generation_option
 @pass_platform
 def socket(platform: Platform, target: str | None, name: str | None, ident: Any, **values: Any) -> None:

@@ -17,6 +17,7 @@ from pyfi_hpc.client.tickets import not_accepted
 from pyfi_hpc.client.waiter import conflict
 from pyfi_hpc.config import Settings
 from pyfi_hpc.errors import BadInput, DatabaseUnavailable
+from pyfi_hpc.model.priority import Priority
 from pyfi_hpc.wire.ids import ID_BYTES, parse_id
 
 if TYPE_CHECKING:
@@ -62,12 +63,14 @@ class Client:
         id: str | uuid.UUID | None = None,
         timeout: float | None = None,
         deadline: float | None = None,
+        priority: str = Priority.NORMAL,
         **kwargs: object,
     ) -> Future:
         """Call the task behind `socket`; returns once the call is accepted.
 
         `timeout` is seconds of run time, `deadline` UTC seconds since 1970 after which it need not start; `id` is an id
-        of the caller's own: repeating a call with it never makes a second outcome.
+        of the caller's own: repeating a call with it never makes a second outcome. `priority` is high, normal or low:
+        while all wait, eight high calls and two normal ones run for each low one.
 
         Raises:
             BadInput: E_NOT_FOUND; E_TYPE, arguments that cannot be sent, or that the task does not take; E_LIMIT; E_ID;
@@ -75,7 +78,7 @@ class Client:
             Unavailable: E_BROKER, E_BROKER_BLOCKED, E_BACKPRESSURE, E_DB_UNAVAILABLE, E_STORAGE_FULL: not accepted, or
                 not known to be; may be repeated, with the same id where it says so.
         """
-        return self._submit(socket, args, kwargs, None if id is None else parse_id(id), timeout, deadline)
+        return self._submit(socket, args, kwargs, None if id is None else parse_id(id), timeout, deadline, priority)
 
     def _submit(
         self,
@@ -85,8 +88,9 @@ class Client:
         identity: bytes | None = None,
         timeout: float | None = None,
         deadline: float | None = None,
+        priority: str = Priority.NORMAL,
     ) -> Future:
-        stream = Stream(self._session, socket)
+        stream = Stream(self._session, socket, priority)
         future = stream.made(args, kwargs, id=identity, timeout=timeout, deadline=deadline)
         if identity is not None and self._decided(future):
             return future
@@ -100,14 +104,14 @@ class Client:
         """The value of one call, waited for `timeout` seconds at most. Raises what `submit` and `Future.result` do."""
         return self._submit(socket, args, kwargs).result(timeout)
 
-    def submit_many(self, socket: str, inputs: Iterable[object]) -> list[Future]:
+    def submit_many(self, socket: str, inputs: Iterable[object], *, priority: str = Priority.NORMAL) -> list[Future]:
         """One call for each input (a tuple is several arguments); returns once all are accepted.
 
         Raises:
             PyfiError: E_NOT_ACCEPTED; `facts["ids"]` are those not accepted, all others are. What is wrong with an
                 input, as `submit` says: those before it are accepted.
         """
-        stream = Stream(self._session, socket)
+        stream = Stream(self._session, socket, priority)
         try:
             futures = [stream.send(_arguments(given)) for given in inputs]
         finally:
@@ -124,6 +128,7 @@ class Client:
         max_in_flight: int = 500,
         return_exceptions: bool = False,
         ordered: bool = True,
+        priority: str = Priority.NORMAL,
     ) -> Iterator[Any]:
         """Yield the value of each call, in the order of the inputs or, not `ordered`, as they come.
 
@@ -136,7 +141,7 @@ class Client:
         if max_in_flight < 1:
             raise BadInput.of("E_RANGE", "max_in_flight", max_in_flight, "at least one call must be in flight")
         run = Map(
-            Stream(self._session, socket),
+            Stream(self._session, socket, priority),
             zip(*iterables, strict=False),
             max_in_flight,
             return_exceptions=return_exceptions,

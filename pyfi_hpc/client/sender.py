@@ -38,8 +38,8 @@ log = structlog.get_logger()
 class Sender:
     """Takes calls from any thread; ends with `close`."""
 
-    def __init__(self, broker: Broker, owner: str, reply: str, mend: Callable[[str], None], log: AcceptedLog) -> None:
-        """`mend` is called with a socket's name when the broker knows no queue of it; `reply` is our reply address."""
+    def __init__(self, broker: Broker, owner: str, reply: str, mend: Callable[[Way], None], log: AcceptedLog) -> None:
+        """`mend` is called with a way when the broker knows no queue of it; `reply` is our reply address."""
         self._broker, self._owner, self._reply, self._mend, self._log = broker, owner, reply, mend, log
         self._lock = threading.Lock()
         self._news, self._room = threading.Condition(self._lock), threading.Condition(self._lock)
@@ -216,7 +216,7 @@ class Sender:
     def _mend_for(self, parcel: Parcel) -> None:
         name = parcel.lane.way.socket.name
         try:
-            self._mend(name)
+            self._mend(parcel.lane.way)
         except PyfiError as error:
             log.warning("the socket's queue cannot be declared", socket=name, reason=str(error))
             parcel.mended = not isinstance(error, Unavailable)

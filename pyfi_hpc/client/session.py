@@ -26,6 +26,7 @@ from pyfi_hpc.db import versions
 from pyfi_hpc.db.plain import place
 from pyfi_hpc.db.record import Cursor
 from pyfi_hpc.errors import PyfiError
+from pyfi_hpc.model.priority import Priority
 from pyfi_hpc.wire.ids import id_text
 from pyfi_hpc.wire.messages import Answer, Kind
 
@@ -103,7 +104,7 @@ class Session:
         """Where sockets are."""
         return self._opened(
             "_directory",
-            lambda: Directory(self.link, self.network_name, lambda name: self.network.ensure_declared(name)),
+            lambda: Directory(self.link, self.network_name, lambda *way: self.network.ensure_declared(*way)),
         )
 
     @property
@@ -288,6 +289,7 @@ class Session:
         self.waiter.watch([future])
         return future
 
-    def way(self, socket: str) -> Way:
-        """Where the calls of that socket go."""
-        return self.directory.way(socket)
+    def way(self, socket: str, priority: str = Priority.NORMAL) -> Way:
+        """Where the calls of that socket with that priority go."""
+        way = self.directory.way(socket)
+        return way if priority == Priority.NORMAL else self.directory.level(way, priority)

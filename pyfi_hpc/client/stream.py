@@ -11,6 +11,7 @@ from pyfi_hpc.client.parcels import Item
 from pyfi_hpc.client.session import Session
 from pyfi_hpc.client.tickets import Ticket, not_accepted
 from pyfi_hpc.errors import PyfiError
+from pyfi_hpc.model.priority import Priority
 from pyfi_hpc.wire.ids import call_digest
 from pyfi_hpc.wire.messages import Call
 
@@ -21,9 +22,9 @@ class Stream:
     """Not for several threads at once. What is gathered goes out by itself when a message is full or none is under
     way; `flush` before waiting for anything."""
 
-    def __init__(self, session: Session, socket: str) -> None:
+    def __init__(self, session: Session, socket: str, priority: str = Priority.NORMAL) -> None:
         self._session, self._name = session, socket
-        self._way, self._sender = session.way(socket), session.sender
+        self._way, self._sender = session.way(socket, priority), session.sender
         self._patience = session.settings.client.connect_seconds
         self._gathered: list[Item] = []
         self._ids = NewIds()

@@ -31,6 +31,8 @@ class SocketInfo:
     timeout_seconds: float | None
     #: parameters of the task at the pinned commit, None where they are not known
     signature: dict[str, Any] | None
+    #: how many priorities its calls may have
+    priorities: int = 3
 
 
 def task_queue(network: str, queue: str, key: str, generation: int, max_length: int | None = None) -> TaskQueue:
@@ -51,7 +53,7 @@ def task_queues(cursor: Cursor, network: str) -> tuple[TaskQueue, ...]:
 
 _SOCKETS = """
     SELECT uuid_send(s.id), s.name, s.owner, p.name, p.commit, s.task, q.name, s.task_key, coalesce(t.generation, 1),
-        t.declared IS NOT NULL, coalesce(s.timeout_seconds, p.timeout_seconds), s.signature
+        t.declared IS NOT NULL, coalesce(s.timeout_seconds, p.timeout_seconds), s.signature, s.priorities
     FROM pyfi.socket s JOIN pyfi.processor p ON p.id = s.processor_id JOIN pyfi.queue q ON q.id = s.queue_id
     JOIN pyfi.network n ON n.id = s.network_id
     LEFT JOIN pyfi.task_queue t ON t.queue_id = s.queue_id AND t.task_key = s.task_key
@@ -78,8 +80,18 @@ def _info(network: str, row: Any) -> SocketInfo:
     queue = task_queue(network, row[6], row[7], row[8])
     return SocketInfo(
         bytes(row[0]), row[1], row[2], row[3], row[4], row[5], queue.exchange, queue.key, queue.generation, row[9],
-        row[10], row[11],
+        row[10], row[11], row[12],
     )  # fmt: skip
+
+
+def declared(cursor: Cursor, socket: bytes, key: str) -> bool:
+    """Whether the broker has confirmed the queue by which calls of `socket` with that key go."""
+    cursor.execute(
+        "SELECT FROM pyfi.task_queue t JOIN pyfi.socket s ON s.queue_id = t.queue_id"
+        " WHERE s.id = %s::uuid AND t.task_key = %s AND t.declared IS NOT NULL",
+        (socket.hex(), key),
+    )
+    return cursor.fetchone() is not None
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ from pyfi_hpc.client.objects.common import (
 )
 from pyfi_hpc.db import tables
 from pyfi_hpc.model.names import checked_choice, checked_name
+from pyfi_hpc.model.priority import Priority, of_key
 from pyfi_hpc.model.status import QueueType
 
 
@@ -76,4 +77,11 @@ def record(tools: Tools, row: tables.Queue) -> Record:
     """A queue as it is shown."""
     tools.session.flush()
     tools.session.refresh(row)
-    return columns(row, leave_out=("network_id",))
+    return {**columns(row, leave_out=("network_id",)), "priorities": _priorities(tools, row)}
+
+
+def _priorities(tools: Tools, row: tables.Queue) -> list[str]:
+    """The priorities that have a durable queue, in their order."""
+    keys = tools.session.scalars(sa.select(tables.TaskQueue.task_key).where(tables.TaskQueue.queue_id == row.id)).all()
+    found = {of_key(key) for key in keys}
+    return [each.value for each in Priority if each in found]

@@ -23,6 +23,7 @@ from pyfi_hpc.db import tables
 from pyfi_hpc.envs import tasks as modules
 from pyfi_hpc.errors import BadInput
 from pyfi_hpc.model.names import checked_name, task_key
+from pyfi_hpc.model.priority import MOST as MOST_PRIORITIES
 
 
 def add(
@@ -34,11 +35,16 @@ def add(
     task: str | None = None,
     timeout_seconds: float | None = None,
     binding: str = "#",
+    priorities: int = MOST_PRIORITIES,
     id: uuid.UUID | None = None,
 ) -> Record:
-    """Bind a task of a processor to a queue; without `task` the processor's own, or its module's only one."""
+    """Bind a task of a processor to a queue; without `task` the processor's own, or its module's only one.
+
+    `priorities`: 1 calls have none, 2 some may be high, 3 some may be low as well.
+    """
     checked_name(name)
     check_range("timeout_seconds", timeout_seconds, 0.001, 31_536_000)
+    check_range("priorities", priorities, 1, MOST_PRIORITIES)
     refuse_taken(tools, tables.Socket, name, id)
     owner = find(tools, tables.Processor, processor)
     through = find(tools, tables.Queue, queue)
@@ -54,6 +60,7 @@ def add(
         timeout_seconds=timeout_seconds,
         signature=code.signature(found),
         source=found.source,
+        priorities=priorities,
     )
     if id is not None:
         row.id = id
@@ -92,11 +99,16 @@ def update(
     task: str | None = None,
     timeout_seconds: float | None = None,
     binding: str | None = None,
+    priorities: int | None = None,
 ) -> Record:
-    """Change a socket; calls that wait for its old task stay where they are and must be worked off first."""
+    """Change a socket; calls that wait for its old task stay where they are and must be worked off first.
+
+    Calls of a priority that it is to have no more are worked off as those before.
+    """
     row = find(tools, tables.Socket, which)
     claim(tools, row, generation)
     check_range("timeout_seconds", timeout_seconds, 0.001, 31_536_000)
+    check_range("priorities", priorities, 1, MOST_PRIORITIES)
     if task is not None and task != row.task:
         found = _task(tools, row.processor, task)
         declaring.unbind(tools, row)
@@ -105,6 +117,7 @@ def update(
         declaring.bind(tools, row.queue, row.task_key)
     row.timeout_seconds = timeout_seconds if timeout_seconds is not None else row.timeout_seconds
     row.binding = binding if binding is not None else row.binding
+    row.priorities = priorities if priorities is not None else row.priorities
     event(tools, "socket", row, "updated")
     cycles.refuse(tools, "socket", row.name)
     return record(tools, row)
