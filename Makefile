@@ -23,7 +23,7 @@ demo-cluster: packages venv
 
 test: packages venv-test lint
 	@echo "==> Running all tests; they start the services they need themselves" >&2
-	@$(BIN)/python -m pytest -q --numprocesses $(AT_ONCE) --dist loadfile
+	@scripts/all-tests $(AT_ONCE)
 	@echo "==> One short round of the benchmarks; docs/benchmarks.md has the full table" >&2
 	@$(BIN)/python -m benchmarks --rounds 1 --seconds 1.5
 	@$(BIN)/python -m benchmarks.cluster --only pass --only queries --rounds 1 --seconds 1.5

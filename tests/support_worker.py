@@ -11,7 +11,7 @@ from pathlib import Path
 import pyfi_hpc
 from pyfi_hpc.agent.process import Launch, WorkerProcess
 from pyfi_hpc.wire import ids, messages, values
-from pyfi_hpc.wire.frames import Done, Hello, Item, Run
+from pyfi_hpc.wire.frames import Done, Hello, Item, Run, ToAgent
 from pyfi_hpc.wire.messages import Call, ErrorRecord, Message
 
 SOCKET = ids.new_id()
@@ -37,14 +37,14 @@ class Worker:
     """One worker process and what it said."""
 
     def __init__(self, process: WorkerProcess) -> None:
-        self.process, self.frames, self.ended = process, list[Hello | Done](), False
+        self.process, self.frames, self.ended = process, list[ToAgent](), False
         self._token = 0
 
     @property
     def pid(self) -> int:
         return self.process.pid
 
-    def hear(self, seconds: float = 20.0) -> Hello | Done | None:
+    def hear(self, seconds: float = 20.0) -> ToAgent | None:
         """The next frame; None at the end of the stream."""
         deadline = time.monotonic() + seconds
         while not self.frames and not self.ended:

@@ -64,7 +64,7 @@ class Announce:
 
 @dataclass(frozen=True, slots=True)
 class Adopt:
-    """The broker delivered a lot in hand again (its channel was lost): settle it by the new delivery."""
+    """The broker delivered a lot in hand again (a lost channel, or a client that sent it twice): settle both by it."""
 
     lot: Lot
     delivery: Delivery
@@ -358,7 +358,7 @@ class Committer(threading.Thread):
                 result = job.work(cursor)
                 after.calls.append(lambda: job.then(result))
             case Adopt():
-                after.calls.append(lambda: _adopt(job))
+                after.calls.append(lambda: job.lot.adopt(job.delivery))
             case SetAside():
                 after.calls.append(lambda: self._set_aside(job))
             case GiveBack():
@@ -525,12 +525,6 @@ def _unstorable(done: Finished, error: Exception) -> Finished:
         "pyfi_hpc.errors.Fault", f"the outcome cannot be stored: {error}"[:500], "", "E_INTERNAL", "refused"
     )
     return Finished(done.lot, done.index, Item(done.index, None, told, 0.0, 0.0), done.worker)
-
-
-def _adopt(job: Adopt) -> None:
-    job.lot.delivery = job.delivery
-    if not job.lot.open:
-        job.delivery.ack()
 
 
 def _is_confirmed(confirm: Confirm) -> bool:

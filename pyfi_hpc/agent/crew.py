@@ -229,7 +229,7 @@ class Crew:
         for frame in frames:
             if isinstance(frame, Hello):
                 self._hello(hand, process, frame)
-            else:
+            elif isinstance(frame, Done):
                 self._done(hand, process, frame)
         if ended:
             self._died(hand, process)

@@ -54,6 +54,8 @@ class Lot:
     open: set[int] = field(default_factory=set)
     #: members whose delivery was acked early, under a leased hold row: index -> epoch
     leased: dict[int, int] = field(default_factory=dict)
+    #: deliveries of the same message before this one: of a channel that was lost, or a copy that a client sent twice
+    earlier: list[Delivery] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.open = set(range(len(self.message.calls)))
@@ -67,11 +69,19 @@ class Lot:
         return self.message.calls[index]
 
     def settle(self, index: int) -> None:
-        """The member needs this delivery no more; the last one to say so acks it."""
+        """The member needs its delivery no more; the last one to say so acks it."""
         if index in self.open:
             self.open.discard(index)
             if not self.open:
-                self.delivery.ack()
+                for delivery in (*self.earlier, self.delivery):
+                    delivery.ack()
+
+    def adopt(self, delivery: Delivery) -> None:
+        """The same message came once more: it is settled with the members that are in hand."""
+        self.earlier.append(self.delivery)
+        self.delivery = delivery
+        if not self.open:
+            delivery.ack()
 
 
 class Finished(msgspec.Struct, frozen=True):

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from pyfi_hpc.errors import BadInput
 from pyfi_hpc.model.status import Cause
-from pyfi_hpc.wire.frames import Done, FrameBuffer, Hello, Progress, Run, Stop, pack, read_for_agent
+from pyfi_hpc.wire.frames import FrameBuffer, Hello, Progress, ToAgent, ToWorker, pack, read_for_agent
 from pyfi_hpc.wire.limits import OUTPUT_TAIL_BYTES
 from pyfi_hpc.worker.interrupts import FROM_SLURM
 
@@ -137,7 +137,7 @@ class WorkerProcess:
 
     # talking
 
-    def send(self, frame: Run | Stop) -> None:
+    def send(self, frame: ToWorker) -> None:
         """Hand the frame over; what does not fit into the socket now follows when it is writable."""
         self._outgoing += pack(frame)
         self.flush()
@@ -158,13 +158,13 @@ class WorkerProcess:
             # it is gone: the end of its stream tells the same, with all that it sent before
             self._outgoing.clear()
 
-    def read(self) -> tuple[list[Hello | Done], bool]:
+    def read(self) -> tuple[list[ToAgent], bool]:
         """What it sent since the last time, and whether its stream has ended.
 
         Raises:
             BadInput: it does not keep the protocol.
         """
-        frames: list[Hello | Done] = []
+        frames: list[ToAgent] = []
         while True:
             try:
                 data = self.socket.recv(1_048_576)

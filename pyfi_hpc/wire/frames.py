@@ -1,7 +1,7 @@
 """Agent ↔ worker: length-prefixed msgpack frames over an inherited unix socket, and the memory both can see.
 
-    agent → worker   RUN(token, task, body, indexes)   STOP()
-    worker → agent   HELLO(pid, python, error)   DONE(token, items)
+    agent → worker   RUN(token, task, body, indexes)   LISTEN(path, secret)   OUTLETS(secret, outlets)   STOP()
+    worker → agent   HELLO(pid, python, error)   DONE(token, items)   REACHED(links)
 
 A frame is four bytes of length (big-endian) and one msgpack array that starts with the frame's name.
 
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import mmap
 import struct
+from typing import TypeAlias
 
 import msgspec
 
@@ -23,6 +24,7 @@ from pyfi_hpc.wire.messages import ErrorRecord
 _LENGTH = struct.Struct(">I")
 #: A RUN frame carries a whole message besides its own few fields.
 MAX_FRAME_BYTES = FRAME_BYTES + 65_536
+NO_LINK = bytes(16)
 
 
 class Run(msgspec.Struct, array_like=True, tag="RUN", frozen=True):
@@ -41,6 +43,40 @@ class Stop(msgspec.Struct, array_like=True, tag="STOP", frozen=True):
     """Finish what was handed over, send it, and exit."""
 
 
+class Listen(msgspec.Struct, array_like=True, tag="LISTEN", frozen=True):
+    """Take calls from other workers of this node at the unix socket `path`, from those that know `secret`."""
+
+    path: str
+    secret: bytes
+
+
+class Peer(msgspec.Struct, array_like=True, frozen=True):
+    """A worker of this node that takes calls by a pipe: the agent's `number` for it, and where it listens."""
+
+    number: int
+    path: str
+
+
+class Outlet(msgspec.Struct, array_like=True, frozen=True):
+    """Results of the socket `source` may go straight to one of `peers`, as calls of the socket `target`.
+
+    `edge` is the route's: the child's id is `child_id(parent, edge)`. `task` is the target's function.
+    """
+
+    edge: bytes
+    source: bytes
+    target: bytes
+    task: str
+    peers: tuple[Peer, ...]
+
+
+class Outlets(msgspec.Struct, array_like=True, tag="OUTLETS", frozen=True):
+    """Every pipe that the worker may use from now on; those of an earlier frame that are not here are closed."""
+
+    secret: bytes
+    outlets: tuple[Outlet, ...]
+
+
 class Hello(msgspec.Struct, array_like=True, tag="HELLO", frozen=True):
     """The worker is ready; or `error` says why the module cannot be used."""
 
@@ -50,7 +86,10 @@ class Hello(msgspec.Struct, array_like=True, tag="HELLO", frozen=True):
 
 
 class Item(msgspec.Struct, array_like=True, frozen=True, gc=False):
-    """What came of one member: `value` bytes, or `error`; times are UTC seconds; `out`, `err` the captured tails."""
+    """What came of one member: `value` bytes, or `error`; times are UTC seconds; `out`, `err` the captured tails.
+
+    `passed` names the pipes that have the value already: (edge, number of the peer).
+    """
 
     index: int
     value: bytes | None
@@ -59,6 +98,7 @@ class Item(msgspec.Struct, array_like=True, frozen=True, gc=False):
     ended: float
     out: bytes = b""
     err: bytes = b""
+    passed: tuple[tuple[bytes, int], ...] = ()
 
 
 class Done(msgspec.Struct, array_like=True, tag="DONE", frozen=True):
@@ -68,31 +108,54 @@ class Done(msgspec.Struct, array_like=True, tag="DONE", frozen=True):
     items: tuple[Item, ...]
 
 
+class Link(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """What came of a call that reached the worker by a pipe.
+
+    `token` and `index` name the head of its chain, the member whose delivery is unacked; `id` is the call's own.
+    """
+
+    token: int
+    index: int
+    id: bytes
+    item: Item
+
+
+class Reached(msgspec.Struct, array_like=True, tag="REACHED", frozen=True):
+    """Calls that came by pipes and are finished, in the order in which they ran."""
+
+    links: tuple[Link, ...]
+
+
+#: What an agent sends, and what a worker does.
+ToWorker: TypeAlias = Run | Listen | Outlets | Stop
+ToAgent: TypeAlias = Hello | Done | Reached
+
+
 _encoder = msgspec.msgpack.Encoder()
-_to_worker = msgspec.msgpack.Decoder(Run | Stop)
-_to_agent = msgspec.msgpack.Decoder(Hello | Done)
+_to_worker = msgspec.msgpack.Decoder(ToWorker)
+_to_agent = msgspec.msgpack.Decoder(ToAgent)
 
 
-def pack(frame: Run | Stop | Hello | Done) -> bytes:
+def pack(frame: ToWorker | ToAgent) -> bytes:
     """The frame's bytes, length first."""
     body = _encoder.encode(frame)
     return _LENGTH.pack(len(body)) + body
 
 
-def read_for_worker(body: bytes) -> Run | Stop:
+def read_for_worker(body: bytes) -> ToWorker:
     """A frame that the agent sent."""
-    frame: Run | Stop = _to_worker.decode(body)
+    frame: ToWorker = _to_worker.decode(body)
     return frame
 
 
-def read_for_agent(body: bytes) -> Hello | Done:
+def read_for_agent(body: bytes) -> ToAgent:
     """A frame that a worker sent.
 
     Raises:
         BadInput: E_DECODE; a worker runs other people's code, so what it sends is not trusted.
     """
     try:
-        frame: Hello | Done = _to_agent.decode(body)
+        frame: ToAgent = _to_agent.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BadInput.of("E_DECODE", "frame", str(error)) from None
     return frame
@@ -128,23 +191,29 @@ class FrameBuffer:
 class Progress:
     """What a worker is running, in memory that its agent sees too: token, index, start, and the calls finished.
 
-    `index` is -1 between calls. `started` is `time.monotonic()`, which one host shares between its processes.
+    `index` is -1 between calls. `started` is `time.monotonic()`, which one host shares between its processes. A call
+    that came by a pipe has the token and index of its chain's head, and its own id in `link`; else that is zeros.
     """
 
-    _FIELDS = struct.Struct("=qqdq")
+    _FIELDS = struct.Struct("=qqdq16s")
     SIZE = mmap.PAGESIZE
 
     def __init__(self, descriptor: int) -> None:
         self._memory = mmap.mmap(descriptor, self.SIZE)
 
-    def begin(self, token: int, index: int, started: float, finished: int) -> None:
-        """The worker is about to run member `index` of message `token`."""
-        self._FIELDS.pack_into(self._memory, 0, token, index, started, finished)
+    def begin(self, token: int, index: int, started: float, finished: int, link: bytes = NO_LINK) -> None:
+        """The worker is about to run member `index` of message `token`, or the call `link` of its chain."""
+        self._FIELDS.pack_into(self._memory, 0, token, index, started, finished, link)
 
     def read(self) -> tuple[int, int, float, int]:
         """(token, index, started, finished) as last written."""
-        token, index, started, finished = self._FIELDS.unpack_from(self._memory, 0)
+        token, index, started, finished, _ = self._FIELDS.unpack_from(self._memory, 0)
         return token, index, started, finished
+
+    @property
+    def link(self) -> bytes:
+        """The id of a call that came by a pipe, `NO_LINK` for a member of a message."""
+        return bytes(self._FIELDS.unpack_from(self._memory, 0)[4])
 
     def close(self) -> None:
         """Let the memory go."""

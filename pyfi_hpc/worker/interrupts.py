@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import threading
 
 # signal.getsignal without its enums, which cost more than all else between two calls
 from _signal import getsignal  # type: ignore[import-not-found]
+from collections.abc import Callable
 from types import FrameType
 
 _SIGINT = int(signal.SIGINT)
@@ -58,3 +61,24 @@ def restore() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     for number in FROM_SLURM:
         signal.signal(number, signal.SIG_DFL)
+
+
+def restore_in_children(also: Callable[[], None]) -> None:
+    """Have `restore`, and then `also`, run in every child that user code forks.
+
+    Until then its signals wait: one that a parent in a hurry sends would meet our handlers, and end nothing.
+    """
+    masks = threading.local()
+
+    def before() -> None:
+        masks.own = signal.pthread_sigmask(signal.SIG_BLOCK, FROM_SLURM)
+
+    def unblock() -> None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, masks.own)
+
+    def in_child() -> None:
+        restore()
+        also()
+        unblock()
+
+    os.register_at_fork(before=before, after_in_parent=unblock, after_in_child=in_child)

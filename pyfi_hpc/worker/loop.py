@@ -8,11 +8,11 @@ import sys
 import time
 from collections.abc import Iterator
 
-from pyfi_hpc.wire.frames import FrameBuffer, Item, Progress, Run, Stop, read_for_worker
+from pyfi_hpc.wire.frames import FrameBuffer, Item, Progress, Run, Stop, ToWorker, read_for_worker
 from pyfi_hpc.wire.messages import ErrorRecord, Message, decode_message
 from pyfi_hpc.worker import failures
 from pyfi_hpc.worker.calls import Answer, Runner, Task
-from pyfi_hpc.worker.interrupts import Interrupts, restore
+from pyfi_hpc.worker.interrupts import Interrupts, restore_in_children
 from pyfi_hpc.worker.outbox import FLUSH_SECONDS, Outbox
 from pyfi_hpc.worker.output import Captured
 
@@ -31,18 +31,19 @@ class Loop:
         self._forked = False
         #: tasks that took long once: what is finished does not wait for them
         self._slow: set[str] = set()
-        os.register_at_fork(after_in_child=self._leave_to_the_parent)
+        restore_in_children(self._leave_to_the_parent)
 
     def serve(self, runner: Runner) -> None:
         """Run what comes until the agent says stop; its end is ours."""
         for frame in self._frames():
             if isinstance(frame, Stop):
                 return
-            self._run(frame, runner)
-            self._output.mend()
-            self._outbox.flush()
+            if isinstance(frame, Run):
+                self._run(frame, runner)
+                self._output.mend()
+                self._outbox.flush()
 
-    def _frames(self) -> Iterator[Run | Stop]:
+    def _frames(self) -> Iterator[ToWorker]:
         buffer = FrameBuffer()
         while data := self._connection.recv(_READ_BYTES):
             for body in buffer.feed(data):
@@ -97,7 +98,6 @@ class Loop:
         self._forked = True
         self._connection.close()
         self._interrupts.active = False
-        restore()
 
 
 def _item(index: int, answer: Answer, started: float, ended: float, out: bytes, err: bytes) -> Item:

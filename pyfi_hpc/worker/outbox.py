@@ -6,7 +6,7 @@ import os
 import socket
 import time
 
-from pyfi_hpc.wire.frames import Done, Hello, Item, Progress, pack
+from pyfi_hpc.wire.frames import Done, Item, Progress, ToAgent, pack
 
 #: Results wait so long for company, at most; a call that takes longer is no company.
 FLUSH_SECONDS = 0.002
@@ -50,7 +50,7 @@ class Outbox:
             self._items, self._bytes = [], 0
             self.send(done)
 
-    def send(self, frame: Hello | Done) -> None:
+    def send(self, frame: ToAgent) -> None:
         """Hand a frame over; without an agent there is nothing left to do."""
         try:
             self._connection.sendall(pack(frame))

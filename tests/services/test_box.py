@@ -93,6 +93,8 @@ def test_rabbitmq_keeps_a_confirmed_message_when_it_is_killed_and_stalls_when_su
         channel = channel_of(server)
         channel.queue_declare("kept", durable=True)
         channel.basic_publish("", "kept", b"42", pika.BasicProperties(delivery_mode=2), mandatory=True)
+        # the queue itself reaches the disk up to two seconds after it was declared
+        server.ctl("eval", "mnesia:sync_log().")
         pid = server.pid
         assert pid is not None
 

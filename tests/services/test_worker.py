@@ -103,6 +103,15 @@ def exit_hard(): os._exit(7)
 def pool(n):
     with multiprocessing.get_context("fork").Pool(2) as workers:
         return workers.map(square, range(n))
+def end_children_at_once(n):
+    ends = []
+    for _ in range(n):
+        if (child := os.fork()) == 0:
+            time.sleep(60)
+            os._exit(0)
+        os.kill(child, signal.SIGTERM)
+        ends.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+    return sorted(set(ends))
 def fork_and_return(mark):
     if os.fork() == 0:
         return "child"
@@ -389,6 +398,10 @@ def test_no_descriptor_of_ours_is_low_or_inherited(worker: Worker) -> None:
 
 def test_a_task_may_use_a_pool_of_forked_processes(worker: Worker) -> None:
     assert worker.value("pool", 5) == [0, 1, 4, 9, 16]
+
+
+def test_a_forked_child_ends_by_a_signal_that_comes_at_its_birth(worker: Worker) -> None:
+    assert worker.value("end_children_at_once", 50) == [-signal.SIGTERM]
 
 
 def test_a_forked_child_that_returns_from_the_task_answers_nothing(worker: Worker, tmp_path: Path) -> None:
