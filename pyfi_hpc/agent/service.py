@@ -484,6 +484,10 @@ class _Nowhere:
     def ack(self) -> None:
         """Nothing was delivered."""
 
+    def held(self) -> bool:
+        """Nothing was."""
+        return False
+
 
 def _skipped(index: int) -> Item:
     error = ErrorRecord("pyfi_hpc.errors.Cancelled", "cancelled before it started", "", "E_CANCELLED", Cause.REFUSED)

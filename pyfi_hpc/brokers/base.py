@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
 
+from pyfi_hpc.model.names import is_fifo
 from pyfi_hpc.wire.messages import CONTENT_TYPE
 
 #: What a publish gives back: resolves to None once the broker holds the message, else raises
@@ -50,6 +51,11 @@ class TaskQueue:
     def name(self) -> str:
         return f"{self.exchange}.{self.key}.g{self.generation}"
 
+    @property
+    def single(self) -> bool:
+        """Whether one of its consumers alone is served at a time, the others stand by."""
+        return is_fifo(self.key)
+
 
 @dataclass(frozen=True, slots=True)
 class Publication:
@@ -80,6 +86,9 @@ class Delivery(Protocol):
 
     def ack(self) -> None:
         """The message is settled. Never blocks; an ack of a channel that is gone is dropped."""
+
+    def held(self) -> bool:
+        """False once it is known here that the broker has taken the message back."""
 
 
 class Subscription(Protocol):
@@ -147,7 +156,11 @@ class Broker(Protocol):
 
     def consume(self, queue: str, *, prefetch: int, deliver: Callable[[Delivery], None]) -> Subscription:
         """Deliver messages of the queue named `queue`, at most `prefetch` unacked. Reopens itself after a lost
-        connection (old deliveries' acks are then dropped) and waits where the queue does not exist yet."""
+        connection (old deliveries' acks are then dropped) and waits where the queue does not exist yet.
+
+        Of a `single` queue one consumer is served. With a prefetch of 1 one message is in hands over all of them, and
+        what comes back is delivered before what was sent after it.
+        """
 
     def reply_address(self, on_reply: Callable[[bytes], None]) -> str:
         """Start to listen for replies; what to write into `Message.reply`."""

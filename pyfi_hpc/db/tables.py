@@ -133,7 +133,7 @@ class TaskQueue(Base):
     """A durable queue of the broker: one task bound to one logical queue, in one generation.
 
     Calls of another priority than the usual have one of their own, made when the first is sent: its `task_key` ends in
-    that priority (`model.priority`).
+    that priority (`model.priority`). That of a fifo socket ends in `.fifo`.
 
     A generation is never used again, also when queue and socket are deleted and made anew: a broker's queue of an old
     name may still be on its way out.
@@ -145,8 +145,6 @@ class TaskQueue(Base):
     generation: Mapped[int] = mapped_column(server_default=text("nextval('pyfi.task_queue_generation')"))
     #: when the broker confirmed that it exists; publishers keep off a young one (brokers.rabbitmq says why)
     declared: Mapped[datetime.datetime | None]
-    #: one message at a time over all agents, in order
-    fifo: Mapped[bool] = mapped_column(server_default=text("false"))
 
 
 Sequence("task_queue_generation", schema=SCHEMA, metadata=Base.metadata)

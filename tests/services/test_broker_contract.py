@@ -14,7 +14,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from pyfi_hpc.brokers.base import Broker, Confirm, Reason, TaskQueue, dead_queue
+from pyfi_hpc.brokers.base import Broker, Confirm, Delivery, Reason, TaskQueue, dead_queue
 from pyfi_hpc.db.embedded import EmbeddedPostgres
 from pyfi_hpc.errors import BadInput, PyfiError
 from tests.services.brokers_support import (
@@ -579,6 +579,80 @@ class TestHints:
             return bool(replies and hints)
 
         eventually(heard)
+
+
+@every_kind
+class TestSingle:
+    """Queues whose messages are taken one by one, in order."""
+
+    @pytest.fixture
+    def single(self, broker: Broker) -> TaskQueue:
+        """A declared queue of this sort."""
+        fresh = a_queue(fifo=True)
+        broker.declare(fresh)
+        return fresh
+
+    def test_one_message_is_in_hands_at_a_time_over_all_consumers_in_order(
+        self, broker: Broker, connect: Callable[[], Broker], single: TaskQueue
+    ) -> None:
+        bodies = [str(number).encode() for number in range(12)]
+        taken, in_hands, at_once = list[bytes](), threading.Semaphore(0), list[int]()
+        lock = threading.Lock()
+        held: list[Delivery] = []
+
+        def take(delivery: Delivery) -> None:
+            with lock:
+                taken.append(delivery.body)
+                held.append(delivery)
+                at_once.append(len(held))
+            in_hands.release()
+
+        for consumer in (connect(), connect(), broker):
+            consumer.consume(single.name, prefetch=1, deliver=take)
+        send(broker, single, *bodies)
+        for _ in bodies:
+            assert in_hands.acquire(timeout=PATIENCE)
+            with lock:
+                held.pop().ack()
+
+        assert taken == bodies
+        assert set(at_once) == {1}
+        eventually(lambda: is_empty(broker, single))
+
+    def test_what_its_consumer_had_in_hands_goes_first_to_the_one_that_stood_by(
+        self, broker: Broker, connect: Callable[[], Broker], single: TaskQueue
+    ) -> None:
+        first, second = Inbox(), Inbox(ack=True)
+        subscription = connect().consume(single.name, prefetch=1, deliver=first)
+        send(broker, single, b"1", b"2", b"3")
+        (delivery,) = first.wait(1)
+        connect().consume(single.name, prefetch=1, deliver=second)
+        assert delivery.held()
+
+        subscription.drop()
+
+        assert [(each.body, each.redelivered) for each in second.wait(3)] == [
+            (b"1", True), (b"2", False), (b"3", False),
+        ]  # fmt: skip
+        assert (first.bodies(), delivery.held()) == ([b"1"], False)
+
+    def test_order_is_kept_when_connections_are_cut_again_and_again(
+        self, service: Service, broker: Broker, connect: Callable[[], Broker], single: TaskQueue
+    ) -> None:
+        bodies = [str(number).encode() for number in range(30)]
+        inbox = Inbox(ack=True)
+        for _ in range(2):
+            connect().consume(single.name, prefetch=1, deliver=inbox)
+        send(broker, single, *bodies[:10])
+        service.cut()
+        send(broker, single, *bodies[10:20])
+        service.cut()
+        send(broker, single, *bodies[20:])
+
+        eventually(lambda: set(inbox.bodies()) == set(bodies))
+        eventually(lambda: is_empty(broker, single))
+        # a message whose ack was lost comes again at once, before any later one
+        assert sorted(inbox.bodies(), key=int) == inbox.bodies()
 
 
 @every_kind

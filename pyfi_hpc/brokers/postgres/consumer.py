@@ -70,6 +70,10 @@ class PostgresDelivery:
         """The message is settled; dropped where another incarnation has it now."""
         self._settle(self._claim)
 
+    def held(self) -> bool:
+        """False once the session was lost, or the subscription dropped."""
+        return self._claim.seq in self._claim.subscription.unacked
+
 
 class PostgresSubscription:
     """One consumer of one queue. Its wishes are read at the session's next turn."""
@@ -124,6 +128,8 @@ class Consumer:
         self._cursor: Any = None
         self._listening: dict[str, str] = {}
         self._enrolled: list[str] = []
+        #: single queues whose active consumer this is
+        self._singles: set[str] = set()
         #: queues that may have messages that nobody claimed yet
         self._hungry: set[str] = set()
         #: the last number claimed in a queue; nothing is ready before it unless somebody said so
@@ -218,6 +224,7 @@ class Consumer:
         self._hungry.update(names)
         self._enrolled = names
         self._renewed = 0.0
+        self._activate()
 
     def _renew(self) -> None:
         if time.monotonic() - self._renewed < RENEW_SECONDS:
@@ -236,6 +243,12 @@ class Consumer:
         self._swept = time.monotonic()
         self._hungry.update(self._enrolled)
         self._after.clear()
+        self._activate()
+
+    def _activate(self) -> None:
+        """Single queues that nobody serves are ours."""
+        self._cursor.execute(sql.ACTIVATE, {"me": self._me, "queues": self._enrolled})
+        self._singles = {name for (name,) in self._cursor.fetchall()}
 
     def _claim(self) -> bool:
         """Take what there is room for; True when something was taken."""
@@ -243,6 +256,9 @@ class Consumer:
         for subscription in self._all():
             if subscription.queue in self._hungry and subscription.free() > 0:
                 wanted[subscription.queue] += subscription.free()
+        for name in self._singles & wanted.keys():
+            if any(found.unacked for found in self._all() if found.queue == name):
+                del wanted[name]  # it stays hungry: the ack of what is in hands lets it go on
         if not wanted:
             return False
         free = [min(number, CLAIM_MESSAGES) for number in wanted.values()]

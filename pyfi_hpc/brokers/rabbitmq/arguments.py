@@ -37,6 +37,8 @@ def task_queue_arguments(queue: TaskQueue) -> dict[str, object]:
         "x-dead-letter-strategy": "at-least-once",
         "x-overflow": "reject-publish",
     }
+    if queue.single:
+        arguments["x-single-active-consumer"] = True
     if queue.max_length is not None:
         arguments["x-max-length"] = queue.max_length
     return arguments

@@ -56,3 +56,6 @@ class RabbitDelivery:
 
     def ack(self) -> None:
         self._incarnation.settle(self._tag)
+
+    def held(self) -> bool:
+        return bool(self._incarnation.channel.is_open)

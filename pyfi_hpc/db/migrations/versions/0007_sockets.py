@@ -22,7 +22,6 @@ ALTER TABLE pyfi.socket
     ADD COLUMN ordering text NOT NULL DEFAULT 'none',
     ADD CONSTRAINT ck_socket_priorities CHECK (priorities BETWEEN 1 AND 3),
     ADD CONSTRAINT ck_socket_ordering CHECK (ordering = 'none' OR ordering = 'fifo' AND priorities = 1);
-ALTER TABLE pyfi.task_queue ADD COLUMN fifo boolean NOT NULL DEFAULT false;
 ALTER TABLE pyfi.broker_queue
     ADD COLUMN single boolean NOT NULL DEFAULT false,
     ADD COLUMN active integer;
@@ -39,7 +38,6 @@ def downgrade() -> None:
     op.execute(
         """
         ALTER TABLE pyfi.broker_queue DROP COLUMN active, DROP COLUMN single;
-        ALTER TABLE pyfi.task_queue DROP COLUMN fifo;
         ALTER TABLE pyfi.socket DROP COLUMN ordering, DROP COLUMN priorities;
         ALTER TABLE pyfi.queue DROP COLUMN kind;
         """
