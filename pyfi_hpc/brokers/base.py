@@ -201,6 +201,11 @@ class Broker(Protocol):
         """End every thread and connection. Unacked deliveries go back."""
 
 
+def is_single(queue: str) -> bool:
+    """Whether the task queue of that name is a `single` one."""
+    return is_fifo(queue.rpartition(".g")[0])
+
+
 #: Never deletes a message on its own: how often a message may come back before it is set aside.
 DELIVERY_LIMIT = 100
 

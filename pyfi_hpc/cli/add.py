@@ -12,6 +12,7 @@ from pyfi_hpc.cli.context import Platform, pass_platform
 from pyfi_hpc.cli.params import Choice, Id, Seconds, Whole
 from pyfi_hpc.cli.pilot_options import pilot_options, with_shape
 from pyfi_hpc.cli.shared import changes, name_option, one_processor, processor_options, shape_options, whole_path
+from pyfi_hpc.model.ordering import Ordering
 from pyfi_hpc.model.status import QueueType
 
 
@@ -87,6 +88,7 @@ def processor(platform: Platform, name: str, gitrepo: str, **shape: Any) -> None
         "pyfi add socket -n proc1.socket2 -q pyfi.queue1 -pn proc1 -t do_this --timeout 30s",
         "pyfi add socket -n proc1.alarms -q news -pn proc1 -t alarm --binding 'alarm.#'",
         "pyfi add socket -n proc1.socket3 -q pyfi.queue1 -pn proc1 -t do_this --priorities 2",
+        "pyfi add socket -n proc1.ledger -q pyfi.queue1 -pn proc1 -t do_this --ordering fifo --timeout 1m",
     ),
 )
 @name_option
@@ -96,6 +98,11 @@ def processor(platform: Platform, name: str, gitrepo: str, **shape: Any) -> None
 @click.option("--timeout", "timeout_seconds", type=Seconds(), help="Time limit of each call.")
 @click.option("--binding", metavar="PATTERN", help="The keys of a topic queue that reach it; else all.")
 @click.option("--priorities", type=Whole(1, 3), help="1: calls have none, 2: some may be high, 3 (default): also low.")
+@click.option(
+    "--ordering",
+    type=Choice(Ordering, "ORDERING"),
+    help="fifo: calls run one at a time, in the order in which they were accepted; needs a time limit.",
+)
 @pass_platform
 def socket(platform: Platform, name: str, procname: str | None, procid: uuid.UUID | None, **values: Any) -> None:
     """Add a socket: one task of a processor, behind a queue."""

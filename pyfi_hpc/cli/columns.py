@@ -26,7 +26,10 @@ LISTED: Mapping[str, Listed] = {
         ("repository", "branch", "default_task", "cpus", "gpus", "mem_mib", "reason", *_OBJECT),
     ),
     "socket": Listed(
-        "sockets", "sockets", ("name", "processor", "task", "queue"), ("binding", "priorities", "signature", *_OBJECT)
+        "sockets",
+        "sockets",
+        ("name", "processor", "task", "queue"),
+        ("binding", "priorities", "ordering", "signature", *_OBJECT),
     ),
     "plug": Listed("plugs", "plugs", ("name", "processor", "source", "queue", "target", "key"), _OBJECT),
     "node": Listed(

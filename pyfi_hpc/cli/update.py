@@ -8,10 +8,11 @@ import click
 
 from pyfi_hpc.cli.command import Command, Group
 from pyfi_hpc.cli.context import Platform, pass_platform
-from pyfi_hpc.cli.params import Seconds, Whole
+from pyfi_hpc.cli.params import Choice, Seconds, Whole
 from pyfi_hpc.cli.pilot_options import pilot_options, with_shape
 from pyfi_hpc.cli.shared import changes, named, object_options, shape_options, whole_path
 from pyfi_hpc.errors import BadInput
+from pyfi_hpc.model.ordering import Ordering
 
 #: Given back by `show`; an object that was changed since then is left alone.
 generation_option = click.option("--generation", type=Whole(1, 2**31), help="Refuse if it was changed since this one.")
@@ -78,6 +79,7 @@ def processor(platform: Platform, target: str | None, name: str | None, ident: A
         "pyfi update socket proc1.socket1 --timeout 5m",
         "pyfi update socket -n proc1.socket1 --binding 'alarm.#'",
         "pyfi update socket proc1.socket1 --priorities 1",
+        "pyfi update socket proc1.socket1 --ordering fifo --timeout 1m",
     ),
 )
 @object_options
@@ -85,6 +87,7 @@ def processor(platform: Platform, target: str | None, name: str | None, ident: A
 @click.option("--timeout", "timeout_seconds", type=Seconds(), help="Time limit of each call.")
 @click.option("--binding", metavar="PATTERN", help="The keys of a topic queue that reach it.")
 @click.option("--priorities", type=Whole(1, 3), help="1: calls have none, 2: some may be high, 3: also low.")
+@click.option("--ordering", type=Choice(Ordering, "ORDERING"), help="fifo: calls run one at a time, in order.")
 @generation_option
 @pass_platform
 def socket(platform: Platform, target: str | None, name: str | None, ident: Any, **values: Any) -> None:

@@ -31,6 +31,13 @@ class Way:
         #: those of other priorities, by which calls were sent already
         self.levels: dict[Priority, Level] = {}
 
+    def check_timeout(self, seconds: float | None) -> None:
+        """Raise E_RANGE where a call may not run for so long: those of a fifo socket hold up all others."""
+        most = self.socket.timeout_seconds
+        if seconds is not None and most is not None and self.socket.ordered and seconds > most:
+            what = f"socket {self.socket.name} is fifo: no call may take longer than its time limit of {most:g} s"
+            raise BadInput.of("E_RANGE", "timeout", seconds, what)
+
     def renewed(self, socket: SocketInfo) -> None:
         """It was read again."""
         if socket != self.socket:

@@ -77,12 +77,15 @@ class Lane:
         """How many calls make a full message."""
         pace = self.way.pace
         if pace is None:
-            return UNKNOWN_CALLS
+            # those of a fifo socket run one after another: a message must not last long
+            return 1 if self.way.socket.ordered else UNKNOWN_CALLS
         return max(1, min(MOST_CALLS, int(MOST_SECONDS / max(pace, 1e-9))))
 
     @property
     def ready(self) -> bool:
-        """Whether a message should go now."""
+        """Whether a message should go now; of a fifo socket once the one before it is confirmed (1.13)."""
+        if self.way.socket.ordered:
+            return bool(self.waiting) and not self.unconfirmed
         return bool(self.waiting) and (self.unconfirmed < EAGER_PARCELS or len(self.waiting) >= self.limit)
 
     def take(self) -> list[Item]:

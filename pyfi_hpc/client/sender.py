@@ -134,7 +134,7 @@ class Sender:
                 return self._enter(parcel)
         for _ in range(len(self._busy)):
             lane = self._busy.popleft()
-            if lane.ready:
+            if lane.ready and not (lane.way.socket.ordered and any(parcel.lane is lane for parcel in self._again)):
                 return self._enter(self._parcel(lane))
             self._busy.append(lane)
         return None

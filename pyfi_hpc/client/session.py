@@ -60,12 +60,16 @@ class Session:
         self.network_name, self._note = settings.agent.network, note
         self._database_uri = database_uri or settings.database.uri
         self._broker_uri = broker_uri or settings.broker.uri or None
-        self._make_broker = make_broker or (lambda uri: connect(self._broker_uri, database_uri=uri))
+        self._make_broker = make_broker or self._connect_broker
         self.lock = threading.RLock()
         self._opening = threading.RLock()
         self._closed = False
         self._callbacks: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._callback_thread: threading.Thread | None = None
+
+    def _connect_broker(self, database_uri: str) -> Broker:
+        limit = self.settings.broker.ack_timeout_seconds
+        return connect(self._broker_uri, database_uri=database_uri, ack_timeout_seconds=limit)
 
     # what is opened when it is first used: always under `_opening`, so that two threads open one
 

@@ -53,6 +53,7 @@ class Stream:
         """
         way = self._way
         way.check(args, kwargs)
+        way.check_timeout(timeout)
         data = self._session.packer.pack(args, kwargs)
         call = Call(id or self._ids.next(), data, call_digest(way.socket.id, data), 1, deadline, timeout)
         future = Future(self._session, call.id, self._name, call.digest if id else None)

@@ -9,6 +9,7 @@ from typing import Any
 
 from pyfi_hpc.brokers.base import TaskQueue
 from pyfi_hpc.db.record import Cursor
+from pyfi_hpc.model.names import is_fifo
 from pyfi_hpc.model.status import QueueType
 from pyfi_hpc.wire.messages import Route
 
@@ -33,6 +34,11 @@ class SocketInfo:
     signature: dict[str, Any] | None
     #: how many priorities its calls may have
     priorities: int = 3
+
+    @property
+    def ordered(self) -> bool:
+        """Whether its calls run one at a time, in the order in which they were accepted."""
+        return is_fifo(self.key)
 
 
 def task_queue(network: str, queue: str, key: str, generation: int, max_length: int | None = None) -> TaskQueue:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import queue as queues
 import signal
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from pyfi_hpc.brokers.base import Broker, Confirm, Delivery, Reason, TaskQueue, dead_queue
+from pyfi_hpc.brokers.base import Broker, Confirm, Delivery, Reason, Subscription, TaskQueue, dead_queue
 from pyfi_hpc.db.embedded import EmbeddedPostgres
 from pyfi_hpc.errors import BadInput, PyfiError
 from tests.services.brokers_support import (
@@ -635,6 +636,38 @@ class TestSingle:
             (b"1", True), (b"2", False), (b"3", False),
         ]  # fmt: skip
         assert (first.bodies(), delivery.held()) == ([b"1"], False)
+
+    def test_what_is_given_back_again_and_again_stays_first(
+        self, connect: Callable[[], Broker], single: TaskQueue
+    ) -> None:
+        came: queues.SimpleQueue[tuple[int, Delivery]] = queues.SimpleQueue()
+        brokers = [connect(), connect()]
+        bodies = [str(number).encode() for number in range(24)]
+
+        def consume(number: int) -> Subscription:
+            return brokers[number].consume(
+                single.name, prefetch=1, deliver=lambda delivery: came.put((number, delivery))
+            )
+
+        subscriptions = [consume(number) for number in range(2)]
+        send(brokers[0], single, *bodies)
+        settled, given_back = list[bytes](), set[int]()
+        while len(settled) < len(bodies):
+            number, delivery = came.get(timeout=PATIENCE)
+            if len(settled) % 3 or len(settled) in given_back:
+                settled.append(delivery.body)
+                delivery.ack()
+                continue
+            given_back.add(len(settled))
+            if len(settled) == 12:
+                brokers[number].close()
+                brokers[number] = connect()
+                subscriptions[number] = consume(number)
+            else:
+                subscriptions[number].drop()
+                subscriptions[number] = consume(number)
+
+        assert settled == bodies
 
     def test_order_is_kept_when_connections_are_cut_again_and_again(
         self, service: Service, broker: Broker, connect: Callable[[], Broker], single: TaskQueue

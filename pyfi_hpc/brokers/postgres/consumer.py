@@ -17,7 +17,7 @@ import structlog
 from psycopg2 import sql as identifiers
 from psycopg2.extras import Json
 
-from pyfi_hpc.brokers.base import DELIVERY_LIMIT, Delivery, Reason, dead_queue
+from pyfi_hpc.brokers.base import DELIVERY_LIMIT, Delivery, Reason, dead_queue, is_single
 from pyfi_hpc.brokers.letters import notes
 from pyfi_hpc.brokers.postgres import queues, sql
 from pyfi_hpc.brokers.postgres.names import queue_channel
@@ -247,8 +247,10 @@ class Consumer:
 
     def _activate(self) -> None:
         """Single queues that nobody serves are ours."""
-        self._cursor.execute(sql.ACTIVATE, {"me": self._me, "queues": self._enrolled})
-        self._singles = {name for (name,) in self._cursor.fetchall()}
+        wanted = [name for name in self._enrolled if is_single(name)]
+        if wanted or self._singles:
+            self._cursor.execute(sql.ACTIVATE, {"me": self._me, "queues": wanted})
+            self._singles = {name for (name,) in self._cursor.fetchall()}
 
     def _claim(self) -> bool:
         """Take what there is room for; True when something was taken."""
@@ -257,12 +259,14 @@ class Consumer:
             if subscription.queue in self._hungry and subscription.free() > 0:
                 wanted[subscription.queue] += subscription.free()
         for name in self._singles & wanted.keys():
+            wanted[name] = 1
             if any(found.unacked for found in self._all() if found.queue == name):
                 del wanted[name]  # it stays hungry: the ack of what is in hands lets it go on
         if not wanted:
             return False
         free = [min(number, CLAIM_MESSAGES) for number in wanted.values()]
-        after = [self._after.get(name, 0) for name in wanted]
+        # what was given back comes first, whether we heard of it yet or not
+        after = [0 if name in self._singles else self._after.get(name, 0) for name in wanted]
         self._cursor.execute(sql.CLAIM, {"me": self._me, "names": list(wanted), "free": free, "after": after})
         rows = sorted(itertools.starmap(Row, self._cursor.fetchall()))
         taken = Counter(row.queue for row in rows)
