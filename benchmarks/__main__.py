@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
-import platform
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -16,73 +15,87 @@ from rich.console import Console
 
 from benchmarks import needed  # noqa: F401 (before all that needs them)
 from benchmarks.celery import Celery
+from benchmarks.dramatiq import Dramatiq
+from benchmarks.inprocess import Dask, Parsl, Pool, Ray
 from benchmarks.measures import MEASURES
+from benchmarks.pipes import SharedMemory
 from benchmarks.pyfi import PyfiEmbedded, PyfiRabbitMQ
+from benchmarks.report import Report, machine
 from benchmarks.system import Driver, Surroundings, System
-from benchmarks.table import Round, medians, table
 from pyfi_hpc.db.embedded import remove_below
 
-SYSTEMS: tuple[type[System], ...] = (PyfiRabbitMQ, PyfiEmbedded, Celery)
+SYSTEMS = {
+    each.name: each for each in (PyfiRabbitMQ, PyfiEmbedded, Celery, Dramatiq, Parsl, Dask, Ray, Pool, SharedMemory)
+}
+
+
+def _chosen(context: click.Context, parameter: click.Parameter, value: str) -> list[str]:
+    names = [name.strip() for name in value.split(",") if name.strip()]
+    if not names or (unknown := [name for name in names if name not in SYSTEMS]):
+        raise click.BadParameter(f"{', '.join(unknown) if names else 'nothing'}: known are {', '.join(SYSTEMS)}")
+    return [name for name in SYSTEMS if name in names]
 
 
 @click.command()
 @click.option("--list", "listing", is_flag=True, help="Say what there is, and end.")
 @click.option("--only", type=click.Choice(list(MEASURES)), multiple=True, help="This measure alone; may be repeated.")
+@click.option("--systems", callback=_chosen, default=",".join(SYSTEMS), help="These alone: names, with commas.")
 @click.option("--rounds", type=click.IntRange(min=1), default=3, show_default=True, help="Every system once a round.")
 @click.option("--seconds", type=click.FloatRange(min=0.1), default=4.0, show_default=True, help="For each measure.")
 @click.option("--json", "file", type=click.Path(dir_okay=False, path_type=Path), help="Write all figures there.")
-def main(listing: bool, only: tuple[str, ...], rounds: int, seconds: float, file: Path | None) -> None:
-    """Measure pyfi-hpc and its peers side by side; the table goes to stdout."""
+def main(
+    listing: bool, only: tuple[str, ...], systems: list[str], rounds: int, seconds: float, file: Path | None
+) -> None:
+    """Measure pyfi-hpc and its peers side by side; the tables go to stdout."""
     if listing:
         _list()
         return
-    systems = [make() for make in SYSTEMS]
-    wanted = only or tuple(MEASURES)
+    wanted = [measure for measure in MEASURES if measure in only or not only]
+    made = [SYSTEMS[name]() for name in systems]
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="pyfi-bench-", dir="/tmp")))
         folder.chmod(0o711)
         stack.callback(remove_below, folder)
-        drivers = _started(systems, Surroundings(folder, stack))
-        done = [_round(number, systems, drivers, wanted, seconds) for number in range(1, rounds + 1)]
-    Console(width=None if sys.stdout.isatty() else 140).print(table(done, {s.name: s.what for s in systems}, "celery"))
+        running = _started(made, Surroundings(folder, stack))
+        done = [_round(number, running, wanted, seconds) for number in range(1, rounds + 1)]
+    report = Report(
+        machine(), seconds, {s.name: s.what for s in made}, {s.name: dict(s.versions()) for s in made}, done
+    )
+    report.show(Console(width=None if sys.stdout.isatty() else 160))
     if file is not None:
-        report = {"machine": _machine(), "seconds": seconds, "medians": medians(done), "rounds": done}
-        file.write_text(json.dumps(report, indent=2) + "\n")
+        file.write_text(json.dumps(report.as_json(), indent=2) + "\n")
 
 
 def _list() -> None:
     for name, measure in MEASURES.items():
-        click.echo(f"{name:14} {(measure.__doc__ or '').strip()}")
-    for system in SYSTEMS:
-        click.echo(f"{system.name:14} {system.what}")
+        click.echo(f"{name:14} {measure.what}")
+    for name, system in SYSTEMS.items():
+        click.echo(f"{name:14} {system.what}")
 
 
-def _started(systems: list[System], around: Surroundings) -> dict[str, Driver]:
-    """Each system's driver, warm."""
-    drivers = {}
+def _started(systems: Sequence[System], around: Surroundings) -> list[tuple[System, Driver]]:
+    """Each with its driver, after a first call."""
+    running = []
     for system in systems:
         began = time.monotonic()
-        drivers[system.name] = driver = system.start(around)
+        driver = system.start(around)
         driver.wait_ready()
-        _say(f"{system.name} is warm after {time.monotonic() - began:.1f} s")
-    return drivers
+        running.append((system, driver))
+        _say(f"{system.name} is up after {time.monotonic() - began:.1f} s")
+    return running
 
 
 def _round(
-    number: int, systems: list[System], drivers: dict[str, Driver], wanted: tuple[str, ...], seconds: float
-) -> Round:
-    figures: dict[str, dict[str, float]] = {system.name: {} for system in systems}
+    number: int, running: Sequence[tuple[System, Driver]], wanted: Sequence[str], seconds: float
+) -> dict[str, dict[str, dict[str, float]]]:
+    figures: dict[str, dict[str, dict[str, float]]] = {}
     for name in wanted:
-        for system in systems:
-            figures[system.name] |= MEASURES[name](system, drivers[system.name], seconds)
-    for system in systems:
-        _say(f"round {number}, {system.name}: " + ", ".join(f"{k} {v:,.4g}" for k, v in figures[system.name].items()))
+        able = [(system, driver) for system, driver in running if name in system.does]
+        if able:
+            figures[name] = {system.name: dict(MEASURES[name].run(system, driver, seconds)) for system, driver in able}
+            for system, found in figures[name].items():
+                _say(f"round {number}, {name}, {system}: " + ", ".join(f"{k} {v:,.4g}" for k, v in found.items()))
     return figures
-
-
-def _machine() -> dict[str, object]:
-    memory_gib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    return {"cpus": os.cpu_count(), "memory_gib": round(memory_gib), "python": platform.python_version()}
 
 
 def _say(text: str) -> None:

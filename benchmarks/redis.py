@@ -35,7 +35,9 @@ class Redis:
         program = shutil.which("redis-server")
         if program is None:
             raise RuntimeError("redis-server is not installed: apt-get install redis-server")
-        words = f"--bind 127.0.0.1 --port {self._lease.number} --appendonly yes --appendfsync everysec --save".split()
+        words = f"--bind 127.0.0.1 --port {self._lease.number} --appendonly yes --appendfsync everysec".split()
+        # without the limit: it ends the connection of a client that is sent many large results at once
+        words += ["--client-output-buffer-limit", "pubsub", "0", "0", "0", "--save"]
         self._folder.mkdir()
         with (self._folder / "log").open("wb") as log:
             self._process = subprocess.Popen(

@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import json
+import os
+import select
 import subprocess
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
 
+from benchmarks.environment import environment_of
+from benchmarks.marks import marked, sweep
+from benchmarks.redis import Redis
 from pyfi_hpc.box.rabbitmq import RabbitMQ
+from pyfi_hpc.processes import children
 
 #: The repository's root: what the drivers import is found from there.
 ROOT = Path(__file__).resolve().parent.parent
+WORKERS = 2
+#: No answer takes longer: a system that hangs ends the run.
+PATIENCE_SECONDS = 600.0
 
 
 class Surroundings:
@@ -23,6 +33,7 @@ class Surroundings:
         """`folder` is the run's own; what is started ends with `stack`."""
         self.folder, self.stack = folder, stack
         self._rabbitmq: RabbitMQ | None = None
+        self._redis: Redis | None = None
 
     @property
     def rabbitmq(self) -> RabbitMQ:
@@ -31,26 +42,43 @@ class Surroundings:
             self._rabbitmq = self.stack.enter_context(RabbitMQ())
         return self._rabbitmq
 
+    @property
+    def redis(self) -> Redis:
+        """One Redis."""
+        if self._redis is None:
+            self._redis = self.stack.enter_context(Redis(self.folder / "redis"))
+        return self._redis
+
 
 class System(Protocol):
-    """One row of the table."""
+    """One row of the tables."""
 
-    #: what `--json` and messages call it
+    #: what `--systems`, `--json` and messages call it
     name: str
     #: what it is, in one line
     what: str
+    #: the names of the measures that it has
+    does: Collection[str]
 
     def start(self, around: Surroundings) -> Driver:
-        """It is warm; everything that it started ends with the surroundings."""
+        """It is up; everything that it started ends with the surroundings."""
 
     def pids(self) -> Sequence[int]:
         """Its processes besides the driver, servers included; what they started counts with them."""
 
+    def restart(self, driver: Driver) -> float:
+        """End its workers, and start others: seconds from there to the first result, with servers up."""
+
+    def versions(self) -> Mapping[str, str]:
+        """Package -> version, of what makes the difference."""
+
 
 class Driver:
-    """A process that runs `driver.serve`."""
+    """A process that runs `drivers.serving.serve`."""
 
-    def __init__(self, command: Sequence[str], environment: Mapping[str, str]) -> None:
+    def __init__(self, command: Sequence[str], environment: Mapping[str, str], log: Path | None = None) -> None:
+        """`log`: where its workers write, for when it fails."""
+        self._log = log
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment, cwd=ROOT
         )
@@ -62,25 +90,36 @@ class Driver:
         return self._process.pid
 
     def wait_ready(self) -> None:
-        """It has warmed up."""
+        """Its first call has come back."""
         self._answer()
 
-    def ask(self, **command: float) -> dict[str, Any]:
+    def ask(self, **command: float | str | bool) -> dict[str, Any]:
         """What it answers.
 
         Raises:
-            RuntimeError: it has ended; its standard error says why.
+            RuntimeError: it has ended, or does not answer; its standard error says why.
         """
+        self._say(command)
+        return self._answer()
+
+    def first_call(self) -> None:
+        """One call, waited for."""
+        self.ask(one="single", seconds=0.0)
+
+    def _say(self, command: Mapping[str, float | str | bool]) -> None:
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps(command) + "\n")
         self._process.stdin.flush()
-        return self._answer()
 
     def _answer(self) -> dict[str, Any]:
         assert self._process.stdout is not None
-        line = self._process.stdout.readline()
+        # it writes one line for each command, so that none is left in the buffer
+        ready, _, _ = select.select([self._process.stdout], [], [], PATIENCE_SECONDS)
+        line = self._process.stdout.readline() if ready else ""
         if not line:
-            raise RuntimeError(f"{' '.join(self._command)} ended with status {self._process.wait(10)}")
+            why = f"ended with status {self._process.wait(10)}" if ready else f"is silent for {PATIENCE_SECONDS:g} s"
+            said = self._log.read_text(errors="replace")[-2000:] if self._log and self._log.exists() else ""
+            raise RuntimeError(f"{' '.join(self._command)} {why}\n{said}")
         answer: dict[str, Any] = json.loads(line)
         return answer
 
@@ -91,7 +130,131 @@ class Driver:
         assert self._process.stdin is not None
         self._process.stdin.close()
         try:
-            self._process.wait(10)
+            self._process.wait(20)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+
+
+class Peer:
+    """A system that others make: in an environment of its own, called by its module in `benchmarks.drivers`."""
+
+    name: str
+    what: str
+    requirements: Sequence[str]
+    does: Collection[str] = (
+        "start", "bulk", "unbatched", "single", "cpu", "array-10kb", "array-1mb", "chain", "fan",
+    )  # fmt: skip
+
+    def __init__(self) -> None:
+        self._python = Path()
+
+    def start(self, around: Surroundings) -> Driver:
+        """See `System`."""
+        self._python = environment_of(self.name, self.requirements)
+        around.stack.callback(sweep, self._mark)
+        self._furnish(around)
+        command = [str(self._python), "-m", f"benchmarks.drivers.{self.name}", *self._arguments(around)]
+        return around.stack.enter_context(Driver(command, self.environment(around), self.log(around)))
+
+    @property
+    def _mark(self) -> str:
+        """In the environment of everything that it starts: some daemons have no parent any more."""
+        return f"{self.name}-{os.getpid()}"
+
+    def environment(self, around: Surroundings) -> dict[str, str]:
+        """Of its processes."""
+        return {**os.environ, "BENCH_MARK": self._mark, "PYTHONPATH": str(ROOT)}
+
+    def log(self, around: Surroundings) -> Path:
+        """Where its workers write."""
+        return around.folder / f"{self.name}.log"
+
+    def _furnish(self, around: Surroundings) -> None:
+        """Start the servers and workers that it has outside the calling process."""
+
+    def _arguments(self, around: Surroundings) -> Sequence[str]:
+        """Of its driver."""
+        folder = around.folder / self.name
+        folder.mkdir()
+        return [str(WORKERS), str(folder)]
+
+    def pids(self) -> Sequence[int]:
+        """See `System`."""
+        return sorted(marked(self._mark))
+
+    def restart(self, driver: Driver) -> float:
+        """See `System`."""
+        seconds: float = driver.ask(restart=True)["seconds"]
+        return seconds
+
+    def versions(self) -> Mapping[str, str]:
+        """See `System`."""
+        code = "import sys, importlib.metadata as m; print(*[m.version(name) for name in sys.argv[1:]], sep='\\n')"
+        names = [requirement.partition("[")[0].partition(">")[0] for requirement in self.requirements]
+        done = subprocess.run([str(self._python), "-c", code, *names], capture_output=True, text=True, check=True)
+        return dict(zip(names, done.stdout.split(), strict=True))
+
+
+class ServedPeer(Peer):
+    """A peer with RabbitMQ, Redis, and workers that a command line starts."""
+
+    #: what is typed after `python -m`
+    command: Sequence[str]
+    #: The time that its workers have to end by themselves.
+    ENDING_SECONDS = 10
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._worker: subprocess.Popen[bytes] | None = None
+        self._around: Surroundings | None = None
+
+    def environment(self, around: Surroundings) -> dict[str, str]:
+        """See `Peer`."""
+        return super().environment(around) | {"BENCH_BROKER": around.rabbitmq.uri, "BENCH_RESULTS": around.redis.uri}
+
+    def _furnish(self, around: Surroundings) -> None:
+        self._around = around
+        around.stack.callback(self._end)
+        self._launch()
+
+    def _launch(self) -> None:
+        assert self._around is not None
+        with self.log(self._around).open("ab") as log:
+            self._worker = subprocess.Popen(
+                [str(self._python), "-m", *self.command],
+                env=self.environment(self._around),
+                cwd=self._around.folder,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
+
+    def _end(self) -> None:
+        """A warm shutdown, and where that takes long a cold one."""
+        if self._worker is None:
+            return
+        self._worker.terminate()
+        try:
+            self._worker.wait(self.ENDING_SECONDS)
+        except subprocess.TimeoutExpired:
+            helpers = children(self._worker.pid)
+            self._worker.kill()
+            self._worker.wait()
+            sweep(self._mark, only=helpers)
+
+    def _arguments(self, around: Surroundings) -> Sequence[str]:
+        return ()
+
+    def restart(self, driver: Driver) -> float:
+        """See `System`."""
+        self._end()
+        began = time.perf_counter()
+        self._launch()
+        driver.first_call()
+        return time.perf_counter() - began
+
+    def pids(self) -> Sequence[int]:
+        """See `System`: the servers too."""
+        assert self._around is not None
+        return [*super().pids(), self._around.rabbitmq.pid or 0, self._around.redis.pid]

@@ -10,6 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pyfi_hpc.client.aio import AsyncClient as AsyncClient
     from pyfi_hpc.client.client import Client as Client
     from pyfi_hpc.client.futures import Future as Future
     from pyfi_hpc.client.futures import as_completed as as_completed
@@ -20,6 +21,7 @@ __version__ = "0.1.0"
 
 #: Public name -> the module that has it.
 _HOMES = {
+    "AsyncClient": "pyfi_hpc.client.aio",
     "Client": "pyfi_hpc.client.client",
     "Future": "pyfi_hpc.client.futures",
     "as_completed": "pyfi_hpc.client.futures",
@@ -27,7 +29,7 @@ _HOMES = {
     "current": "pyfi_hpc.worker.context",
 }
 
-__all__ = ["Client", "Future", "as_completed", "progress", "current", "__version__"]
+__all__ = ["AsyncClient", "Client", "Future", "as_completed", "progress", "current", "__version__"]
 
 
 def __getattr__(name: str) -> Any:

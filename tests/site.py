@@ -122,6 +122,34 @@ def kills_agent(x, log, bad):
     return x * 2
 
 
+def counts(n, log, seconds=0.0, flag=None, bad=None):
+    """Yields 0 to n - 1; at the first run with `flag`, or always with `bad`, it ends with an error at that item."""
+    note(log)
+    for number in range(n):
+        time.sleep(seconds)
+        if number == bad:
+            raise ValueError(f"no item {bad}")
+        if flag and number == n // 2 and not os.path.exists(flag):
+            open(flag, "w").close()
+            os.kill(os.getpid(), signal.SIGKILL)
+        yield number
+
+
+def counts_for_ever(log):
+    note(log)
+    number = 0
+    while True:
+        yield bytes(10_000)
+        number += 1
+        with open(log + ".count", "w") as file:
+            file.write(str(number))
+
+
+async def counts_later(n):
+    for number in range(n):
+        yield number
+
+
 def needs(x, log, file):
     """Works where that file is there."""
     note(log)
@@ -298,6 +326,12 @@ class Site:
         with closing(psycopg2.connect(self.database_uri)) as connection, connection.cursor() as cursor:
             cursor.execute(statement, values or None)
             return list(cursor.fetchall())
+
+    def rows_changed(self, statement: str, *values: object) -> int:
+        """How many rows the statement changed."""
+        with closing(psycopg2.connect(self.database_uri)) as connection, connection, connection.cursor() as cursor:
+            cursor.execute(statement, values or None)
+            return int(cursor.rowcount)
 
     def worker_pids(self) -> list[int]:
         """The live workers' processes."""

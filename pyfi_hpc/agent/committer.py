@@ -423,6 +423,8 @@ class Committer(threading.Thread):
                 verdict.lot.again(verdict.index, verdict.in_place, verdict.retry_seconds)
             else:
                 verdict.lot.settle(verdict.index)
+            if verdict.overtaken and verdict.lot.overtaken is not None:
+                verdict.lot.overtaken()
 
     def _conflict(self, verdict: Verdict) -> None:
         """The id was used for another call: this one is set aside, with that reason, and only then settled."""

@@ -18,12 +18,13 @@ from pyfi_hpc.agent.dispatch import Dispatcher
 from pyfi_hpc.agent.keeper import LongCall, OwnWorker, Program, View
 from pyfi_hpc.agent.lots import Finished, Lot
 from pyfi_hpc.agent.process import Launch, WorkerProcess, describe_end
+from pyfi_hpc.agent.streams import Streams
 from pyfi_hpc.control import reconcile
 from pyfi_hpc.db.record import Cursor
 from pyfi_hpc.errors import BadInput, PyfiError, shown
 from pyfi_hpc.gpu.visible import worker_environment
 from pyfi_hpc.model.status import Cause, WorkerStatus
-from pyfi_hpc.wire.frames import Done, Hello, Item, Run, Stop
+from pyfi_hpc.wire.frames import Done, Hello, Item, Run, Stop, Taken, Yielded
 from pyfi_hpc.wire.messages import ErrorRecord
 
 log = structlog.get_logger("pyfi.agent")
@@ -70,6 +71,7 @@ class Crew:
         dispatcher: Dispatcher,
         builder: Builder,
         put: Callable[[Job], None],
+        streams: Streams,
         lots: Callable[[int], Lot | None],
         watch: Callable[[WorkerProcess], None],
         forget: Callable[[WorkerProcess], None],
@@ -81,6 +83,8 @@ class Crew:
         """`lots` finds a lot by token; `watch` and `forget` (un)register a process's socket with the main loop;
         `changed` asks for a fresh view of the database."""
         self._dispatcher, self._builder, self._put, self._lots = dispatcher, builder, put, lots
+        self._streams = streams
+        streams.taken, streams.overtaken = self._taken, self._overtaken
         self._watch, self._forget, self._changed = watch, forget, changed
         self._scratch, self._blobs, self._max_value_bytes = scratch, blobs, max_value_bytes
         self._programs: dict[bytes, Program] = {}
@@ -231,6 +235,8 @@ class Crew:
                 self._hello(hand, process, frame)
             elif isinstance(frame, Done):
                 self._done(hand, process, frame)
+            elif isinstance(frame, Yielded):
+                self._yielded(hand, process, frame)
         if ended:
             self._died(hand, process)
 
@@ -265,7 +271,31 @@ class Crew:
         hand.calls += len(accepted)
         for item in done.items:
             if lot is not None and item.index in accepted:
-                self._put(self._finished(lot, item, hand.row))
+                self._streams.finish(self._finished(lot, item, hand.row))
+
+    def _yielded(self, hand: Hand, process: WorkerProcess, frame: Yielded) -> None:
+        lot = self._lots(frame.token)
+        if lot is None or not self._dispatcher.holding(process.number, frame.token, frame.index):
+            return
+        try:
+            self._streams.yielded(lot, frame, hand.row)
+        except BadInput as error:
+            log.warning("a worker broke the protocol", error=error.what)
+            process.kill(Cause.WORKER_LOST)
+
+    def _taken(self, at: tuple[int, int], count: int) -> None:
+        """Whoever runs that call may yield as many more."""
+        for process in self._running_it(at):
+            process.send(Taken(*at, count))
+
+    def _overtaken(self, at: tuple[int, int]) -> None:
+        """Another attempt yields now: this one is given back."""
+        for process in self._running_it(at):
+            process.kill(Cause.RETURNED)
+
+    def _running_it(self, at: tuple[int, int]) -> list[WorkerProcess]:
+        processes = [hand.process for hand in self.hands.values() if hand.process is not None]
+        return [process for process in processes if process.progress.read()[:2] == at]
 
     def _finished(self, lot: Lot, item: Item, worker: bytes) -> Finished:
         cause = None
@@ -358,7 +388,7 @@ class Crew:
             now = time.time()
             began = now - max(0.0, time.monotonic() - started)
             error = ErrorRecord("pyfi_hpc.errors.WorkerLost", words, "", _CODE.get(cause, "E_WORKER_LOST"), cause)
-            self._put(Finished(lot, index, Item(index, None, error, began, now, out, err), hand.row, cause))
+            self._streams.finish(Finished(lot, index, Item(index, None, error, began, now, out, err), hand.row, cause))
         self._by_number.pop(process.number)
         process.close()
         self._after_death(hand, process, killed, words, err)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import msgspec
@@ -67,6 +67,8 @@ class Lot:
     told: Callable[[int, float | None], None] | None = None
     #: the body that was delivered names other attempts than `message`
     renumbered: bool = False
+    #: for items of a call that yields: called when another attempt yields them by now
+    overtaken: Callable[[], None] | None = None
 
     def __post_init__(self) -> None:
         self.open = set(range(len(self.message.calls)))
@@ -109,14 +111,47 @@ class Lot:
             delivery.ack()
 
 
+class Undelivered:
+    """Stands in for the delivery of a lot that no broker delivered; `acked` is called when all of it is settled."""
+
+    def __init__(self, acked: Callable[[], None] = lambda: None) -> None:
+        self.ack, self.queue, self.body = acked, "", b""
+        self.content_type: str | None = None
+        self.content_encoding: str | None = None
+        self.headers: Mapping[str, object] = {}
+        self.redelivered, self.delivery_count, self.received = True, 0, 0.0
+
+    def held(self) -> bool:
+        """Nobody takes it back."""
+        return True
+
+
+class Stream(msgspec.Struct, frozen=True):
+    """The items of one call, as one `attempt` yields them; `id` is the call's."""
+
+    owner: str
+    id: bytes
+    attempt: bytes
+
+
 class Finished(msgspec.Struct, frozen=True):
-    """A member's attempt is over: the worker's item, or the cause of its loss (then `item.error` says more)."""
+    """A member's attempt is over: the worker's item, or the cause of its loss (then `item.error` says more).
+
+    `stream` is set for an item of a call that yields, and for the end of such a call; `opens` for its first.
+    """
 
     lot: Lot
     index: int
     item: Item
     worker: bytes | None
     cause: Cause | None = None
+    stream: Stream | None = None
+    opens: bool = False
+
+    @property
+    def is_end(self) -> bool:
+        """True for a call that yielded, False for one of its items."""
+        return self.stream is not None and self.lot.call(self.index).id == self.stream.id
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ import signal
 import socket
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
@@ -28,12 +28,13 @@ from pyfi_hpc.agent.ending import Ending
 from pyfi_hpc.agent.housekeeping import Housekeeping
 from pyfi_hpc.agent.intake import Intake
 from pyfi_hpc.agent.keeper import View
-from pyfi_hpc.agent.lots import Announced, Finished, Looked, Lot
+from pyfi_hpc.agent.lots import Announced, Finished, Looked, Lot, Undelivered
 from pyfi_hpc.agent.mending import Mender
 from pyfi_hpc.agent.pilot import superseded
 from pyfi_hpc.agent.process import WorkerProcess
 from pyfi_hpc.agent.registering import Application, Identity, register
 from pyfi_hpc.agent.spool import Spool, Spooled
+from pyfi_hpc.agent.streams import Streams
 from pyfi_hpc.brokers.base import Broker, Delivery, Publication, dead_queue
 from pyfi_hpc.control import reconcile
 from pyfi_hpc.control.retention import Keep
@@ -96,8 +97,8 @@ class Service:
         scratch.mkdir(parents=True, exist_ok=True, mode=0o700)
         blobs.mkdir(parents=True, exist_ok=True)
         self._crew = Crew(
-            self._dispatcher, builder, self._committer.put, self._intake.lots.get, self._watch, self._forget,
-            self.look_soon, scratch, blobs, max_value_bytes,
+            self._dispatcher, builder, self._committer.put, Streams(self._committer.put, self.post),
+            self._intake.lots.get, self._watch, self._forget, self.look_soon, scratch, blobs, max_value_bytes,
         )  # fmt: skip
         # it holds a lock while it walks through a folder
         patient = partial(connect, patient=True)
@@ -370,7 +371,7 @@ class Service:
     def _commit_spooled(self, entry: Spooled) -> None:
         served = self._view.sockets.get(entry.message.socket) if self._view else None
         if served is not None:
-            lot = Lot(0, _Nowhere(), entry.message, served, served.processor, careful=True)
+            lot = Lot(0, Undelivered(), entry.message, served, served.processor, careful=True)
             item = Item(0, entry.item.value, None, entry.item.started, entry.item.ended)
             self._committer.put(Finished(lot, 0, item, entry.worker))
 
@@ -474,24 +475,6 @@ class Service:
             post = self._application.post
             raise superseded(post.token or "", post.incarnation)
         return 0 if self._failed is None else 1
-
-
-class _Nowhere:
-    """Stands in for the delivery of a spooled outcome: there is nothing to ack."""
-
-    def __init__(self) -> None:
-        self.queue, self.body = "", b""
-        self.content_type: str | None = None
-        self.content_encoding: str | None = None
-        self.headers: Mapping[str, object] = {}
-        self.redelivered, self.delivery_count, self.received = True, 0, 0.0
-
-    def ack(self) -> None:
-        """Nothing was delivered."""
-
-    def held(self) -> bool:
-        """Nothing was."""
-        return False
 
 
 def _skipped(index: int) -> Item:

@@ -41,7 +41,8 @@ class Spool:
         count = 0
         with self._own.open("ab") as file:
             for done in finished:
-                if done.item.error is None:
+                # items of a call that yields stay with their attempt
+                if done.item.error is None and done.stream is None:
                     serial = done.lot.call(done.index).serial
                     body = _encoder.encode(Spooled(single(done.lot, done.index, serial), done.item, done.worker))
                     file.write(len(body).to_bytes(4, "big") + body)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import uuid
-from typing import Any
+import json
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -11,14 +11,17 @@ from pyfi_hpc.cli import render
 from pyfi_hpc.cli.command import Command, Group
 from pyfi_hpc.cli.context import Platform, pass_platform
 from pyfi_hpc.cli.output import say
-from pyfi_hpc.cli.params import Choice, Id, Seconds
+from pyfi_hpc.cli.params import Choice, Id, Moment, Seconds
 from pyfi_hpc.cli.shared import together
 from pyfi_hpc.cli.values import arguments, as_json, as_text, keywords
-from pyfi_hpc.errors import BadInput, TaskError
+from pyfi_hpc.errors import BadInput, TaskError, WaitTimeout
 from pyfi_hpc.model.priority import Priority
 
+if TYPE_CHECKING:
+    from pyfi_hpc.client.futures import Future
+
 #: Names that `Client.submit` keeps for itself.
-_OURS = ("socket", "id", "timeout", "deadline", "priority")
+_OURS = ("socket", "id", "timeout", "deadline", "priority", "delay", "at")
 
 
 def _run(
@@ -26,35 +29,61 @@ def _run(
     socket: str,
     args: tuple[str, ...],
     kw: tuple[str, ...],
-    ident: uuid.UUID | None,
-    priority: str,
     timeout: float | None,
+    no_wait: bool,
+    run_limit: float | None,
     verbose: bool,
     quiet: bool,
+    items: bool,
     form: str,
+    **how: Any,
 ) -> None:
-    """Submit, wait, print."""
-    from pyfi_hpc.cli.waiting import remote_traceback, value_of
-
+    """Submit, wait, print; `how` are the arguments of `submit` that are no argument of the task's."""
     platform.as_json = form == "json"
     values, named = arguments(args), keywords(kw)
     for name in _OURS:
         if name in named:
             raise BadInput.of("E_USAGE", "--kw", name, "an argument of this name is given by its position")
-    future = platform.client.submit(socket, *values, id=ident, priority=priority, **named)
+    future = platform.client.submit(socket, *values, timeout=run_limit, **how, **named)
+    if no_wait:
+        click.echo(render.as_json([{"id": future.id}]) if form == "json" else future.id)
+        return
     limit = platform.settings.client.timeout_seconds if timeout is None else timeout
-    try:
-        value = value_of(future, limit, platform.client, quiet=quiet)
-    except TaskError as error:
-        if verbose and (text := remote_traceback(error)):
-            say(text, err=True)
-        raise
+    if items:
+        _print_items(future, limit, form)
+        return
+    value = _value(platform, future, limit, verbose, quiet)
     if form == "json":
         click.echo(render.as_json([{"id": future.id, "status": "SUCCEEDED", "value": as_json(value)}]))
     else:
         say(as_text(value))
     if verbose:
         click.echo(f"{future.id} {_made_by(platform, future.identity)}", err=True)
+
+
+def _print_items(future: Future, limit: float | None, form: str) -> None:
+    """A line for each item, as it comes."""
+    from pyfi_hpc.cli.waiting import told, watching
+
+    with watching(future):
+        try:
+            for item in future.items(limit):
+                say(json.dumps(as_json(item), ensure_ascii=False) if form == "json" else as_text(item))
+        except WaitTimeout:
+            raise
+        except Exception as error:
+            raise told(error, future) from error
+
+
+def _value(platform: Platform, future: Future, limit: float | None, verbose: bool, quiet: bool) -> Any:
+    from pyfi_hpc.cli.waiting import remote_traceback, value_of
+
+    try:
+        return value_of(future, limit, platform.client, quiet=quiet)
+    except TaskError as error:
+        if verbose and (text := remote_traceback(error)):
+            say(text, err=True)
+        raise
 
 
 def _made_by(platform: Platform, identity: bytes) -> str:
@@ -70,12 +99,18 @@ _options = together(
     click.argument("socket"),
     click.argument("args", nargs=-1, metavar="[ARGS]..."),
     click.option("--kw", multiple=True, metavar="NAME=JSON", help="An argument by its name; may be repeated."),
-    click.option("--id", "ident", type=Id(), help="An id of your own: repeating the call with it runs nothing twice."),
+    click.option("--id", type=Id(), help="An id of your own: repeating the call with it runs nothing twice."),
     click.option("--priority", type=Choice(Priority, "PRIORITY"), default="normal", show_default=True,
                  help="While all wait, 8 high calls and 2 normal ones run for each low one."),
     click.option("--timeout", type=Seconds(), help="Stop waiting after this long; the work goes on (exit code 4)."),
+    click.option("--no-wait", is_flag=True, help="Print its id once it is accepted, and leave it to `pyfi wait`."),
+    click.option("--delay", type=Seconds(), help="Start it no sooner than this; until then the database holds it."),
+    click.option("--at", type=Moment(), help="Start it no sooner than at this time: 2026-12-01T10:00, or 2h from now."),
+    click.option("--deadline", type=Moment(), help="Fail it, without running it, where it has not started by then."),
+    click.option("--time-limit", "run_limit", type=Seconds(), help="End an attempt that runs for longer than this."),
     click.option("-v", "--verbose", is_flag=True, help="Say who made the value; show the task's traceback."),
     click.option("-q", "--quiet", is_flag=True, help="Say nothing while waiting."),
+    click.option("--items", is_flag=True, help="Of a task that yields: each item on a line, as it comes."),
     click.option("-o", "--output", "form", type=Choice(["raw", "json"], "FORMAT"), default="raw", show_default=True,
                  help="A string as it is and anything else as JSON, or always one JSON object."),
 )  # fmt: skip
@@ -88,6 +123,7 @@ _options = together(
         "pyfi call proc1.socket1 3 '[1, 2]' --kw limit=10 -v",
         "pyfi call proc1.socket1 '{\"a\": 1}' --timeout 5m -o json",
         "pyfi call proc1.socket1 3 --priority high",
+        "pyfi call proc1.socket1 3 --delay 30s --no-wait",
     ),
 )
 @_options

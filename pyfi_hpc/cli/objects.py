@@ -9,15 +9,20 @@ import click
 from pyfi_hpc.cli.columns import LISTED, Listed
 from pyfi_hpc.cli.command import Command, Group
 from pyfi_hpc.cli.context import Platform, confirm, pass_platform
-from pyfi_hpc.cli.output import Output, output_options
+from pyfi_hpc.cli.output import TABLE_ROWS, Output, output_options
 from pyfi_hpc.cli.params import Whole
 from pyfi_hpc.cli.shared import KINDS, named, object_options, yes_option
 
+#: As good as all; the database's limits are 64 bits.
+_EVERY = 2**62
 _SINGULAR = {kind: listed.plural for kind, listed in LISTED.items()}
 _PLURAL = {plural: kind for kind, plural in _SINGULAR.items()}
 
 
-@click.group(cls=Group, aliases={**_SINGULAR, "outlet": "sockets", "outlets": "sockets"})
+_CALLS = {"invocation": "invocations", "call": "invocations", "calls": "invocations"}
+
+
+@click.group(cls=Group, aliases={**_SINGULAR, **_CALLS, "outlet": "sockets", "outlets": "sockets"})
 def ls() -> None:
     """List objects."""
 
@@ -96,6 +101,28 @@ def _delete(kind: str) -> None:
         confirm(f"delete {kind} {which}{' and all that hangs on it' if cascade else ''}", yes)
         platform.network.delete(kind, which, cascade=cascade, **given)
         click.echo(f"{kind} {which} deleted")
+
+
+@ls.command(
+    "invocations",
+    cls=Command,
+    examples=(
+        "pyfi ls invocations",
+        "pyfi ls invocations --limit 1000 --sort started",
+        "pyfi ls invocations -o json --all",
+    ),
+)
+@output_options
+@pass_platform
+def ls_invocations(platform: Platform, out: Output) -> None:
+    """List invocations that are on record: what waits to start, what runs, and what has ended, newest first.
+
+    100 of them, unless --limit or --all says otherwise. Calls that wait in a queue have no row yet: `pyfi queue peek`
+    shows them.
+    """
+    most = _EVERY if out.everything else out.limit or TABLE_ROWS
+    rows = platform.client.operations.invocations(most)
+    out.rows(rows, ("id", "socket", "status", "due", "started", "ended", "node", "error"), ("serial", "code", "cause"))
 
 
 @show.command(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import re
 import uuid
@@ -59,16 +60,34 @@ class Seconds(_Kind):
     """A time in seconds, or with s, m, h or d behind it."""
 
     name = "SECONDS"
-    _FORM = re.compile(r"(?P<number>[0-9]{1,9}(\.[0-9]{1,6})?)(?P<unit>[smhd]?)")
+    FORM = re.compile(r"(?P<number>[0-9]{1,9}(\.[0-9]{1,6})?)(?P<unit>[smhd]?)")
     _UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}  # noqa: RUF012
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         if isinstance(value, int | float):
             return float(value)
-        found = self._FORM.fullmatch(value)
+        found = self.FORM.fullmatch(value)
         if not found:
             raise BadInput.of("E_RANGE", flag(param), value, "a time such as 90, 1.5m or 2h is wanted")
         return float(found["number"]) * self._UNITS[found["unit"]]
+
+
+class Moment(_Kind):
+    """A time as 2026-12-01T10:00, of this machine where it names no zone; or seconds from now, as `Seconds` reads."""
+
+    name = "TIME"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime.datetime:
+        if isinstance(value, datetime.datetime):
+            return value
+        if Seconds.FORM.fullmatch(value):
+            later = datetime.timedelta(seconds=Seconds().convert(value, param, ctx))
+            return datetime.datetime.now(datetime.UTC) + later
+        try:
+            return datetime.datetime.fromisoformat(value)
+        except ValueError:
+            what = "a time such as 2026-12-01T10:00, or 90, 1.5m or 2h from now, is wanted"
+            raise BadInput.of("E_RANGE", flag(param), value, what) from None
 
 
 class Memory(_Kind):

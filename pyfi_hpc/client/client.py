@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import datetime
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from pyfi_hpc.brokers.base import Broker
-from pyfi_hpc.client import rows
+from pyfi_hpc.client import rows, times
 from pyfi_hpc.client.futures import Future
-from pyfi_hpc.client.mapping import Map
+from pyfi_hpc.client.holding import hold
+from pyfi_hpc.client.mapping import Map, Outcomes, check_most
 from pyfi_hpc.client.session import Session
 from pyfi_hpc.client.stream import Stream
 from pyfi_hpc.client.tickets import not_accepted
 from pyfi_hpc.client.waiter import conflict
 from pyfi_hpc.config import Settings
-from pyfi_hpc.errors import BadInput, DatabaseUnavailable
+from pyfi_hpc.errors import DatabaseUnavailable
 from pyfi_hpc.model.priority import Priority
 from pyfi_hpc.wire.ids import ID_BYTES, parse_id
 
@@ -38,10 +40,11 @@ class Client:
         database_uri: str | None = None,
         broker_uri: str | None = None,
         make_broker: Callable[[str], Broker] | None = None,
-        note: Callable[[str], None] = lambda _: None,
+        note: Callable[[str], None] | None = None,
     ) -> None:
         """`settings` are read from files and variables where not given; `make_broker` is for other kinds of broker;
-        `note` is given what a person should read beside a result."""
+        `note` is given what a person should read beside a result, such as what is waited for; without one the latter
+        is logged as a warning."""
         self._session = Session(settings or Settings.load(), database_uri, broker_uri, make_broker, note)
 
     def __enter__(self) -> Self:
@@ -62,42 +65,69 @@ class Client:
         *args: object,
         id: str | uuid.UUID | None = None,
         timeout: float | None = None,
-        deadline: float | None = None,
+        deadline: float | datetime.datetime | None = None,
+        delay: float | None = None,
+        at: datetime.datetime | None = None,
         priority: str = Priority.NORMAL,
         **kwargs: object,
     ) -> Future:
         """Call the task behind `socket`; returns once the call is accepted.
 
-        `timeout` is seconds of run time, `deadline` UTC seconds since 1970 after which it need not start; `id` is an id
-        of the caller's own: repeating a call with it never makes a second outcome. `priority` is high, normal or low:
-        while all wait, eight high calls and two normal ones run for each low one.
+        `timeout` is the seconds that each attempt may run, `deadline` a time (or UTC seconds since 1970) after which it
+        need not start: its outcome is then FAILED with E_TIMEOUT. `delay` seconds from now, or `at` a time, it may
+        start; until then the database holds it. `id` is an id of the caller's own: repeating a call with it never makes
+        a second outcome. `priority` is high, normal or low: while all wait, eight high calls and two normal ones run
+        for each low one.
 
         Raises:
-            BadInput: E_NOT_FOUND; E_TYPE, arguments that cannot be sent, or that the task does not take; E_LIMIT; E_ID;
-                E_ID_CONFLICT.
+            BadInput: E_NOT_FOUND; E_TYPE, arguments that cannot be sent, or that the task does not take; E_RANGE, a
+                time that cannot be; E_LIMIT; E_ID; E_ID_CONFLICT.
             Unavailable: E_BROKER, E_BROKER_BLOCKED, E_BACKPRESSURE, E_DB_UNAVAILABLE, E_STORAGE_FULL: not accepted, or
                 not known to be; may be repeated, with the same id where it says so.
         """
-        return self._submit(socket, args, kwargs, None if id is None else parse_id(id), timeout, deadline, priority)
+        return self._submit(
+            socket, args, kwargs, id=id, timeout=timeout, deadline=deadline, delay=delay, at=at, priority=priority
+        )
 
-    def _submit(
+    def _submit(self, socket: str, args: tuple[object, ...], kwargs: Mapping[str, object], **how: Any) -> Future:
+        future, stream = self.begin(socket, args, kwargs, **how)
+        raise_refused(stream)
+        return future
+
+    def begin(
         self,
         socket: str,
         args: tuple[object, ...],
         kwargs: Mapping[str, object],
-        identity: bytes | None = None,
+        *,
+        id: str | uuid.UUID | None = None,
         timeout: float | None = None,
-        deadline: float | None = None,
+        deadline: float | datetime.datetime | None = None,
+        delay: float | None = None,
+        at: datetime.datetime | None = None,
         priority: str = Priority.NORMAL,
-    ) -> Future:
+    ) -> tuple[Future, Stream]:
+        """Hand one call over, as `submit` does, and do not wait until it is accepted: the stream's ticket tells that.
+
+        Where the record has the outcome already, nothing is handed over.
+        """
+        identity = None if id is None else parse_id(id)
+        limits = {"timeout": times.timeout_of(timeout), "deadline": (latest := times.deadline_of(deadline))}
+        seconds = times.delay_of(delay, at, latest)
         stream = Stream(self._session, socket, priority)
-        future = stream.made(args, kwargs, id=identity, timeout=timeout, deadline=deadline)
-        if identity is not None and self._decided(future):
-            return future
-        stream.flush()
-        for refused, error in stream.refused():
-            error.facts["id"] = refused.id
-            raise error
+        if seconds:
+            return self._held(stream, args, kwargs, seconds, id=identity, **limits), stream
+        future = stream.made(args, kwargs, id=identity, **limits)
+        if identity is None or not self._decided(future):
+            stream.flush()
+        return future, stream
+
+    def _held(
+        self, stream: Stream, args: tuple[object, ...], kwargs: Mapping[str, object], seconds: float, **how: Any
+    ) -> Future:
+        future, call = stream.call(args, kwargs, **how)
+        if how["id"] is None or not self._decided(future):
+            hold(self._session, future, call, stream.socket, seconds)
         return future
 
     def call(self, socket: str, *args: object, timeout: float | None = None, **kwargs: object) -> Any:
@@ -107,18 +137,25 @@ class Client:
     def submit_many(self, socket: str, inputs: Iterable[object], *, priority: str = Priority.NORMAL) -> list[Future]:
         """One call for each input (a tuple is several arguments); returns once all are accepted.
 
+        Calls are handed over as inputs are read, without waiting for those before them; reading ends with the first
+        that is known not to be accepted.
+
         Raises:
-            PyfiError: E_NOT_ACCEPTED; `facts["ids"]` are those not accepted, all others are. What is wrong with an
-                input, as `submit` says: those before it are accepted.
+            PyfiError: E_NOT_ACCEPTED; `facts["ids"]` are those not accepted, `facts["futures"]` one for each input that
+                was read, in their order: all that are not named are accepted. What is wrong with an input, as `submit`
+                says: those before it are accepted.
         """
         stream = Stream(self._session, socket, priority)
+        futures: list[Future] = []
         try:
-            futures = [stream.send(_arguments(given)) for given in inputs]
-        finally:
-            stream.flush()
-            refused = stream.refused()
-        if refused:
-            raise not_accepted(refused)
+            for given in inputs:
+                futures.append(stream.send(arguments(given)))
+                if stream.ticket.refused:
+                    break
+        except Exception:
+            _all_accepted(stream, futures)
+            raise
+        _all_accepted(stream, futures)
         return futures
 
     def map(
@@ -128,24 +165,24 @@ class Client:
         max_in_flight: int = 500,
         return_exceptions: bool = False,
         ordered: bool = True,
+        timeout: float | None = None,
         priority: str = Priority.NORMAL,
     ) -> Iterator[Any]:
         """Yield the value of each call, in the order of the inputs or, not `ordered`, as they come.
 
-        Inputs are read as there is room for them, `max_in_flight` calls at a time; the first error is raised, unless
-        `return_exceptions` yields it in the value's place.
+        Inputs are read as there is room for them, `max_in_flight` calls at a time, so they may be without end. What is
+        wrong with an input, or became of its call, is raised at its place and ends the map, unless
+        `return_exceptions` yields it there. Leaving early, by `close` or by an error, reads no more; calls that were
+        sent go on, and may be asked for by id.
 
         Raises:
             PyfiError: E_NOT_ACCEPTED, with exactly the ids that are not accepted.
+            WaitTimeout: `timeout` seconds after this call the next value is not there; `facts["ids"]` go on.
         """
-        if max_in_flight < 1:
-            raise BadInput.of("E_RANGE", "max_in_flight", max_in_flight, "at least one call must be in flight")
-        run = Map(
-            Stream(self._session, socket, priority),
-            zip(*iterables, strict=False),
-            max_in_flight,
-            return_exceptions=return_exceptions,
-        )
+        check_most(max_in_flight)
+        stream = Stream(self._session, socket, priority)
+        outcomes = Outcomes(timeout, return_exceptions=return_exceptions)
+        run = Map(stream, zip(*iterables, strict=False), max_in_flight, outcomes)
         return run.in_order() if ordered else run.as_they_come()
 
     def future(self, id: str | uuid.UUID) -> Future:
@@ -213,5 +250,24 @@ class Client:
         return f"<Client network {self._session.network_name}>"
 
 
-def _arguments(given: object) -> tuple[object, ...]:
+def raise_refused(stream: Stream) -> None:
+    """Wait until the stream's only call is accepted; raise why it is not."""
+    for refused, error in stream.refused():
+        error.facts["id"] = refused.id
+        raise error
+
+
+def _all_accepted(stream: Stream, futures: list[Future]) -> None:
+    """Wait, then return if every call was accepted.
+
+    Raises:
+        PyfiError: E_NOT_ACCEPTED.
+    """
+    stream.flush()
+    if refused := stream.refused():
+        raise not_accepted(refused, futures)
+
+
+def arguments(given: object) -> tuple[object, ...]:
+    """What one input is to a task: a tuple is several arguments."""
     return given if isinstance(given, tuple) else (given,)

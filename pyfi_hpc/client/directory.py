@@ -91,7 +91,7 @@ class Directory:
             BadInput: E_NOT_FOUND, with the nearest name. DatabaseUnavailable: and it was never read before.
         """
         way = self.ways.get(name)
-        if way is not None and time.monotonic() - self._read[name] < FRESH_SECONDS:
+        if way is not None and self.fresh(name):
             return way
         with self._lock:
             try:
@@ -101,6 +101,10 @@ class Directory:
                     raise
                 self._read[name] = time.monotonic()
                 return way
+
+    def fresh(self, name: str) -> bool:
+        """Whether `way` answers at once."""
+        return name in self.ways and time.monotonic() - self._read[name] < FRESH_SECONDS
 
     def level(self, way: Way, priority: str) -> Way:
         """The way for calls of that priority; the first to go it has its queue declared.

@@ -6,7 +6,6 @@ same protocol by which `concurrent.futures.wait` and `as_completed` do. The valu
 
 from __future__ import annotations
 
-import asyncio
 import concurrent.futures
 import html
 import threading
@@ -34,6 +33,9 @@ class Home(Protocol):
 
     def value(self, future: Future) -> object:
         """The decoded value of a future that has one."""
+
+    def items(self, future: Future, timeout: float | None) -> Iterator[Any]:
+        """See `Future.items`."""
 
     def error(self, future: Future) -> BaseException:
         """The exception of a future that has none."""
@@ -71,7 +73,26 @@ def called(fn: Callable[[Any], object], future: Future) -> None:
         log.exception("a future's callback failed", id=future.id)
 
 
-class _Latch:
+class Latch:
+    """Waits for futures: `Future.tell` has it rung. Rung also where no outcome will come, the client being closed."""
+
+    __slots__ = ()
+
+    def ring(self, future: Future) -> None:
+        """The future is done. Called under the lock of all futures: append, and return."""
+
+    # the names by which concurrent.futures tells its own
+    def add_result(self, future: Future) -> None:
+        self.ring(future)
+
+    def add_exception(self, future: Future) -> None:
+        self.ring(future)
+
+    def add_cancelled(self, future: Future) -> None:
+        self.ring(future)
+
+
+class _Latch(Latch):
     """Waits for one future."""
 
     __slots__ = ("event",)
@@ -79,11 +100,8 @@ class _Latch:
     def __init__(self) -> None:
         self.event = threading.Event()
 
-    def add_result(self, future: object) -> None:
-        """The future is done."""
+    def ring(self, future: Future) -> None:
         self.event.set()
-
-    add_exception = add_cancelled = add_result
 
 
 class Future(concurrent.futures.Future[Any]):
@@ -143,7 +161,7 @@ class Future(concurrent.futures.Future[Any]):
         return self._home.cancel(self, running)
 
     def result(self, timeout: float | None = None) -> Any:
-        """The value; the same object each time.
+        """The value; the same object each time. Of a task that yields, the list of its items.
 
         Raises:
             WaitTimeout: `timeout` seconds are over; the work goes on.
@@ -174,6 +192,20 @@ class Future(concurrent.futures.Future[Any]):
                 return
         called(fn, self)
 
+    def tell(self, latch: Latch) -> bool:
+        """Have `latch` rung once it is done; False where it is done already, or its client is closed."""
+        with self._condition:
+            if self.done() or self._home.closed_error() is not None:
+                return False
+            self._waiters.append(latch)
+        return True
+
+    def untell(self, latch: Latch) -> None:
+        """Nobody waits there any more."""
+        with self._condition:
+            if self._latches and latch in self._latches:
+                self._latches.remove(latch)
+
     def set_running_or_notify_cancel(self) -> bool:
         raise RuntimeError("only the record decides what becomes of an invocation")
 
@@ -184,7 +216,10 @@ class Future(concurrent.futures.Future[Any]):
         raise RuntimeError("only the record decides what becomes of an invocation")
 
     def __await__(self) -> Generator[Any, None, Any]:
-        return asyncio.wrap_future(self).__await__()
+        # not asyncio's own way: that cancels the call with the task that awaits it, and reads rows in the loop
+        from pyfi_hpc.client import awaiting
+
+        return awaiting.value(self).__await__()
 
     # what concurrent.futures has not
 
@@ -196,7 +231,7 @@ class Future(concurrent.futures.Future[Any]):
     @property
     def status(self) -> str:
         """SUCCEEDED, FAILED, CANCELLED or DEAD; RUNNING where an attempt is known to run, a first one about a second
-        after its start; else QUEUED (or unknown)."""
+        after its start; WAITING where it is to start later; else QUEUED (or unknown)."""
         return self._known or self._home.status(self)
 
     @property
@@ -204,6 +239,17 @@ class Future(concurrent.futures.Future[Any]):
         if isinstance(self._answer, Answer):
             return _STATUS[self._answer.kind]
         return None if self._answer is None else "FAILED"
+
+    def items(self, timeout: float | None = None) -> Iterator[Any]:
+        """Yield what a task that is a generator yields, in its order, as it comes; nothing is kept here.
+
+        Each item is waited for `timeout` seconds at most.
+
+        Raises:
+            WaitTimeout: the work goes on. Exception: what ended the call, after the items before it.
+            BadInput: E_TYPE, its task does not yield.
+        """
+        return self._home.items(self, timeout)
 
     @property
     def attempts(self) -> list[dict[str, Any]]:
@@ -246,11 +292,11 @@ class Future(concurrent.futures.Future[Any]):
         latch.add_result(self) if good else latch.add_exception(self)
 
     def release(self) -> None:
-        """Wake whoever waits in `result`: no outcome will come here."""
+        """Wake whoever waits: no outcome will come here."""
         with self._condition:
             for latch in self._latches or ():
-                if isinstance(latch, _Latch):
-                    latch.event.set()
+                if isinstance(latch, Latch):
+                    latch.ring(self)
 
     @property
     def answer(self) -> Answer | PyfiError | None:
@@ -284,9 +330,10 @@ class Future(concurrent.futures.Future[Any]):
                 self._waiters.remove(latch)
         if self.done():
             return
-        raise closed or self._timeout(timeout)
+        raise closed or self.late(timeout)
 
-    def _timeout(self, timeout: float | None) -> WaitTimeout:
+    def late(self, timeout: float | None) -> WaitTimeout:
+        """What is raised once `timeout` seconds are over."""
         what = f"{short(self.identity)} has no outcome after {round(timeout or 0.0, 2):.10g} s; the work goes on"
         # in full: the record may not have it yet, so its last digits would find nothing
         return WaitTimeout("E_TIMEOUT", what, cure=f"pyfi wait {self.id}", id=self.id)

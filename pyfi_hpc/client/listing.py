@@ -57,6 +57,37 @@ _BEHIND = """
     FROM pyfi.socket s JOIN pyfi.network n ON n.id = s.network_id JOIN pyfi.processor p ON p.id = s.processor_id
     WHERE n.name = %s AND s.name = %s"""
 _TEXTS = ("out", "err")
+#: The status of a call that is to start later.
+WAITING = "WAITING"
+_NODE = "(SELECT n.name FROM pyfi.worker w JOIN pyfi.node n ON n.id = w.node_id WHERE w.id = {})"
+#: A hold row of a call that is not to start yet, and was never tried.
+_AHEAD = "h.state = 'DUE' AND h.due > now() AND h.used = 0 AND h.returns = 0"
+_HELD = f"""
+    SELECT h.id, h.socket_id,
+        CASE WHEN {_AHEAD} THEN '{WAITING}' WHEN h.state = 'LEASED' THEN 'RUNNING' ELSE 'QUEUED' END AS status,
+        CASE WHEN h.state = 'DUE' THEN h.due END AS due, NULL::timestamptz AS started, NULL::timestamptz AS ended,
+        NULL::text AS node, h.serial, NULL::bytea AS error, {{rank}} AS rank, h.due AS at
+    FROM pyfi.hold h WHERE h.owner = %(owner)s AND h.state <> 'DEAD' AND {{which}} ORDER BY h.due LIMIT %(most)s"""
+_RUNNING = f"""
+    SELECT w.running, NULL::uuid, 'RUNNING', NULL, w.running_since, NULL, {_NODE.format("w.id")}, 1, NULL, 2,
+        w.running_since
+    FROM pyfi.worker w WHERE w.running IS NOT NULL AND {RUNS}
+        AND NOT EXISTS (SELECT FROM pyfi.hold h WHERE h.owner = %(owner)s AND h.id = w.running)
+        AND NOT EXISTS (SELECT FROM pyfi.outcome o WHERE o.owner = %(owner)s AND o.id = w.running)
+    LIMIT %(most)s"""
+# two, because each has an index of its own
+_DECIDED = f"""
+    SELECT o.id, o.socket_id, o.status::text, NULL, o.started, coalesce(o.ended, o.committed),
+        {_NODE.format("o.worker_id")}, o.serial, o.error, 4, o.committed
+    FROM pyfi.outcome o WHERE o.owner = %(owner)s AND o.status <> 'REOPENED' AND o.value IS {{}} NULL
+    ORDER BY o.committed DESC LIMIT %(most)s"""
+_NEWEST = f"""
+    SELECT k.id, s.name AS socket, k.status, k.due, k.started, k.ended, k.node, k.serial, k.error
+    FROM (({_HELD.format(rank=1, which=_AHEAD)}) UNION ALL ({_RUNNING})
+        UNION ALL ({_HELD.format(rank=3, which=f"NOT ({_AHEAD})")})
+        UNION ALL ({_DECIDED.format("NOT")}) UNION ALL ({_DECIDED.format("")})) AS k
+    LEFT JOIN pyfi.socket s ON s.id = k.socket_id
+    ORDER BY k.rank, CASE WHEN k.rank = 1 THEN k.at END, k.at DESC LIMIT %(most)s"""
 
 
 def listed(cursor: Cursor, query: str, arguments: Sequence[object] | Mapping[str, object]) -> list[dict[str, Any]]:
@@ -80,6 +111,11 @@ def invocation_row(cursor: Cursor, owner: str, identity: bytes) -> dict[str, Any
     """Outcome and hold row of one invocation, and where it runs; most values are None where none of these is there."""
     (row,) = listed(cursor, _INVOCATION, {"owner": owner, "id": identity.hex()})
     return row
+
+
+def newest(cursor: Cursor, owner: str, most: int) -> list[dict[str, Any]]:
+    """Invocations on record: id, socket, status, due, started, ended, node, serial, error."""
+    return listed(cursor, _NEWEST, {"owner": owner, "most": most})
 
 
 def child_rows(cursor: Cursor, owner: str, identity: bytes) -> list[dict[str, Any]]:

@@ -3,64 +3,156 @@
 from __future__ import annotations
 
 import queue
+import time
 from collections import deque
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterable, Iterator
+from typing import Any, TypeAlias
 
-from pyfi_hpc.client.futures import Future
+from pyfi_hpc.client.futures import Future, Latch
 from pyfi_hpc.client.stream import Stream
-from pyfi_hpc.errors import PyfiError
+from pyfi_hpc.errors import BadInput, PyfiError, WaitTimeout
+
+#: What an input became: a call, or the reason why it is none.
+Entry: TypeAlias = Future | Exception
+
+
+class Outcomes:
+    """How what an input became is told, the same for `map` and its asyncio form."""
+
+    def __init__(self, timeout: float | None, *, return_exceptions: bool) -> None:
+        """`timeout` is seconds from now."""
+        self._timeout, self._return_exceptions = timeout, return_exceptions
+        self._until = None if timeout is None else time.monotonic() + timeout
+
+    @property
+    def left(self) -> float | None:
+        """Seconds that one may still wait; None for ever."""
+        return None if self._until is None else max(0.0, self._until - time.monotonic())
+
+    def failed(self, error: Exception, future: Future | None = None) -> Exception:
+        """The error of one input as the value in its place; raised instead where that was not asked for."""
+        if self._return_exceptions and (future is None or future.done()):
+            return error
+        raise error
+
+    def late(self, flying: Iterable[Entry]) -> WaitTimeout:
+        """What is raised once the time is over."""
+        ids = [each.id for each in flying if isinstance(each, Future) and not each.done()]
+        what = f"map has no next value after {self._timeout or 0.0:.10g} s; the {len(ids)} calls under way go on"
+        return WaitTimeout("E_TIMEOUT", what, cure="Client().future(id) asks again", ids=ids)
+
+
+class Arrivals(Latch):
+    """Futures in the order in which they get done."""
+
+    def __init__(self) -> None:
+        self._done: queue.SimpleQueue[Entry] = queue.SimpleQueue()
+
+    def ring(self, future: Future) -> None:
+        self._done.put(future)
+
+    def put(self, entries: Iterable[Entry]) -> None:
+        """These are on their way, or as done as they will ever be."""
+        for entry in entries:
+            if isinstance(entry, Exception) or not entry.tell(self):
+                self._done.put(entry)
+
+    def next(self, seconds: float | None) -> Entry | None:
+        """The next that is done; None where there is none within so many seconds."""
+        try:
+            return self._done.get(timeout=seconds)
+        except queue.Empty:
+            return None
 
 
 class Map:
-    """One run of `map`; `inputs` are tuples of arguments."""
+    """One run of `map`; `inputs` are tuples of arguments, `most` is how many calls may be in flight."""
 
-    def __init__(
-        self, stream: Stream, inputs: Iterator[tuple[object, ...]], most: int, *, return_exceptions: bool
-    ) -> None:
-        self._stream, self._inputs, self._most, self._return_exceptions = stream, inputs, most, return_exceptions
+    def __init__(self, stream: Stream, inputs: Iterator[tuple[object, ...]], most: int, outcomes: Outcomes) -> None:
+        self._stream, self._inputs, self._most, self._outcomes = stream, inputs, most, outcomes
         self._more = True
+        self._broken: Exception | None = None
 
     def in_order(self) -> Iterator[Any]:
         """Values in the order of the inputs."""
-        flying: deque[Future] = deque()
-        while self._more or flying:
-            flying.extend(self._fill(self._most - len(flying)))
-            if flying:
-                yield self._value(flying.popleft())
+        flying: deque[Entry] = deque()
+        try:
+            while (sent := self._sent(len(flying))) or flying:
+                flying.extend(sent)
+                yield self._value(flying[0], flying)
+                flying.popleft()
+            self._end()
+        finally:
+            self._stream.let_go(flying)
 
     def as_they_come(self) -> Iterator[Any]:
         """Values in the order in which they are there."""
-        done: queue.SimpleQueue[Future] = queue.SimpleQueue()
-        flying = 0
-        while self._more or flying:
-            for future in self._fill(self._most - flying):
-                future.add_done_callback(done.put)
-                flying += 1
-            if flying:
-                flying -= 1
-                yield self._value(done.get())
-
-    def _fill(self, room: int) -> list[Future]:
-        """Send up to `room` more calls; none once the inputs are at their end, or calls are being refused."""
-        made: list[Future] = []
-        self._more = self._more and not self._stream.ticket.refused
-        while self._more and len(made) < room:
-            try:
-                args = next(self._inputs)
-            except StopIteration:
-                self._more = False
-            else:
-                made.append(self._stream.send(args))
-        self._stream.flush()
-        return made
-
-    def _value(self, future: Future) -> Any:
+        arrivals = Arrivals()
+        flying: set[Entry] = set()
         try:
-            return future.result()
+            while (sent := self._sent(len(flying))) or flying:
+                flying.update(sent)
+                arrivals.put(sent)
+                done = arrivals.next(self._outcomes.left)
+                if done is None:
+                    raise self._outcomes.late(flying)
+                flying.discard(done)
+                yield self._value(done, flying)
+            self._end()
+        finally:
+            self._stream.let_go(flying)
+
+    def _sent(self, flying: int) -> list[Entry]:
+        """Send calls until enough are in flight, the inputs are at their end, or calls are being refused."""
+        self._more = self._more and not self._stream.ticket.refused
+        sent: list[Entry] = []
+        while self._more and flying + len(sent) < self._most:
+            sent += self._read()
+        self._stream.flush()
+        return sent
+
+    def _read(self) -> list[Entry]:
+        """What the next input becomes; nothing where there is none."""
+        try:
+            args = next(self._inputs)
+        except StopIteration:
+            self._more = False
+        except Exception as error:  # raised once all that was read before it has been told
+            self._more, self._broken = False, error
+        else:
+            return [entered(self._stream, args)]
+        return []
+
+    def _value(self, entry: Entry, flying: Iterable[Entry]) -> Any:
+        if isinstance(entry, Exception):
+            return self._outcomes.failed(entry)
+        try:
+            return entry.result(self._outcomes.left)
         except Exception as error:
-            if isinstance(future.answer, PyfiError):
+            if isinstance(error, WaitTimeout) and not entry.done():
+                raise self._outcomes.late(flying) from None
+            if isinstance(entry.answer, PyfiError):
                 self._stream.check()
-            if self._return_exceptions and future.done():
-                return error
-            raise
+            return self._outcomes.failed(error, entry)
+
+    def _end(self) -> None:
+        if self._broken is not None:
+            raise self._broken
+
+
+def entered(stream: Stream, args: tuple[object, ...]) -> Entry:
+    """The call that these arguments make, or why they make none."""
+    try:
+        return stream.send(args)
+    except PyfiError as error:
+        return error
+
+
+def check_most(most: int) -> None:
+    """Return where so many calls can be in flight.
+
+    Raises:
+        BadInput: E_RANGE.
+    """
+    if most < 1:
+        raise BadInput.of("E_RANGE", "max_in_flight", most, "at least one call must be in flight")

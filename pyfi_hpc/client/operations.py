@@ -9,7 +9,18 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from psycopg2.extras import Json
 
 from pyfi_hpc.client import rows
-from pyfi_hpc.client.listing import DEAD, RUNS, attempt_rows, behind, child_rows, invocation_row, listed, worker_row
+from pyfi_hpc.client.listing import (
+    DEAD,
+    RUNS,
+    WAITING,
+    attempt_rows,
+    behind,
+    child_rows,
+    invocation_row,
+    listed,
+    newest,
+    worker_row,
+)
 from pyfi_hpc.client.objects import discarding
 from pyfi_hpc.control import retention
 from pyfi_hpc.db import record
@@ -126,7 +137,8 @@ class Operations:
     # looking
 
     def status(self, identity: bytes) -> str:
-        """SUCCEEDED, FAILED, CANCELLED, DEAD, RUNNING where an attempt is known to run, else QUEUED.
+        """SUCCEEDED, FAILED, CANCELLED, DEAD, RUNNING where an attempt is known to run, WAITING where it is to start
+        later, else QUEUED.
 
         An attempt is known to run from its start where it is not the first, else about a second later.
         """
@@ -144,6 +156,12 @@ class Operations:
         found: Record = self._run(lambda cursor, owner: invocation_row(cursor, owner, identity))
         children: list[Record] = self._run(lambda cursor, owner: child_rows(cursor, owner, identity))
         return found | {"status": self.status(identity), "attempts": self.attempts(id), "children": children}
+
+    def invocations(self, most: int) -> list[Record]:
+        """Those that are on record, `most` at most: what waits to start, by its time; what runs or is held; what is
+        decided, newest first. Calls that wait in a queue have no row yet."""
+        found: list[Record] = self._run(lambda cursor, owner: newest(cursor, owner, most))
+        return found
 
     def attempts(self, id: str) -> list[Record]:
         """Its executions worth a row, in order: serial, status, cause, error, node, cores, started, ended."""
@@ -304,6 +322,8 @@ def _status_now(cursor: Cursor, owner: str, identity: bytes) -> str:
         return "RUNNING"
     # where it waits for its next attempt, a worker's row may be one look behind
     waits = held is not None and held.state == HoldState.DUE
+    if held is not None and waits and not held.used and not held.returns and held.ahead:
+        return WAITING
     return "RUNNING" if not waits and _runs(cursor, owner, identity) else "QUEUED"
 
 

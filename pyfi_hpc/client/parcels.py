@@ -39,6 +39,8 @@ class Parcel:
     items: list[Item]
     batch: bytes
     confirm: Confirm | None = None
+    #: time.monotonic() when it was made
+    since: float = field(default_factory=time.monotonic)
     tries: int = 0
     #: time.monotonic() when it is to be sent again
     due: float = 0.0
@@ -66,9 +68,10 @@ class Parcel:
 
 @dataclass(slots=True, eq=False)
 class Lane:
-    """The calls of one socket, in the order in which they came."""
+    """The calls of one socket, in the order in which they came; at most `most` of them share a message."""
 
     way: Way
+    most: int = MOST_CALLS
     waiting: deque[Item] = field(default_factory=deque)
     unconfirmed: int = 0
 
@@ -78,8 +81,8 @@ class Lane:
         pace = self.way.pace
         if pace is None:
             # those of a fifo socket run one after another: a message must not last long
-            return 1 if self.way.socket.ordered else UNKNOWN_CALLS
-        return max(1, min(MOST_CALLS, int(MOST_SECONDS / max(pace, 1e-9))))
+            return 1 if self.way.socket.ordered else min(UNKNOWN_CALLS, self.most)
+        return max(1, min(self.most, int(MOST_SECONDS / max(pace, 1e-9))))
 
     @property
     def ready(self) -> bool:

@@ -16,8 +16,10 @@ from itertools import groupby
 import structlog
 
 from pyfi_hpc.brokers.base import Broker, Confirm, Publication
+from pyfi_hpc.client import notices
 from pyfi_hpc.client.directory import Way
-from pyfi_hpc.client.parcels import Item, Lane, Parcel
+from pyfi_hpc.client.notices import Notices, Stuck
+from pyfi_hpc.client.parcels import MOST_CALLS, Item, Lane, Parcel
 from pyfi_hpc.client.tickets import AcceptedLog
 from pyfi_hpc.errors import BrokerUnavailable, PyfiError, Unavailable
 from pyfi_hpc.failpoints import reach
@@ -38,9 +40,20 @@ log = structlog.get_logger()
 class Sender:
     """Takes calls from any thread; ends with `close`."""
 
-    def __init__(self, broker: Broker, owner: str, reply: str, mend: Callable[[Way], None], log: AcceptedLog) -> None:
-        """`mend` is called with a way when the broker knows no queue of it; `reply` is our reply address."""
-        self._broker, self._owner, self._reply, self._mend, self._log = broker, owner, reply, mend, log
+    def __init__(
+        self,
+        broker: Broker,
+        owner: str,
+        reply: str,
+        mend: Callable[[Way], None],
+        log: AcceptedLog,
+        tell: Callable[[str], None] = lambda _: None,
+        most_calls: int = MOST_CALLS,
+    ) -> None:
+        """`mend` is called with a way when the broker knows no queue of it; `reply` is our reply address;
+        `tell` is given a line for people where calls wait for long; at most `most_calls` share a message."""
+        self._broker, self._owner, self.reply, self._mend, self._log = broker, owner, reply, mend, log
+        self._most_calls = most_calls
         self._lock = threading.Lock()
         self._news, self._room = threading.Condition(self._lock), threading.Condition(self._lock)
         self._lanes: dict[Way, Lane] = {}
@@ -50,6 +63,7 @@ class Sender:
         self._waiting = self._bytes = 0
         #: when the first of all calls here runs out of time
         self._late_at = _NEVER
+        self._notices, self._tell = Notices(), tell
         self._closing = False
         self._thread = threading.Thread(target=self._run, name="pyfi-sender", daemon=True)
         self._thread.start()
@@ -60,6 +74,11 @@ class Sender:
         """Whether a caller that has gathered so many calls should hand them over now."""
         lane = self._lanes.get(way)
         return lane is None or gathered >= lane.limit or (lane.unconfirmed == 0 and not lane.waiting)
+
+    @property
+    def roomy(self) -> bool:
+        """Whether `put` would not wait; asked well before it has to, since others put meanwhile."""
+        return self._waiting < ROOM_CALLS // 2 and self._bytes < ROOM_BYTES // 2
 
     def put(self, way: Way, items: Sequence[Item]) -> None:
         """Have the calls sent, soon; waits while there is no room. Each is accepted or refused through its ticket."""
@@ -82,12 +101,14 @@ class Sender:
     def _append(self, way: Way, items: Sequence[Item], size: int) -> None:
         lane = self._lanes.get(way)
         if lane is None:
-            lane = self._lanes[way] = Lane(way)
+            lane = self._lanes[way] = Lane(way, self._most_calls)
         if not lane.waiting:
             self._busy.append(lane)
         lane.waiting.extend(items)
         self._waiting += len(items)
         self._bytes += size
+        if self._notices.expect(time.monotonic()):
+            self._news.notify()
         if items[0].deadline < self._late_at:
             self._late_at = items[0].deadline
             self._news.notify()
@@ -116,8 +137,11 @@ class Sender:
             with self._lock:
                 parcel = self._next()
                 late = self._late()
-                if parcel is None and not late and not self._closing:
+                stuck = self._stuck()
+                if parcel is None and not late and stuck is None and not self._closing:
                     self._news.wait(self._pause())
+            if stuck is not None:
+                notices.told(self._broker, stuck, time.monotonic(), self._tell)
             if late:
                 self._give_up(late)
             if parcel is not None:
@@ -158,8 +182,16 @@ class Sender:
 
     def _pause(self) -> float | None:
         """Seconds until something is due."""
-        first = min([self._late_at, *(parcel.due for parcel in self._again)])
+        first = min([self._late_at, self._notices.at, *(parcel.due for parcel in self._again)])
         return None if first == _NEVER else max(0.0, first - time.monotonic())
+
+    def _stuck(self) -> Stuck | None:
+        """What people are to be told of now."""
+        now = time.monotonic()
+        if now < self._notices.at:
+            return None
+        waiting = [parcel for parcel in (*self._window, *self._again) if parcel.items]
+        return self._notices.look(now, waiting, self._waiting)
 
     def _send(self, parcel: Parcel) -> None:
         socket = parcel.lane.way.socket
@@ -170,7 +202,7 @@ class Sender:
             socket=socket.id,
             generation=socket.generation,
             calls=tuple([item.call for item in parcel.items]),
-            reply=self._reply,
+            reply=self.reply,
         )
         reach("client_before_publish")
         publication = Publication(socket.exchange, socket.key, messages.encode(message), parcel.batch.hex())

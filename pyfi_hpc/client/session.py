@@ -5,15 +5,18 @@ from __future__ import annotations
 import os
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, TypeVar
+
+import structlog
 
 from pyfi_hpc.brokers.base import Broker
 from pyfi_hpc.brokers.connect import connect
 from pyfi_hpc.client import remote, rows
 from pyfi_hpc.client.directory import Directory, Way
 from pyfi_hpc.client.futures import Future, called
+from pyfi_hpc.client.items import items_of
 from pyfi_hpc.client.link import Link, closed
 from pyfi_hpc.client.logs import warnings_to_stderr
 from pyfi_hpc.client.pacing import Pacer
@@ -29,6 +32,7 @@ from pyfi_hpc.errors import PyfiError
 from pyfi_hpc.model.priority import Priority
 from pyfi_hpc.wire.ids import id_text
 from pyfi_hpc.wire.messages import Answer, Kind
+from pyfi_hpc.wire.values import Items
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -38,8 +42,14 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+log = structlog.get_logger()
+
 #: Names a file: one line for each accepted id, for `pyfi verify --accepted`.
 ACCEPTED_LOG = "PYFI_ACCEPTED_LOG"
+
+
+def _warn(line: str) -> None:
+    log.warning(line)
 
 
 class Session:
@@ -51,13 +61,15 @@ class Session:
         database_uri: str | None = None,
         broker_uri: str | None = None,
         make_broker: Callable[[str], Broker] | None = None,
-        note: Callable[[str], None] = lambda _: None,
+        note: Callable[[str], None] | None = None,
     ) -> None:
         """`make_broker` is given the database's address; by default it connects to the broker of the settings.
         `note` shows a line that a person should read."""
         warnings_to_stderr()
         self.settings = settings
-        self.network_name, self._note = settings.agent.network, note
+        self.network_name, self._note = settings.agent.network, note or (lambda _: None)
+        #: given a line where something is waited for; without a `note`, a warning
+        self.tell: Callable[[str], None] = note or _warn
         self._database_uri = database_uri or settings.database.uri
         self._broker_uri = broker_uri or settings.broker.uri or None
         self._make_broker = make_broker or self._connect_broker
@@ -170,10 +182,18 @@ class Session:
     def _own_link(self, name: str) -> Link:
         return Link(self.database_uri, f"client {name}", self._patience)
 
+    @cached_property
+    def _accepted_log(self) -> AcceptedLog:
+        return AcceptedLog(os.environ.get(ACCEPTED_LOG))
+
+    def accepted(self, futures: list[Future]) -> None:
+        """Log these where that was asked for."""
+        self._accepted_log.write(futures)
+
     def _make_sender(self) -> Sender:
         reply = self.broker.reply_address(self.waiter.hear)
-        log = AcceptedLog(os.environ.get(ACCEPTED_LOG))
-        return Sender(self.broker, self.owner, reply, self.directory.mend, log)
+        most = self.settings.client.batch_calls
+        return Sender(self.broker, self.owner, reply, self.directory.mend, self._accepted_log, self.tell, most)
 
     def _make_network(self) -> Network:
         from pyfi_hpc.client.network import Network
@@ -222,7 +242,12 @@ class Session:
         if data is None:
             owner = self.owner
             data = self.link.run(lambda cursor: rows.value(cursor, owner, future.identity))
-        return self.packer.unpack(data)
+        found = self.packer.unpack(data)
+        return list(self.items(future, None)) if isinstance(found, Items) else found
+
+    def items(self, future: Future, timeout: float | None) -> Iterator[Any]:
+        """See `Future.items`."""
+        return items_of(self, future, timeout)
 
     def error(self, future: Future) -> BaseException:
         """The exception; who made the outcome is told as far as the database answers."""
@@ -292,6 +317,16 @@ class Session:
         """The future, to be settled when its outcome comes."""
         self.waiter.watch([future])
         return future
+
+    def at_hand(self, socket: str) -> bool:
+        """Whether a call of that socket can be sent without waiting for the database, or for room."""
+        sender = self.__dict__.get("_sender")
+        return sender is not None and sender.roomy and self.directory.fresh(socket)
+
+    def let_go(self, futures: list[Future]) -> None:
+        """Nobody waits for these any more."""
+        if (waiter := self.__dict__.get("_waiter")) is not None:
+            waiter.forget(futures)
 
     def way(self, socket: str, priority: str = Priority.NORMAL) -> Way:
         """Where the calls of that socket with that priority go."""

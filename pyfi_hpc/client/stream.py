@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from pyfi_hpc.client.futures import Future
 from pyfi_hpc.client.newids import NewIds
 from pyfi_hpc.client.parcels import Item
 from pyfi_hpc.client.session import Session
 from pyfi_hpc.client.tickets import Ticket, not_accepted
+from pyfi_hpc.db.topology import SocketInfo
 from pyfi_hpc.errors import PyfiError
 from pyfi_hpc.model.priority import Priority
 from pyfi_hpc.wire.ids import call_digest
@@ -33,9 +34,14 @@ class Stream:
     def send(self, args: tuple[object, ...]) -> Future:
         """Have one call sent, soon; raises as `made` does."""
         future = self.made(args)
-        if self._sender.hungry(self._way, len(self._gathered)):
+        if self.hungry:
             self.flush()
         return future
+
+    @property
+    def hungry(self) -> bool:
+        """Whether what has gathered should be handed over now."""
+        return self._sender.hungry(self._way, len(self._gathered))
 
     def made(
         self,
@@ -51,14 +57,31 @@ class Stream:
         Raises:
             BadInput: E_TYPE, E_RANGE, E_DTYPE, E_LIMIT. Unavailable: E_STORAGE_FULL.
         """
+        future, call = self.call(args, kwargs, id=id, timeout=timeout, deadline=deadline)
+        self._gathered.append(Item(future, call, self.ticket, time.monotonic() + self._patience))
+        return future
+
+    def call(
+        self,
+        args: tuple[object, ...],
+        kwargs: Mapping[str, object] = _NONE,
+        *,
+        id: bytes | None = None,
+        timeout: float | None = None,
+        deadline: float | None = None,
+    ) -> tuple[Future, Call]:
+        """One call that is not to be sent by this stream; raises as `made` does."""
         way = self._way
         way.check(args, kwargs)
         way.check_timeout(timeout)
         data = self._session.packer.pack(args, kwargs)
         call = Call(id or self._ids.next(), data, call_digest(way.socket.id, data), 1, deadline, timeout)
-        future = Future(self._session, call.id, self._name, call.digest if id else None)
-        self._gathered.append(Item(future, call, self.ticket, time.monotonic() + self._patience))
-        return future
+        return Future(self._session, call.id, self._name, call.digest if id else None), call
+
+    @property
+    def socket(self) -> SocketInfo:
+        """Where its calls go."""
+        return self._way.socket
 
     def flush(self) -> None:
         """Hand over what has gathered; waits while there is no room for it."""
@@ -67,6 +90,10 @@ class Stream:
             # watched first: a reply may be here before the confirm is
             self._session.waiter.watch([item.future for item in items])
             self._sender.put(self._way, items)
+
+    def let_go(self, given: Iterable[Future | Exception]) -> None:
+        """Nobody here will ask for the outcomes of these any more; the calls go on."""
+        self._session.let_go([each for each in given if isinstance(each, Future) and not each.done()])
 
     def refused(self) -> list[tuple[Future, PyfiError]]:
         """Wait until each call is accepted or refused; those that were not accepted."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from pyfi_hpc.client.futures import Future
 from pyfi_hpc.errors import BadInput, BrokerUnavailable, PyfiError
@@ -20,6 +20,7 @@ class Ticket:
     def __init__(self) -> None:
         self._news = threading.Condition()
         self._open = 0
+        self._told: list[Callable[[], None]] = []
         self.refused: list[tuple[Future, PyfiError]] = []
 
     def add(self, calls: int) -> None:
@@ -32,8 +33,20 @@ class Ticket:
         with self._news:
             self._open -= calls
             self.refused.extend(refused)
-            if not self._open:
-                self._news.notify_all()
+            if self._open:
+                return
+            self._news.notify_all()
+            told, self._told = self._told, []
+        for tell in told:
+            tell()
+
+    def tell(self, tell: Callable[[], None]) -> None:
+        """Have `tell` called, from any thread, once each is accepted or refused; at once where that is so."""
+        with self._news:
+            if self._open:
+                self._told.append(tell)
+                return
+        tell()
 
     def wait(self) -> None:
         """Return once each is accepted or refused; the sender sees to it that this comes to an end."""
@@ -42,15 +55,15 @@ class Ticket:
                 self._news.wait()
 
 
-def not_accepted(refused: list[tuple[Future, PyfiError]]) -> PyfiError:
-    """The error that names the calls which were refused; its cause is the first one's."""
+def not_accepted(refused: list[tuple[Future, PyfiError]], every: Sequence[Future] = ()) -> PyfiError:
+    """The error that names the calls which were refused, out of `every`; its cause is the first one's."""
     ids = [id_text(future.identity) for future, _ in refused]
     first = refused[0][1]
     kind = BadInput if isinstance(first, BadInput) else BrokerUnavailable
     listed = ", ".join(ids[:_LISTED]) + (f" and {len(ids) - _LISTED} more" if len(ids) > _LISTED else "")
     cure = "these may be repeated with the same ids" if kind is BrokerUnavailable else first.cure
     what = f"{len(ids)} calls are not accepted: {first.what}"
-    error = kind("E_NOT_ACCEPTED", what, at=listed, cure=cure, ids=ids, reason=first.code)
+    error = kind("E_NOT_ACCEPTED", what, at=listed, cure=cure, ids=ids, futures=list(every), reason=first.code)
     error.__cause__ = first
     return error
 

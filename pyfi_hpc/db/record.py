@@ -64,6 +64,8 @@ class Held:
     returns: int
     live_lease: bool
     epoch: int
+    #: `due` is to come
+    ahead: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,7 +244,7 @@ def holds(cursor: Cursor, keys: Iterable[Key], *, lock: bool = False) -> dict[Ke
         return {}
     cursor.execute(
         f"SELECT h.owner, uuid_send(h.id), h.state, h.serial, h.used, h.returns,"
-        f" h.state = 'LEASED' AND h.due > now(), h.epoch {_BY_KEY} pyfi.hold h USING (owner, id)"
+        f" h.state = 'LEASED' AND h.due > now(), h.epoch, h.due > now() {_BY_KEY} pyfi.hold h USING (owner, id)"
         + (" ORDER BY h.owner, h.id FOR UPDATE OF h" if lock else ""),
         (owners, ids),
     )
@@ -303,6 +305,19 @@ def put_holds(cursor: Cursor, new: Sequence[NewHold]) -> None:
             template=_HOLD_ROW,
             page_size=len(rows),
         )
+
+
+def add_hold(cursor: Cursor, new: NewHold) -> bool:
+    """Write a hold row where none stands under its key; whether it did."""
+    cursor.execute(_HOLD_INSERT.replace("VALUES %s", f"VALUES {_HOLD_ROW}") + "DO NOTHING", new.row)
+    return bool(cursor.rowcount)
+
+
+def held_payload(cursor: Cursor, key: Key) -> bytes | None:
+    """The message of one hold row; None where there is none."""
+    cursor.execute("SELECT payload FROM pyfi.hold WHERE owner = %s AND id = %s::uuid", (key[0], key[1].hex()))
+    found = cursor.fetchone()
+    return None if found is None else bytes(found[0])
 
 
 def park_holds(cursor: Cursor, new: Sequence[NewHold]) -> None:
@@ -458,6 +473,38 @@ def current_leases(cursor: Cursor, epochs: Mapping[Key, int]) -> set[Key]:
     """Which of these leases are still held under the epoch named; their rows stay locked until the commit."""
     found = holds(cursor, epochs, lock=True)
     return {key for key, held in found.items() if held.state == "LEASED" and held.epoch == epochs[key]}
+
+
+def take_streams(cursor: Cursor, keys: Iterable[Key], opening: Mapping[Key, bytes]) -> dict[Key, bytes]:
+    """Which attempt yields the items of these calls: of those `opening` the one named, from now on.
+
+    The rows stay locked until the commit: no other attempt takes over while this one commits items.
+    """
+    if opening:
+        owners, ids = _keys(opening)
+        cursor.execute(
+            "INSERT INTO pyfi.stream (owner, id, attempt) SELECT * FROM unnest(%s::text[], %s::uuid[], %s::uuid[])"
+            " ON CONFLICT (owner, id) DO UPDATE SET attempt = excluded.attempt",
+            (owners, ids, [opening[key].hex() for key in sorted(opening)]),
+        )
+    owners, ids = _keys(keys)
+    cursor.execute(
+        f"SELECT s.owner, uuid_send(s.id), uuid_send(s.attempt) {_BY_KEY} pyfi.stream s USING (owner, id)"
+        " ORDER BY s.owner, s.id FOR UPDATE OF s",
+        (owners, ids),
+    )
+    return {(owner, bytes(identity)): bytes(attempt) for owner, identity, attempt in cursor.fetchall()}
+
+
+def close_streams(cursor: Cursor, keys: Iterable[Key]) -> None:
+    """These calls are decided: nothing more is yielded."""
+    owners, ids = _keys(keys)
+    if owners:
+        cursor.execute(
+            "DELETE FROM pyfi.stream s USING unnest(%s::text[], %s::uuid[]) AS k (owner, id)"
+            " WHERE s.owner = k.owner AND s.id = k.id",
+            (owners, ids),
+        )
 
 
 def failed(error: ErrorRecord) -> bytes:

@@ -502,6 +502,16 @@ class Hold(Base):
     __table_args__ = (Index(None, "due", postgresql_where=text("state IN ('DUE', 'LEASED')")),)
 
 
+class Stream(Base):
+    """A call that yields and has not ended: which attempt its items are taken from."""
+
+    __tablename__ = "stream"
+    owner: Mapped[str] = mapped_column(primary_key=True)
+    id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
+    attempt: Mapped[uuid.UUID]
+    created: Mapped[datetime.datetime] = mapped_column(server_default=func.now())
+
+
 class Quarantine(Base):
     """A message that no outcome can be written for: kept whole, with the reason."""
 

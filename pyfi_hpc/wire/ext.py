@@ -30,6 +30,7 @@ UUID_ = 10  # 16 bytes
 ARRAY = 11  # see wire/arrays.py
 SCALAR = 12  # a NumPy scalar: an array without dimensions
 BLOB = 13  # claim check: SHA-256 of the encoded value, its size
+ITEMS = 14  # what came of a generator: how many items, each an outcome of its own
 
 _COMPLEX = struct.Struct(">dd")
 _DATETIME = struct.Struct(">HBBBBBIB")
@@ -38,6 +39,7 @@ _TIME = struct.Struct(">BBBIB")
 _TIMEDELTA = struct.Struct(">iII")
 _OFFSET = struct.Struct(">q")
 _BLOB = struct.Struct(">32sQ")
+_ITEMS = struct.Struct(">Q")
 #: How a claim check starts when it is written by us.
 BLOB_MARK = bytes((0xC7, _BLOB.size, BLOB))
 BLOB_BYTES = len(BLOB_MARK) + _BLOB.size
@@ -50,6 +52,12 @@ class BlobRef(NamedTuple):
 
     digest: bytes
     size: int
+
+
+class Items(NamedTuple):
+    """What came of a call that yielded: item `n` of `total` is the outcome `wire.ids.item_id(id, n)`."""
+
+    total: int
 
 
 class Refused(Exception):
@@ -174,4 +182,10 @@ UNPACK: Mapping[int, Callable[[Buffer], object]] = {
     TIMEDELTA: _unpack_timedelta,
     DECIMAL: lambda data: Decimal(str(data, "ascii")),
     UUID_: lambda data: UUID(bytes=bytes(data)),
+    ITEMS: lambda data: Items(*_ITEMS.unpack(data)),
 }
+
+
+def pack_items(count: int) -> bytes:
+    """The encoded value of a call that yielded `count` items."""
+    return ext_header(ITEMS, _ITEMS.size) + _ITEMS.pack(count)

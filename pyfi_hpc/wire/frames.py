@@ -1,7 +1,9 @@
 """Agent ↔ worker: length-prefixed msgpack frames over an inherited unix socket, and the memory both can see.
 
-    agent → worker   RUN(token, task, body, indexes)   LISTEN(path, secret)   OUTLETS(secret, outlets)   STOP()
-    worker → agent   HELLO(pid, python, error)   DONE(token, items)   REACHED(links)
+    agent → worker   RUN(token, task, body, indexes)   TAKEN(token, index, count)   STOP()
+                     LISTEN(path, secret)   OUTLETS(secret, outlets)
+    worker → agent   HELLO(pid, python, error)   DONE(token, items)   YIELDED(token, index, first, values)
+                     REACHED(links)
 
 A frame is four bytes of length (big-endian) and one msgpack array that starts with the frame's name.
 
@@ -41,6 +43,14 @@ class Run(msgspec.Struct, array_like=True, tag="RUN", frozen=True):
 
 class Stop(msgspec.Struct, array_like=True, tag="STOP", frozen=True):
     """Finish what was handed over, send it, and exit."""
+
+
+class Taken(msgspec.Struct, array_like=True, tag="TAKEN", frozen=True):
+    """The first `count` items of a member that yields are committed and sent on: as many more may come."""
+
+    token: int
+    index: int
+    count: int
 
 
 class Listen(msgspec.Struct, array_like=True, tag="LISTEN", frozen=True):
@@ -88,7 +98,8 @@ class Hello(msgspec.Struct, array_like=True, tag="HELLO", frozen=True):
 class Item(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """What came of one member: `value` bytes, or `error`; times are UTC seconds; `out`, `err` the captured tails.
 
-    `passed` names the pipes that have the value already: (edge, number of the peer).
+    `passed` names the pipes that have the value already: (edge, number of the peer). `yielded` is how many items came
+    before this, None where the task is no generator.
     """
 
     index: int
@@ -99,6 +110,7 @@ class Item(msgspec.Struct, array_like=True, frozen=True, gc=False):
     out: bytes = b""
     err: bytes = b""
     passed: tuple[tuple[bytes, int], ...] = ()
+    yielded: int | None = None
 
 
 class Done(msgspec.Struct, array_like=True, tag="DONE", frozen=True):
@@ -106,6 +118,15 @@ class Done(msgspec.Struct, array_like=True, tag="DONE", frozen=True):
 
     token: int
     items: tuple[Item, ...]
+
+
+class Yielded(msgspec.Struct, array_like=True, tag="YIELDED", frozen=True):
+    """Items of the member `index` of message `token`, in order: the first of `values` is item `first`, from 0."""
+
+    token: int
+    index: int
+    first: int
+    values: tuple[bytes, ...]
 
 
 class Link(msgspec.Struct, array_like=True, frozen=True, gc=False):
@@ -127,8 +148,8 @@ class Reached(msgspec.Struct, array_like=True, tag="REACHED", frozen=True):
 
 
 #: What an agent sends, and what a worker does.
-ToWorker: TypeAlias = Run | Listen | Outlets | Stop
-ToAgent: TypeAlias = Hello | Done | Reached
+ToWorker: TypeAlias = Run | Listen | Outlets | Taken | Stop
+ToAgent: TypeAlias = Hello | Done | Yielded | Reached
 
 
 _encoder = msgspec.msgpack.Encoder()

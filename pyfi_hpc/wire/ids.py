@@ -35,6 +35,11 @@ def child_id(parent: bytes, edge: bytes, index: int = 0) -> bytes:
     return parent[:6] + bytes(rest)
 
 
+def item_id(parent: bytes, number: int) -> bytes:
+    """The id of item `number`, from 0, of a call that yields."""
+    return child_id(parent, b"item", number)
+
+
 def parse_id(text: object) -> bytes:
     """The 16 bytes of a person's own id.
 

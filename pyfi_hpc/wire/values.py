@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from pyfi_hpc.wire.decoding import Resolve, decode, decode_arguments
 from pyfi_hpc.wire.encoding import encode, encode_arguments
-from pyfi_hpc.wire.ext import BLOB_BYTES, BLOB_MARK, BlobRef, unpack_blob
+from pyfi_hpc.wire.ext import BLOB_BYTES, BLOB_MARK, BlobRef, Items, pack_items, unpack_blob
 
 __all__ = [
     "BlobRef",
+    "Items",
     "Resolve",
     "arguments_of",
     "blob_in",
@@ -20,6 +21,7 @@ __all__ = [
     "encode",
     "encode_arguments",
     "encode_blob",
+    "encode_items",
 ]
 
 
@@ -31,6 +33,11 @@ def arguments_of(value: bytes) -> bytes:
 def encode_blob(digest: bytes, size: int) -> bytes:
     """A claim check in place of a value: the blob with this SHA-256 holds its `size` encoded bytes."""
     return encode(BlobRef(digest, size), where="blob")
+
+
+def encode_items(count: int) -> bytes:
+    """What came of a call that yielded `count` items."""
+    return pack_items(count)
 
 
 def blob_in(value: bytes) -> BlobRef | None:

@@ -1,34 +1,46 @@
-"""One call: arguments in, value or error out. Whatever user code does, an answer comes back."""
+"""One call: arguments in, value, items or error out. Whatever user code does, an answer comes back."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable, Iterator
 from functools import partial
 from pathlib import Path
 from types import AsyncGeneratorType, CoroutineType, GeneratorType, ModuleType
+from typing import Protocol
 
 from pyfi_hpc.errors import BadInput
 from pyfi_hpc.wire import blobs
 from pyfi_hpc.wire.limits import INLINE_BYTES
 from pyfi_hpc.wire.messages import Call, ErrorRecord
-from pyfi_hpc.wire.values import decode_arguments, encode
+from pyfi_hpc.wire.values import decode_arguments, encode, encode_items
 from pyfi_hpc.worker import context, failures
 from pyfi_hpc.worker.interrupts import Interrupts
 
 Answer = bytes | ErrorRecord
 Task = Callable[..., object]
 
-_GENERATORS: frozenset[type] = frozenset({GeneratorType, AsyncGeneratorType})
+
+class Items(Protocol):
+    """Where the items of a generator go."""
+
+    def begin(self) -> None:
+        """The call that runs turns out to be a generator."""
+
+    def add(self, value: bytes) -> None:
+        """Its next item."""
 
 
 class Runner:
     """Runs calls of one module's functions."""
 
-    def __init__(self, module: ModuleType, folder: Path, max_value_bytes: int, interrupts: Interrupts) -> None:
-        """Large values lie in `folder`; a result of more than `max_value_bytes` is refused."""
-        self._module, self._folder, self._max_value_bytes = module, folder, max_value_bytes
+    def __init__(
+        self, module: ModuleType, folder: Path, max_value_bytes: int, interrupts: Interrupts, items: Items
+    ) -> None:
+        """Large values lie in `folder`; a result of more than `max_value_bytes` is refused; `items` takes what a
+        generator yields."""
+        self._module, self._folder, self._max_value_bytes, self._items = module, folder, max_value_bytes, items
         self._interrupts, self._small = interrupts, min(INLINE_BYTES, max_value_bytes)
         self._resolve = partial(blobs.get, folder)
 
@@ -43,7 +55,7 @@ class Runner:
         return failures.refusal("E_TASK_NOT_FOUND", f"module {self._module.__name__} has no task {name!r}")
 
     def run(self, function: Task, call: Call, name: str, socket: bytes) -> Answer:
-        """The encoded value of one call of the task `name`, or why there is none."""
+        """The encoded value of one call of the task `name`, of a generator the number of its items, or why not."""
         if call.deadline is not None and time.time() > call.deadline:
             return failures.refusal("E_TIMEOUT", "its deadline passed before it could start", "builtins.TimeoutError")
         try:
@@ -63,17 +75,45 @@ class Runner:
             # first of all: an interrupt must not hit what is ours
             interrupts.active = False
             return failures.cancelled() if interrupts.seen else failures.raised(error)
-        if type(result) in _GENERATORS:
-            interrupts.active = False
-            return failures.refusal("E_TYPE", "generators are not streamed yet: return a list")
+        if type(result) is GeneratorType:
+            return self._each(result)
+        if type(result) is AsyncGeneratorType:
+            with asyncio.Runner() as runner:
+                return self._each(_in_turn(runner, result))
+        return self._encoded(result, "result")
+
+    def _encoded(self, result: object, where: str) -> Answer:
+        interrupts = self._interrupts
         try:
             # still user code: a value may have properties
-            value = encode(result, where="result")
+            value = encode(result, where=where)
             interrupts.active = False
         except BaseException as error:
             interrupts.active = False
             return failures.cancelled() if interrupts.seen else _unsendable(error)
         return value if len(value) <= self._small else self._large(value)
+
+    def _each(self, steps: Iterator[object]) -> Answer:
+        """Hand over each item as it comes; the answer is how many, or what ended it."""
+        interrupts, count = self._interrupts, 0
+        self._items.begin()
+        while True:
+            try:
+                interrupts.active = True
+                if interrupts.seen:
+                    raise KeyboardInterrupt
+                item = next(steps)
+            except StopIteration:
+                interrupts.active = False
+                return encode_items(count)
+            except BaseException as error:
+                interrupts.active = False
+                return failures.cancelled() if interrupts.seen else failures.raised(error)
+            value = self._encoded(item, f"item[{count}]")
+            if isinstance(value, ErrorRecord):
+                return value
+            self._items.add(value)
+            count += 1
 
     def _large(self, value: bytes) -> Answer:
         """A claim check in place of `value`."""
@@ -88,3 +128,17 @@ class Runner:
 
 def _unsendable(error: BaseException) -> ErrorRecord:
     return failures.refused(error) if isinstance(error, BadInput) else failures.raised(error)
+
+
+def _in_turn(runner: asyncio.Runner, steps: AsyncGenerator[object, None]) -> Iterator[object]:
+    """The items of an asynchronous generator, each waited for."""
+    while True:
+        try:
+            item = runner.run(_next(steps))
+        except StopAsyncIteration:
+            return
+        yield item
+
+
+async def _next(steps: AsyncGenerator[object, None]) -> object:
+    return await anext(steps)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import threading
 import time
 
 from pyfi_hpc.wire.frames import Done, Item, Progress, ToAgent, pack
@@ -23,6 +24,8 @@ class Outbox:
         self._bytes = 0
         self._first = 0.0
         self.finished = 0
+        # the items of a generator are sent by a thread too
+        self._sending = threading.Lock()
 
     def begin(self, token: int) -> None:
         """The next items belong to the message `token`."""
@@ -53,6 +56,7 @@ class Outbox:
     def send(self, frame: ToAgent) -> None:
         """Hand a frame over; without an agent there is nothing left to do."""
         try:
-            self._connection.sendall(pack(frame))
+            with self._sending:
+                self._connection.sendall(pack(frame))
         except OSError:
             os._exit(1)

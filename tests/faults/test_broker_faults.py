@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -31,10 +31,11 @@ def settle() -> None:
     time.sleep(SETTLE_SECONDS)
 
 
-def impatient(site: Site, seconds: str) -> Client:
+def impatient(site: Site, seconds: str, note: Callable[[str], None] | None = None) -> Client:
     """Another client, which waits only so long for a service."""
     return Client(
-        Site(site.home, site.database_uri, site.broker_uri, {"PYFI_CLIENT_CONNECT_SECONDS": seconds}).settings
+        Site(site.home, site.database_uri, site.broker_uri, {"PYFI_CLIENT_CONNECT_SECONDS": seconds}).settings,
+        note=note,
     )
 
 
@@ -118,7 +119,9 @@ def test_nothing_hangs_on_a_stalled_broker(site: Site, own_rabbitmq: RabbitMQ) -
     site.quiet()
 
 
-def test_under_a_disk_alarm_a_submit_says_so_and_what_was_accepted_runs(site: Site, own_rabbitmq: RabbitMQ) -> None:
+def test_under_a_disk_alarm_a_submit_says_so_and_what_was_accepted_runs(
+    site: Site, own_rabbitmq: RabbitMQ, monkeypatch: pytest.MonkeyPatch
+) -> None:
     site.client.network.add_queue(name=f"{site.queue}.next")
     site.client.network.add_processor(name="q", gitrepo=site.repository, module="tasks", workers=1)
     site.client.network.add_socket(name="q.follow", queue=f"{site.queue}.next", processor="q", task="follow")
@@ -128,7 +131,9 @@ def test_under_a_disk_alarm_a_submit_says_so_and_what_was_accepted_runs(site: Si
     site.ready(2)
     futures = site.submit("p.work", [(number, str(site.runs), 0.3) for number in range(30)])
 
-    with impatient(site, "3") as hasty:
+    told: list[str] = []
+    monkeypatch.setattr("pyfi_hpc.client.notices.FIRST_SECONDS", 0.5)
+    with impatient(site, "3", told.append) as hasty:
         hasty.session.way("p.work")
         own_rabbitmq.ctl("set_disk_free_limit", "1000000GB")
         try:
@@ -143,6 +148,8 @@ def test_under_a_disk_alarm_a_submit_says_so_and_what_was_accepted_runs(site: Si
             own_rabbitmq.ctl("set_disk_free_limit", "50MB")
 
     assert refused.value.code == "E_BROKER_BLOCKED"
+    line = eventually(lambda: told, timeout=60)[0]
+    assert "its memory or disk; next: rabbitmq-diagnostics alarms; given up in" in line
     assert [future.result(timeout=60) for future in futures] == [2 * number for number in range(30)]
     site.quiet()
     # each child once; the refused call may have been on its way

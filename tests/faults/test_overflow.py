@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -30,24 +31,31 @@ def short(site: Site, name: str) -> str:
     return queue
 
 
-def test_a_full_queue_makes_clients_wait_and_drops_nothing(site: Site) -> None:
+def test_a_full_queue_makes_clients_wait_and_drops_nothing(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     site.client.network.add_processor(name="p", gitrepo=site.repository, module="tasks", workers=2)
     site.client.network.add_socket(name="p.work", queue=short(site, "in"), processor="p", task="work")
-    with impatient(site, "2") as hasty, pytest.raises(PyfiError) as refused:
+    told: list[str] = []
+    monkeypatch.setattr("pyfi_hpc.client.notices.FIRST_SECONDS", 0.5)
+    with impatient(site, "3", told.append) as hasty, pytest.raises(PyfiError) as refused:
         # nobody consumes yet
-        hasty.submit_many("p.work", [(number, str(site.runs)) for number in range(2000)])
+        hasty.submit_many("p.work", [(number, str(site.runs)) for number in range(10_000)])
     lost = set(refused.value.facts["ids"])
+    accepted = [each.id for each in refused.value.facts["futures"] if each.id not in lost]
     assert refused.value.facts["reason"] == "E_BACKPRESSURE"
-    assert 0 < len(lost) < 2000
+    assert lost and accepted
+    # whoever waits is told for what, and what helps
+    line = eventually(lambda: told, timeout=60)[0]
+    assert re.match(r"waiting for room in queue \S+\.in for \d+ calls of p\.work: ", line)
+    assert "agents that take from it: 0; next: pyfi show processor p; given up in" in line
 
     site.agent()
     futures = site.submit("p.work", [(number, str(site.runs), 0.001) for number in range(2000)])
 
     assert [future.result(timeout=60) for future in futures] == [2 * number for number in range(2000)]
+    site.accepted += accepted
     site.quiet()
-    outcomes = site.outcomes()
-    assert len(outcomes) == 2000 + (2000 - len(lost))
-    assert not lost & outcomes.keys()
+    # exactly what was accepted, and nothing of what was refused
+    assert site.outcomes().keys() == {*accepted, *(future.id for future in futures)}
 
 
 @pytest.mark.parametrize("broker_uri", ["rabbitmq"], indirect=True)
@@ -94,10 +102,11 @@ def test_what_a_full_queue_does_not_take_back_is_held(site: Site) -> None:
     assert max(site.executions().values()) == 1
 
 
-def impatient(site: Site, seconds: str) -> Client:
+def impatient(site: Site, seconds: str, note: Callable[[str], None] | None = None) -> Client:
     """Another client, which waits only so long for room."""
     return Client(
-        Site(site.home, site.database_uri, site.broker_uri, {"PYFI_CLIENT_CONNECT_SECONDS": seconds}).settings
+        Site(site.home, site.database_uri, site.broker_uri, {"PYFI_CLIENT_CONNECT_SECONDS": seconds}).settings,
+        note=note,
     )
 
 

@@ -5,15 +5,19 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import ExitStack, closing
+from pathlib import Path
 from typing import Any
 
 import psycopg2
 from psycopg2.extras import Json
 
-from pyfi_hpc.brokers.base import Broker, Delivery, TaskQueue
+from pyfi_hpc.brokers.base import Broker, Confirm, Delivery, Publication, TaskQueue
+from pyfi_hpc.brokers.memory import Hub, MemoryBroker
+from pyfi_hpc.client.client import Client
 from pyfi_hpc.db import record
 from pyfi_hpc.db.record import NewHold, NewOutcome
+from pyfi_hpc.errors import PyfiError
 from pyfi_hpc.model.names import task_key
 from pyfi_hpc.model.status import HoldState, OutcomeStatus
 from pyfi_hpc.wire import messages, values
@@ -181,3 +185,64 @@ def ids_in(text: str) -> list[str]:
 
 
 Make = Callable[..., Any]
+
+
+class World:
+    """A hub, a place in the database, and what was opened on them."""
+
+    def __init__(self, uri: str, folder: Path, close: ExitStack, max_length: int | None = None) -> None:
+        self.uri, self._folder, self._close, self.hub = uri, folder, close, Hub()
+        self.place = Place(uri, self.broker(), max_length)
+
+    def broker(self) -> MemoryBroker:
+        """A connection to the hub."""
+        broker = MemoryBroker(self.hub)
+        self._close.callback(broker.close)
+        return broker
+
+    def client(self, make_broker: Any = None, **settings: Any) -> Client:
+        """A client of the hub."""
+        client = Client(
+            settings_with(self.uri, self._folder, **settings),
+            make_broker=make_broker or (lambda _: MemoryBroker(self.hub)),
+        )
+        self._close.callback(client.close)
+        return client
+
+    def runner(self, task: str, **how: Any) -> Runner:
+        """A runner of the task's queue."""
+        runner = Runner(self.uri, self.broker(), self.place.task_queue(task), **how)
+        self._close.callback(runner.close)
+        return runner
+
+
+class Stubborn(MemoryBroker):
+    """Gives no confirm until it is let go; then the calls that `refuse` names are refused for good."""
+
+    def __init__(self, hub: Hub) -> None:
+        super().__init__(hub)
+        self.held: list[tuple[Publication, Confirm]] = []
+        self.up = True
+
+    def publish(self, publication: Publication) -> Confirm:
+        confirm: Confirm = Confirm()
+        self.held.append((publication, confirm))
+        return confirm
+
+    def let_go(self, error: PyfiError | None = None, count: int | None = None) -> list[Publication]:
+        """Confirm, or refuse, the first `count` (or all) that are held; those it was."""
+        gone: list[Publication] = []
+        for _ in range(len(self.held) if count is None else count):
+            publication, confirm = self.held.pop(0)
+            gone.append(publication)
+            if not confirm.set_running_or_notify_cancel():
+                continue
+            if error is not None:
+                confirm.set_exception(error)
+            else:
+                super().publish(publication).result()
+                confirm.set_result(None)
+        return gone
+
+    def publishing(self) -> bool:
+        return self.up

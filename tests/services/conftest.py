@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 
@@ -10,6 +12,7 @@ from pyfi_hpc.box.postgres import Postgres
 from pyfi_hpc.box.rabbitmq import RabbitMQ
 from pyfi_hpc.db import schema
 from pyfi_hpc.db.embedded import ROLE, EmbeddedPostgres
+from tests.services.client_support import World
 from tests.services.databases import new_database
 from tests.services.rabbitmq_support import RabbitService
 
@@ -51,3 +54,14 @@ def database_uri(embedded_postgres: EmbeddedPostgres) -> Iterator[str]:
     with new_database(embedded_postgres) as database:
         schema.init(database.admin_uri, grant_to=ROLE)
         yield database.uri
+
+
+@pytest.fixture
+def close() -> Iterator[ExitStack]:
+    with ExitStack() as stack:
+        yield stack
+
+
+@pytest.fixture
+def world(database_uri: str, tmp_path: Path, close: ExitStack) -> World:
+    return World(database_uri, tmp_path, close)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import io
+import itertools
 import os
 import signal
 import subprocess
@@ -20,8 +21,7 @@ import numpy
 import psycopg2
 import pytest
 
-from pyfi_hpc.brokers.base import Broker, Confirm, Publication
-from pyfi_hpc.brokers.memory import Hub, MemoryBroker
+from pyfi_hpc.brokers.base import Broker, Publication
 from pyfi_hpc.brokers.postgres import PostgresBroker
 from pyfi_hpc.client import api
 from pyfi_hpc.client.client import Client
@@ -32,82 +32,9 @@ from pyfi_hpc.client.sender import ROOM_CALLS, WINDOW
 from pyfi_hpc.errors import BadInput, BrokerUnavailable, Cancelled, Dead, PyfiError, RemoteError, WaitTimeout
 from pyfi_hpc.wire.ids import id_text
 from pyfi_hpc.wire.messages import decode_message
-from tests.services.client_support import Place, Runner, execute, ids_in, settings_with
+from tests.services.client_support import Place, Runner, Stubborn, World, execute, ids_in, settings_with
 from tests.services.rabbitmq_support import RabbitService
 from tests.support import eventually
-
-
-class World:
-    """A hub, a place in the database, and what was opened on them."""
-
-    def __init__(self, uri: str, folder: Path, close: ExitStack, max_length: int | None = None) -> None:
-        self.uri, self._folder, self._close, self.hub = uri, folder, close, Hub()
-        self.place = Place(uri, self.broker(), max_length)
-
-    def broker(self) -> MemoryBroker:
-        """A connection to the hub."""
-        broker = MemoryBroker(self.hub)
-        self._close.callback(broker.close)
-        return broker
-
-    def client(self, make_broker: Any = None, **settings: Any) -> Client:
-        """A client of the hub."""
-        client = Client(
-            settings_with(self.uri, self._folder, **settings),
-            make_broker=make_broker or (lambda _: MemoryBroker(self.hub)),
-        )
-        self._close.callback(client.close)
-        return client
-
-    def runner(self, task: str, **how: Any) -> Runner:
-        """A runner of the task's queue."""
-        runner = Runner(self.uri, self.broker(), self.place.task_queue(task), **how)
-        self._close.callback(runner.close)
-        return runner
-
-
-@pytest.fixture
-def close() -> Iterator[ExitStack]:
-    with ExitStack() as stack:
-        yield stack
-
-
-@pytest.fixture
-def world(database_uri: str, tmp_path: Path, close: ExitStack) -> World:
-    return World(database_uri, tmp_path, close)
-
-
-class Stubborn(MemoryBroker):
-    """Gives no confirm until it is let go; then the calls that `refuse` names are refused for good."""
-
-    def __init__(self, hub: Hub) -> None:
-        super().__init__(hub)
-        self.held: list[tuple[Publication, Confirm]] = []
-        self.up = True
-
-    def publish(self, publication: Publication) -> Confirm:
-        confirm: Confirm = Confirm()
-        self.held.append((publication, confirm))
-        return confirm
-
-    def let_go(self, error: PyfiError | None = None, count: int | None = None) -> list[Publication]:
-        """Confirm, or refuse, the first `count` (or all) that are held; those it was."""
-        gone: list[Publication] = []
-        for _ in range(len(self.held) if count is None else count):
-            publication, confirm = self.held.pop(0)
-            gone.append(publication)
-            if not confirm.set_running_or_notify_cancel():
-                continue
-            if error is not None:
-                confirm.set_exception(error)
-            else:
-                super().publish(publication).result()
-                confirm.set_result(None)
-        return gone
-
-    def publishing(self) -> bool:
-        return self.up
-
 
 # importing and opening
 
@@ -451,6 +378,41 @@ def test_submit_many_raises_with_exactly_the_ids_that_are_not_accepted(world: Wo
     assert raised.value.__cause__ is error
     (ready,) = world.broker().peek(world.place.task_queue("double").name, 5)
     assert ready.body == first.body
+
+
+def test_submit_many_reads_no_more_once_calls_are_refused_and_tells_of_all_it_read(
+    database_uri: str, tmp_path: Path, close: ExitStack
+) -> None:
+    world = World(database_uri, tmp_path, close, max_length=3)
+    socket = world.place.socket("double")
+    client = world.client(connect_seconds=0.5)
+    with pytest.raises(BrokerUnavailable, match="E_NOT_ACCEPTED") as raised:
+        client.submit_many(socket, itertools.count())
+    futures, refused = raised.value.facts["futures"], set(raised.value.facts["ids"])
+    accepted = [each for each in futures if each.id not in refused]
+    assert raised.value.facts["reason"] == "E_BACKPRESSURE"
+    assert len(refused) == len(futures) - len(accepted) > 0
+    world.runner("double")
+    # what is not named is accepted, each under the id of the input at its place
+    assert [each.result(60) for each in accepted] == [2 * futures.index(each) for each in accepted]
+    assert len(client.session.waiter) == 0
+    assert all(each.exception(0).code == "E_BACKPRESSURE" for each in futures if each.id in refused)
+
+
+def test_submit_many_names_what_was_not_accepted_also_where_its_inputs_break_off(world: World) -> None:
+    socket = world.place.socket("double")
+    broker = Stubborn(world.hub)
+    broker.up = False
+    client = world.client(lambda _: broker, connect_seconds=0.3)
+
+    def broken() -> Iterator[int]:
+        yield 1
+        raise OSError("the disk is gone")
+
+    with pytest.raises(BrokerUnavailable, match="E_NOT_ACCEPTED") as raised:
+        client.submit_many(socket, broken())
+    assert [each.id for each in raised.value.facts["futures"]] == raised.value.facts["ids"]
+    assert isinstance(raised.value.__context__, OSError)
 
 
 def test_map_tells_what_was_not_accepted(world: World) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -16,9 +17,10 @@ from msgspec.structs import replace
 
 from pyfi_hpc.processes import alive
 from pyfi_hpc.wire import blobs, values
-from pyfi_hpc.wire.frames import Run, Stop
+from pyfi_hpc.wire.frames import Run, Stop, Taken, Yielded
 from pyfi_hpc.wire.ids import id_text
 from pyfi_hpc.wire.limits import INLINE_BYTES, OUTPUT_TAIL_BYTES
+from pyfi_hpc.worker.yielding import WINDOW_ITEMS
 from tests.support import eventually
 from tests.support_worker import OUR_FOLDER, SOCKET, Worker, body_of, call, raw_call, started
 
@@ -62,6 +64,15 @@ async def later(x):
     return x + 1
 async def many():
     yield 1
+def unsendable_item():
+    yield lambda: 0
+def pauses():
+    yield "first"
+    yield "second"
+    time.sleep(60)
+def without_end():
+    while True:
+        yield 0
 def of_size(n): return b"x" * n
 def length(data): return len(data)
 def say(out, err=""):
@@ -249,13 +260,58 @@ def test_whatever_a_task_raises_is_recorded(
     assert worker.value("square", 3) == 9
 
 
+def yielded(worker: Worker) -> Yielded:
+    frame = worker.hear()
+    assert isinstance(frame, Yielded), frame
+    return frame
+
+
+@pytest.mark.parametrize(("task", "count"), [("numbers", 1), ("many", 1)])
+def test_a_generator_tells_each_item_and_then_how_many(worker: Worker, task: str, count: int) -> None:
+    token = worker.give(task, call())
+
+    values_told: list[bytes] = []
+    while len(values_told) < count:
+        frame = yielded(worker)
+        assert (frame.token, frame.index, frame.first) == (token, 0, len(values_told))
+        values_told += frame.values
+    (item,) = worker.items(token, 1)
+
+    assert item.yielded == count
+    assert values.decode(item.value or b"") == values.Items(count)
+    assert worker.value("square", 3) == 9
+
+
+def test_an_item_does_not_wait_for_the_next_one(worker: Worker) -> None:
+    worker.give("pauses", call())
+
+    told: list[object] = []
+    while len(told) < 2:
+        told += [values.decode(value) for value in yielded(worker).values]
+
+    assert told == ["first", "second"]
+
+
+def test_a_generator_is_never_far_ahead_of_what_is_taken(worker: Worker) -> None:
+    token = worker.give("without_end", call())
+    came = 0
+    while came < WINDOW_ITEMS:
+        came += len(yielded(worker).values)
+
+    assert came == WINDOW_ITEMS
+    assert not select.select([worker.process.socket], [], [], 0.2)[0]
+    worker.process.send(Taken(token, 0, 100))
+    while came < WINDOW_ITEMS + 100:
+        came += len(yielded(worker).values)
+    assert came == WINDOW_ITEMS + 100
+
+
 @pytest.mark.parametrize(
     ("task", "code", "says"),
     [
         ("unsendable", "E_TYPE", "result['a'][0]"),
         ("too_big_number", "E_RANGE", "result"),
-        ("numbers", "E_TYPE", "return a list"),
-        ("many", "E_TYPE", "return a list"),
+        ("unsendable_item", "E_TYPE", "item[0]"),
         ("no_such", "E_TASK_NOT_FOUND", "no_such"),
         ("not_callable", "E_TASK_NOT_FOUND", "not_callable"),
         ("__import__", "E_TASK_NOT_FOUND", "__import__"),

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import datetime
 from typing import Any
 
 import click
 import pytest
 
-from pyfi_hpc.cli.params import Choice, Id, Json, Memory, Seconds, Whole
+from pyfi_hpc.cli.params import Choice, Id, Json, Memory, Moment, Seconds, Whole
 from pyfi_hpc.errors import BadInput
 from pyfi_hpc.model.status import QueueType, Requested
 
@@ -23,6 +24,8 @@ STATUS = Choice(Requested, "STATUS")
         (Seconds(), "90", 90.0),
         (Seconds(), "1.5m", 90.0),
         (Seconds(), "2h", 7200.0),
+        (Moment(), "2026-12-01T10:00", datetime.datetime(2026, 12, 1, 10)),
+        (Moment(), "2026-12-01T10:00Z", datetime.datetime(2026, 12, 1, 10, tzinfo=datetime.UTC)),
         (Memory(), "4096", 4096),
         (Memory(), "32G", 32768),
         (Memory(), "1t", 1048576),
@@ -46,6 +49,8 @@ def test_what_is_right_becomes_a_value(kind: Any, text: str, value: object) -> N
         (Whole(1, 4096), "9" * 5000, "E_RANGE", "whole number"),
         (Seconds(), "-1", "E_RANGE", "90, 1.5m or 2h"),
         (Seconds(), "nan", "E_RANGE", "nan"),
+        (Moment(), "tomorrow", "E_RANGE", "2026-12-01T10:00"),
+        (Moment(), "-1", "E_RANGE", "-1"),
         (Memory(), "32", "E_RANGE", "32G?"),
         (Memory(), "much", "E_RANGE", "4G"),
         (QUEUE, "fanot", "E_CHOICE", "fanout"),

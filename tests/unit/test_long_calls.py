@@ -12,6 +12,7 @@ import pytest
 
 from pyfi_hpc.agent.crew import Crew, Hand
 from pyfi_hpc.agent.keeper import LongCall
+from pyfi_hpc.agent.streams import Streams
 from pyfi_hpc.wire.frames import Progress
 
 WORKER, FIRST, SECOND = b"w" * 16, b"a" * 16, b"b" * 16
@@ -36,7 +37,7 @@ def crew(progress: Progress) -> Crew:
     lot = SimpleNamespace(token=7, message=SimpleNamespace(calls=calls), call=calls.__getitem__)
     parts: Any = cast(Any, None)
     lots: Any = {7: lot}.get
-    made = Crew(parts, parts, parts, lots, parts, parts, parts, Path(), Path(), 0)
+    made = Crew(parts, parts, parts, Streams(parts, parts), lots, parts, parts, parts, Path(), Path(), 0)
     process: Any = SimpleNamespace(progress=progress)
     made.hands[WORKER] = Hand(WORKER, b"p" * 16, (0,), (), process)
     return made

@@ -1,4 +1,4 @@
-"""The peer's side of the comparison, run in the peer's own environment: an app with one task.
+"""The peer's side of the comparison, run in the peer's own environment: an app with the tasks.
 
 As durable as Celery gets: a quorum queue, persistent messages, each publish confirmed, acks only after the run.
 """
@@ -9,6 +9,8 @@ import os
 
 from celery import Celery
 from kombu import Queue
+
+from benchmarks.drivers import tasks
 
 app = Celery("bench", broker=os.environ["BENCH_BROKER"], backend=os.environ["BENCH_RESULTS"])
 app.conf.update(
@@ -23,10 +25,17 @@ app.conf.update(
     task_acks_late=True,
     task_reject_on_worker_lost=True,
     worker_prefetch_multiplier=4,
+    # arrays travel in it
+    task_serializer="pickle",
+    result_serializer="pickle",
+    accept_content=["pickle"],
 )
 
+double = app.task(name="double")(tasks.double)
+where = app.task(name="where")(tasks.where)
 
-@app.task  # type: ignore[untyped-decorator]
-def double(x: int) -> int:
-    """Twice x."""
-    return x * 2
+
+@app.task(name="total")  # type: ignore[untyped-decorator]
+def total(values: list[int]) -> int:
+    """Their sum; a chord hands over a list."""
+    return sum(values)

@@ -1,0 +1,124 @@
+"""Where the soak plays: RabbitMQ, Postgres, two agents that are started again when they die, four processors."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Sequence
+from contextlib import ExitStack
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from benchmarks.system import ROOT
+from pyfi_hpc import verify
+from pyfi_hpc.box.postgres import ADMIN, ROLE, Postgres
+from pyfi_hpc.box.rabbitmq import RabbitMQ
+from pyfi_hpc.brokers.rabbitmq.broker import SETTLE_SECONDS
+from pyfi_hpc.client.session import ACCEPTED_LOG
+from pyfi_hpc.db import schema
+from pyfi_hpc.processes import arguments, children, until
+from pyfi_hpc.wire.ids import id_text
+from tests.site import Site
+from tests.support_git import make_repository
+
+#: The node whose agent is killed now and then, and the one whose agent lives, so that its memory can be watched.
+MORTAL, LASTING = "host1", "host2"
+LINE = ("line1", "line2", "line3")
+WORK = ("flaky", "slow", "large")
+#: Whoever is killed thrice while it runs a call is no fault of the call's.
+RETRIES = 30
+
+
+class SoakSite(Site):
+    """With the soak's own tasks."""
+
+    @cached_property
+    def repository(self) -> str:
+        """Its processors need nothing."""
+        url, _ = make_repository(
+            self.home / "repository", {"tasks.py": Path(__file__).with_name("tasks.py").read_text()}
+        )
+        return url
+
+
+class Stage:
+    """As a context manager all of it is up, and gone afterwards."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self.rabbitmq, self.postgres = RabbitMQ(), Postgres()
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Self:
+        with ExitStack() as stack:
+            stack.enter_context(self.rabbitmq)
+            stack.enter_context(self.postgres)
+            schema.init(self.postgres.uri(ADMIN), grant_to=ROLE)
+            patient = {"PYFI_CLIENT_CONNECT_SECONDS": "120", ACCEPTED_LOG: str(self.accepted)}
+            self.site = SoakSite(self.home, self.postgres.uri(), self.rabbitmq.uri, patient)
+            stack.callback(self.site.close)
+            self._furnish()
+            for host in (MORTAL, LASTING):
+                self.site.agent(host=host, respawn=True)
+            self.site.ready(len(LINE) + 1, timeout=120)
+            # RabbitMQ may lose a quorum queue that is younger when it is killed; it was waited for when it was declared
+            until(lambda: False, SETTLE_SECONDS)
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._stack.close()
+
+    def _furnish(self) -> None:
+        network = self.site.client.network
+        shape = {"workers": 1, "retries": RETRIES, "retry_delay_seconds": 0.2}
+        for name in (*LINE, "work"):
+            network.add_processor(name=name, gitrepo=self.site.repository, module="tasks", **shape)
+            network.add_queue(name=name)
+        for task in WORK:
+            network.add_socket(name=f"work.{task}", queue="work", processor="work", task=task)
+        for number, name in enumerate(LINE):
+            task = "go_on" if number else "begin"
+            network.add_socket(name=f"{name}.{task}", queue=name, processor=name, task=task)
+            if number:
+                network.add_plug(name=name, queue=name, processor=LINE[number - 1])
+
+    @property
+    def accepted(self) -> Path:
+        """The ids that the broker has confirmed."""
+        return self.home / "accepted"
+
+    def load(self, rate: float, seed: int) -> subprocess.Popen[str]:
+        """Who calls, once it runs."""
+        command = [sys.executable, "-m", "benchmarks.soak.load", str(self.site.runs), str(rate), str(seed)]
+        with (self.home / "load.log").open("wb") as log:
+            return subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, cwd=ROOT,
+                env=self.site.environment,
+            )  # fmt: skip
+
+    # looking, while the database may be away
+
+    def agent(self, host: str) -> int | None:
+        """The agent's own process: the child of the one that keeps it; None while there is none."""
+        keeper = next(agent for agent in self.site.agents if agent.host == host)
+        return next((pid for pid in children(keeper.pid) if "pyfi_hpc.agent.main" in arguments(pid)), None)
+
+    def workers(self) -> Sequence[int]:
+        """Processes of workers."""
+        agents = [pid for host in (MORTAL, LASTING) if (pid := self.agent(host)) is not None]
+        return [pid for agent in agents for pid in children(agent) if "pyfi_hpc.worker" in arguments(pid)]
+
+    # the end
+
+    def mend(self) -> None:
+        """Every server runs."""
+        self.postgres.start()
+        self.rabbitmq.start()
+
+    def checked(self) -> verify.Report:
+        """What the invariant checker says now."""
+        self.site.accepted = [id_text(identity) for identity in verify.read_accepted(self.accepted)]
+        return self.site.check()

@@ -1,0 +1,236 @@
+"""`AsyncClient`: the client for asyncio, on the same core.
+
+It blocks no event loop: what has to wait for a database, a disk or room in a queue is done on another thread, and the
+rest (nearly every call) at once. One of it may be used from several loops and threads.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+import uuid
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterable, Mapping
+from types import TracebackType
+from typing import Any, Self, TypeAlias, TypeVar
+
+from pyfi_hpc.brokers.base import Broker
+from pyfi_hpc.client import awaiting
+from pyfi_hpc.client.aiomapping import AsyncMap, Inputs
+from pyfi_hpc.client.client import Client, arguments, raise_refused
+from pyfi_hpc.client.futures import Future
+from pyfi_hpc.client.loopstream import LoopStream, heavy
+from pyfi_hpc.client.mapping import check_most
+from pyfi_hpc.client.tickets import not_accepted
+from pyfi_hpc.config import Settings
+from pyfi_hpc.errors import WaitTimeout
+
+T = TypeVar("T")
+
+#: A call is named by its future or its id.
+Which: TypeAlias = "Future | str | uuid.UUID"
+
+
+class AsyncClient:
+    """Calls tasks through durable queues, from coroutines. Making one opens nothing; the first use does.
+
+    The futures that it gives are those of `Client`: `await future` gives the value. A task that is cancelled while it
+    awaits leaves the call alone.
+    """
+
+    def __init__(
+        self,
+        settings: Settings | None = None,
+        *,
+        database_uri: str | None = None,
+        broker_uri: str | None = None,
+        make_broker: Callable[[str], Broker] | None = None,
+        note: Callable[[str], None] | None = None,
+    ) -> None:
+        """See `Client`."""
+        self._client = Client(
+            settings, database_uri=database_uri, broker_uri=broker_uri, make_broker=make_broker, note=note
+        )
+
+    @classmethod
+    def of(cls, client: Client) -> Self:
+        """Coroutines for a client that is there already; closing either closes both."""
+        made = cls.__new__(cls)
+        made._client = client
+        return made
+
+    @property
+    def client(self) -> Client:
+        """The same without coroutines, for threads; its methods block."""
+        return self._client
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """End its connections; accepted calls go on, and any client may ask for them by id."""
+        await asyncio.to_thread(self._client.close)
+
+    # calls
+
+    async def submit(
+        self,
+        socket: str,
+        *args: object,
+        id: str | uuid.UUID | None = None,
+        timeout: float | None = None,
+        deadline: float | datetime.datetime | None = None,
+        delay: float | None = None,
+        at: datetime.datetime | None = None,
+        **kwargs: object,
+    ) -> Future:
+        """Call the task behind `socket`; returns once the call is accepted. See `Client.submit`.
+
+        Where the task that awaits is cancelled, the call may have been accepted: with an `id` it can be asked for.
+        """
+        return await self._submit(
+            socket, args, kwargs, {"id": id, "timeout": timeout, "deadline": deadline, "delay": delay, "at": at}
+        )
+
+    async def _submit(
+        self, socket: str, args: tuple[object, ...], kwargs: Mapping[str, object], how: Mapping[str, Any]
+    ) -> Future:
+        begin = self._client.begin
+        # where an id, a delay or a time is given, the database is asked
+        plain = all(how.get(name) is None for name in ("id", "delay", "at"))
+        if plain and self._client.session.at_hand(socket) and not heavy(args, kwargs):
+            future, stream = begin(socket, args, kwargs, **how)
+        else:
+            future, stream = await awaiting.elsewhere(begin, socket, args, kwargs, **how)
+        await awaiting.settled(stream.ticket)
+        raise_refused(stream)
+        return future
+
+    async def call(self, socket: str, *args: object, timeout: float | None = None, **kwargs: object) -> Any:
+        """The value of one call, waited for `timeout` seconds at most. Raises what `submit` and `result` do."""
+        return await self.result(await self._submit(socket, args, kwargs, {}), timeout)
+
+    async def result(self, future: Future, timeout: float | None = None, *, cancel: bool = False) -> Any:
+        """The future's value, waited for `timeout` seconds at most.
+
+        Where the task that awaits is cancelled the call goes on, unless `cancel`: then it is cancelled too, running or
+        not.
+
+        Raises:
+            WaitTimeout: the work goes on. Exception: what the task raised, or a TaskError that says how it ended.
+        """
+        try:
+            async with asyncio.timeout(timeout):
+                await awaiting.done(future)
+        except TimeoutError:
+            raise future.late(timeout) from None
+        except asyncio.CancelledError:
+            if cancel:
+                await asyncio.shield(asyncio.to_thread(future.cancel, running=True))
+            raise
+        return await awaiting.value(future)
+
+    async def submit_many(self, socket: str, inputs: Iterable[object] | AsyncIterable[object]) -> list[Future]:
+        """One call for each input (a tuple is several arguments); returns once all are accepted. See
+        `Client.submit_many`."""
+        stream = await LoopStream.opened(self._client.session, socket)
+        futures: list[Future] = []
+        try:
+            async for (given,) in Inputs(inputs):
+                futures.append(await stream.send(arguments(given)))
+                if stream.ticket.refused:
+                    break
+        except Exception:
+            await self._all_accepted(stream, futures)
+            raise
+        await self._all_accepted(stream, futures)
+        return futures
+
+    async def _all_accepted(self, stream: LoopStream, futures: list[Future]) -> None:
+        if refused := await stream.refused():
+            raise not_accepted(refused, futures)
+
+    def map(
+        self,
+        socket: str,
+        *iterables: Iterable[object] | AsyncIterable[object],
+        max_in_flight: int = 500,
+        return_exceptions: bool = False,
+        ordered: bool = True,
+        timeout: float | None = None,
+    ) -> AsyncGenerator[Any, None]:
+        """`async for` over the value of each call; see `Client.map`. Inputs may come from asynchronous iterators.
+
+        `aclose` of what this gives reads no more; calls that were sent go on.
+        """
+        check_most(max_in_flight)
+        run = AsyncMap(self._client.session, socket, Inputs(*iterables), max_in_flight, timeout, return_exceptions)
+        return run.in_order() if ordered else run.as_they_come()
+
+    async def as_completed(self, futures: Iterable[Future], timeout: float | None = None) -> AsyncIterator[Future]:
+        """`async for` over the futures as they get done.
+
+        Raises:
+            WaitTimeout: `timeout` seconds are over and some are not done; the work goes on.
+        """
+        arrivals, left = awaiting.LoopArrivals(), set(futures)
+        until = None if timeout is None else asyncio.get_running_loop().time() + timeout
+        arrivals.put(left)
+        try:
+            while left:
+                seconds = None if until is None else max(0.0, until - asyncio.get_running_loop().time())
+                done = await arrivals.next(seconds)
+                if not isinstance(done, Future):
+                    raise WaitTimeout("E_TIMEOUT", f"{len(left)} futures are not done; the work goes on")
+                left.discard(done)
+                yield done
+        finally:
+            for each in left:
+                each.untell(arrivals)
+
+    # what is asked of the record, each on another thread
+
+    async def future(self, id: str | uuid.UUID) -> Future:
+        """The future of an invocation that was submitted anywhere. See `Client.future`."""
+        return await asyncio.to_thread(self._client.future, id)
+
+    async def status(self, which: Which) -> str:
+        """See `Future.status`."""
+        return await self._asked(which, lambda future: future.status)
+
+    async def attempts(self, which: Which) -> list[dict[str, Any]]:
+        """See `Future.attempts`."""
+        return await self._asked(which, lambda future: future.attempts)
+
+    async def logs(self, which: Which) -> str:
+        """See `Future.logs`."""
+        return await self._asked(which, lambda future: future.logs())
+
+    async def retry(self, which: Which) -> Future:
+        """See `Future.retry`."""
+        return await self._asked(which, lambda future: future.retry())
+
+    async def _asked(self, which: Which, ask: Callable[[Future], T]) -> T:
+        def work() -> T:
+            return ask(which if isinstance(which, Future) else self._client.future(which))
+
+        return await asyncio.to_thread(work)
+
+    async def cancel(self, *which: Which) -> list[dict[str, Any]]:
+        """Commit that these are cancelled, where nothing is decided; running ones are asked to stop."""
+        return await asyncio.to_thread(self._client.cancel, *map(_id, which))
+
+    async def forget(self, *which: Which) -> list[dict[str, Any]]:
+        """Clear the values of these for good. See `Client.forget`."""
+        return await asyncio.to_thread(self._client.forget, *map(_id, which))
+
+    def __repr__(self) -> str:
+        return repr(self._client).replace("<Client", "<AsyncClient", 1)
+
+
+def _id(which: Which) -> str:
+    return which.id if isinstance(which, Future) else str(which)

@@ -1,0 +1,65 @@
+"""When a call may start and how long it may take, as callers say it; no I/O."""
+
+from __future__ import annotations
+
+import datetime
+import math
+import time
+
+from pyfi_hpc.errors import BadInput
+
+YEAR_SECONDS = 366 * 86_400.0
+
+
+def delay_of(delay: float | None, at: datetime.datetime | None, deadline: float | None) -> float:
+    """Seconds until a call may start, by its `delay` in seconds or `at` a time (of this machine, where it names no
+    zone); 0 where neither is given, or it is past.
+
+    Raises:
+        BadInput: E_ARGUMENT, both; E_RANGE, no such number or time, or `deadline` (UTC seconds) comes before it.
+    """
+    if delay is not None and at is not None:
+        raise BadInput.of("E_ARGUMENT", "at", at, "a call has a delay or a time at which it starts, not both")
+    seconds = _until(at) if at is not None else 0.0 if delay is None else _checked("delay", delay)
+    if seconds > YEAR_SECONDS:
+        field, value = ("delay", delay) if at is None else ("at", at)
+        raise BadInput.of("E_RANGE", field, value, "no call waits for more than a year")
+    if seconds and deadline is not None and deadline <= time.time() + seconds:
+        what = "the deadline comes before the call may start, so it could never run"
+        raise BadInput.of("E_RANGE", "deadline", deadline, what)
+    return seconds
+
+
+def timeout_of(timeout: float | None) -> float | None:
+    """The seconds that each attempt may run.
+
+    Raises:
+        BadInput: E_RANGE.
+    """
+    return None if timeout is None else _checked("timeout", timeout, least=0.001, most=YEAR_SECONDS)
+
+
+def deadline_of(deadline: float | datetime.datetime | None) -> float | None:
+    """UTC seconds since 1970 after which a call need not start.
+
+    Raises:
+        BadInput: E_RANGE.
+    """
+    if isinstance(deadline, datetime.datetime):
+        return deadline.timestamp()
+    return None if deadline is None else _checked("deadline", deadline)
+
+
+def _until(at: datetime.datetime) -> float:
+    if not isinstance(at, datetime.datetime):
+        raise BadInput.of("E_RANGE", "at", at, "a datetime is wanted")
+    return max(0.0, at.timestamp() - time.time())
+
+
+def _checked(field: str, given: object, least: float = 0.0, most: float = math.inf) -> float:
+    if isinstance(given, bool) or not isinstance(given, int | float) or not math.isfinite(given):
+        raise BadInput.of("E_RANGE", field, given, "a number of seconds is wanted")
+    if not least <= given <= most:
+        limit = f"at least {least:g}" if given < least else f"at most {most:g}"
+        raise BadInput.of("E_RANGE", field, given, f"{limit} seconds")
+    return float(given)

@@ -1,0 +1,318 @@
+"""The client for asyncio: same core, no blocked loop, and a cancelled task leaves its call alone."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import gc
+import itertools
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy
+import pytest
+
+from pyfi_hpc import AsyncClient
+from pyfi_hpc.brokers.memory import MemoryBroker
+from pyfi_hpc.brokers.postgres import PostgresBroker
+from pyfi_hpc.client.sender import ROOM_CALLS
+from pyfi_hpc.errors import BadInput, BrokerUnavailable, Cancelled, WaitTimeout
+from tests.services.client_support import Place, Runner, Stubborn, World, settings_with
+from tests.support import eventually
+
+T = TypeVar("T")
+
+IN_ORDER = pytest.mark.parametrize("ordered", [True, False], ids=["in order", "as they come"])
+
+
+@pytest.fixture
+def client(world: World) -> Iterator[AsyncClient]:
+    yield AsyncClient.of(world.client())
+
+
+def run(work: Callable[[], Awaitable[T]], seconds: float = 60) -> T:
+    """What `work` gives, in a loop of its own."""
+
+    async def limited() -> T:
+        async with asyncio.timeout(seconds):
+            return await work()
+
+    return asyncio.run(limited())
+
+
+async def until(true: Callable[[], Any]) -> None:
+    """Return once it is true, looking now and then."""
+    while not true():
+        await asyncio.sleep(0.01)
+
+
+def test_calls_are_submitted_and_awaited(world: World, client: AsyncClient) -> None:
+    socket = world.place.socket("double")
+    world.runner("double")
+
+    async def work() -> list[Any]:
+        future = await client.submit(socket, 1)
+        again = await client.future(future.id)
+        many = await client.submit_many(socket, [4, 5])
+        return [await future, await again, await client.call(socket, 3), *await asyncio.gather(*many)]
+
+    assert run(work) == [2, 2, 6, 8, 10]
+
+
+def test_a_whole_program_opens_and_closes_its_client(world: World, tmp_path: Path) -> None:
+    socket = world.place.socket("double")
+    world.runner("double")
+
+    async def work() -> Any:
+        settings = settings_with(world.uri, tmp_path)
+        async with AsyncClient(settings, make_broker=lambda _: MemoryBroker(world.hub)) as client:
+            return await client.call(socket, 21), client
+
+    value, client = run(work)
+    assert value == 42
+    assert repr(client) == "<AsyncClient network default>"
+    with pytest.raises(BadInput, match="closed"):
+        run(lambda: client.submit(socket, 1))
+
+
+@IN_ORDER
+def test_map_takes_any_inputs_and_may_be_left_early(world: World, client: AsyncClient, ordered: bool) -> None:
+    socket = world.place.socket("add")
+    world.runner("add")
+    read = 0
+
+    async def tens() -> AsyncIterator[int]:
+        nonlocal read
+        for number in itertools.count():
+            read += 1
+            await asyncio.sleep(0)
+            yield 10 * number
+
+    async def work() -> list[Any]:
+        got: list[Any] = []
+        values = client.map(socket, itertools.count(), tens(), max_in_flight=20, ordered=ordered)
+        async for value in values:
+            got.append(value)
+            if len(got) == 300:
+                break
+        await values.aclose()
+        return got
+
+    got = run(work)
+    assert read <= 320
+    if ordered:
+        assert got == [11 * number for number in range(300)]
+    assert all(value % 11 == 0 for value in got)
+    assert len(client.client.session.waiter) == 0
+
+
+@IN_ORDER
+def test_map_tells_what_is_wrong_at_its_place(world: World, client: AsyncClient, ordered: bool) -> None:
+    socket, failing = world.place.socket("double"), world.place.socket("fail")
+    world.runner("double")
+    world.runner("fail")
+
+    async def work() -> None:
+        told = [each async for each in client.map(socket, [1, object()], return_exceptions=True, ordered=ordered)]
+        assert sorted("E_TYPE" if isinstance(each, BadInput) else each for each in told if each != 2) == ["E_TYPE"]
+        with pytest.raises(ValueError, match="one"):
+            await anext(client.map(failing, ["one"], ordered=ordered))
+        with pytest.raises(OSError, match="gone"):
+            async for value in client.map(socket, broken(), ordered=ordered):
+                assert value == 14
+        with pytest.raises(BadInput, match="E_NOT_FOUND"):
+            await anext(client.map("nowhere", [1], ordered=ordered))
+
+    def broken() -> Iterator[int]:
+        yield 7
+        raise OSError("gone")
+
+    run(work)
+
+
+@IN_ORDER
+def test_map_has_a_time_limit(world: World, client: AsyncClient, ordered: bool) -> None:
+    socket = world.place.socket("double")
+
+    async def work() -> WaitTimeout:
+        with pytest.raises(WaitTimeout) as late:
+            await anext(client.map(socket, range(3), ordered=ordered, timeout=0.2))
+        return late.value
+
+    ids = run(work).facts["ids"]
+    world.runner("double")
+    assert sorted(client.client.future(each).result(60) for each in ids) == [0, 2, 4]
+
+
+def test_a_cancelled_task_leaves_its_call_alone_unless_asked(world: World, client: AsyncClient) -> None:
+    socket = world.place.socket("double")
+
+    async def work() -> tuple[Any, Any]:
+        kept, dropped = await client.submit(socket, 1), await client.submit(socket, 2)
+        tasks = [asyncio.ensure_future(kept), asyncio.create_task(client.result(dropped, cancel=True))]
+        await asyncio.sleep(0)
+        await until(lambda: kept._waiters and dropped._waiters)
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+        assert all(task.cancelled() for task in tasks)
+        with pytest.raises(asyncio.TimeoutError):
+            await asyncio.wait_for(kept, 0.05)
+        assert kept._waiters == []
+        assert (await client.status(kept), await client.status(dropped.id)) == ("QUEUED", "CANCELLED")
+        world.runner("double")
+        with pytest.raises(Cancelled):
+            await dropped
+        return await kept, await client.cancel(kept)
+
+    value, cancelled = run(work)
+    assert value == 2
+    assert [each["cancelled"] for each in cancelled] == [False]
+
+
+def test_waiting_has_an_end_and_the_work_goes_on(world: World, client: AsyncClient) -> None:
+    socket = world.place.socket("double")
+
+    async def work() -> Any:
+        future = await client.submit(socket, 4)
+        with pytest.raises(WaitTimeout, match="the work goes on"):
+            await client.result(future, 0.05)
+        with pytest.raises(WaitTimeout):
+            [each async for each in client.as_completed([future], 0.05)]
+        world.runner("double")
+        return [await each async for each in client.as_completed([future, *await client.submit_many(socket, [5])])]
+
+    assert sorted(run(work)) == [8, 10]
+
+
+def test_errors_and_large_values_are_awaited(world: World, client: AsyncClient) -> None:
+    failing, double = world.place.socket("fail"), world.place.socket("double")
+    world.runner("fail")
+    world.runner("double")
+
+    async def work() -> Any:
+        with pytest.raises(ValueError, match="no"):
+            await (await client.submit(failing, "no"))
+        return await client.call(double, "x" * 100_000)
+
+    assert run(work) == "x" * 200_000
+
+
+def test_a_large_argument_is_put_aside_without_blocking(world: World, client: AsyncClient, tmp_path: Path) -> None:
+    socket = world.place.socket("double")
+    run(lambda: client.submit(socket, numpy.arange(100_000)))
+    assert len(list((tmp_path / "blobs").rglob("*"))) >= 2
+
+
+def test_the_loop_goes_on_while_there_is_no_room_and_nothing_is_refused(world: World) -> None:
+    socket = world.place.socket("double")
+    broker = Stubborn(world.hub)
+    client = AsyncClient.of(world.client(lambda _: broker, connect_seconds=120))
+
+    async def work() -> int:
+        task = asyncio.create_task(client.submit_many(socket, range(15_000)))
+        await until(lambda: client.client.session.sender._waiting >= ROOM_CALLS)
+        turns = 0
+        while not task.done():
+            broker.let_go(count=min(8, len(broker.held)))
+            await asyncio.sleep(0)
+            turns += 1
+        assert len(await task) == 15_000
+        return turns
+
+    assert run(work, 120) > 100
+
+
+def test_what_is_not_accepted_is_raised_with_its_ids(world: World) -> None:
+    socket = world.place.socket("double")
+    broker = Stubborn(world.hub)
+    broker.up = False
+    client = AsyncClient.of(world.client(lambda _: broker, connect_seconds=0.2))
+
+    async def work() -> None:
+        with pytest.raises(BrokerUnavailable, match="E_BROKER_BLOCKED"):
+            await client.submit(socket, 1)
+        with pytest.raises(BrokerUnavailable, match="E_NOT_ACCEPTED") as raised:
+            await client.submit_many(socket, [1, 2])
+        assert len(raised.value.facts["ids"]) == 2
+        with pytest.raises(BrokerUnavailable, match="E_NOT_ACCEPTED"):
+            await anext(client.map(socket, [1, 2]))
+
+    run(work)
+
+
+def test_an_id_of_ones_own_makes_one_outcome(world: World, client: AsyncClient) -> None:
+    socket = world.place.socket("double")
+    world.runner("double")
+    own = "0198c7a2-4f00-7abc-8def-001122334455"
+
+    async def work() -> list[Any]:
+        first = await (await client.submit(socket, 1, id=own))
+        return [first, await (await client.submit(socket, 1, id=own))]
+
+    assert run(work) == [2, 2]
+
+
+def test_several_loops_and_threads_share_a_client(world: World, client: AsyncClient) -> None:
+    socket = world.place.socket("double")
+    world.runner("double")
+    shared = run(lambda: client.submit(socket, 100))
+
+    async def work(number: int) -> list[Any]:
+        calls = [client.call(socket, 100 * number + each) for each in range(25)]
+        assert await shared == 200
+        return [*await asyncio.gather(*calls), *[v async for v in client.map(socket, [number] * 5)]]
+
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda number: run(lambda: work(number)), range(4)))
+    for number, values in enumerate(found):
+        assert values == [2 * (100 * number + each) for each in range(25)] + [2 * number] * 5
+
+
+def test_a_loop_that_has_ended_is_no_trouble_for_the_next(world: World, client: AsyncClient) -> None:
+    socket = world.place.socket("double")
+    future = run(lambda: client.submit(socket, 1))
+
+    async def leave() -> None:
+        asyncio.ensure_future(future)  # noqa: RUF006  the loop ends before it does
+        await asyncio.sleep(0)
+
+    run(leave)
+    gc.collect()
+    world.runner("double")
+    assert run(lambda: client.result(future)) == 2
+
+
+def test_closing_the_client_wakes_who_awaits(world: World, client: AsyncClient) -> None:
+    socket = world.place.socket("double")
+    future = run(lambda: client.submit(socket, 1))
+
+    def close() -> None:
+        eventually(lambda: future._waiters, timeout=60)
+        client.client.close()
+
+    closing = threading.Thread(target=close)
+    closing.start()
+    with pytest.raises(BadInput, match="closed"):
+        run(lambda: client.result(future))
+    closing.join()
+
+
+def test_over_the_embedded_broker_coroutines_get_their_values(database_uri: str, tmp_path: Path) -> None:
+    with ExitStack() as close:
+        broker = PostgresBroker(database_uri)
+        close.callback(broker.close)
+        place = Place(database_uri, broker)
+        socket = place.socket("double")
+        runner = Runner(database_uri, broker, place.task_queue("double"))
+        close.callback(runner.close)
+
+        async def work() -> list[Any]:
+            async with AsyncClient(settings_with(database_uri, tmp_path)) as client:
+                together = await asyncio.gather(*[client.call(socket, each) for each in range(50)])
+                return [*together, *[value async for value in client.map(socket, range(50))]]
+
+        assert run(work) == [*range(0, 100, 2), *range(0, 100, 2)]
