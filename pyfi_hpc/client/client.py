@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from pyfi_hpc.brokers.base import Broker
 from pyfi_hpc.client import rows, times
+from pyfi_hpc.client.broadcast import Broadcast, publish
 from pyfi_hpc.client.futures import Future
 from pyfi_hpc.client.holding import hold
 from pyfi_hpc.client.mapping import Map, Outcomes, check_most
@@ -20,7 +21,7 @@ from pyfi_hpc.client.waiter import conflict
 from pyfi_hpc.config import Settings
 from pyfi_hpc.errors import DatabaseUnavailable
 from pyfi_hpc.model.priority import Priority
-from pyfi_hpc.wire.ids import ID_BYTES, parse_id
+from pyfi_hpc.wire.ids import ID_BYTES, new_id, parse_id
 
 if TYPE_CHECKING:
     from pyfi_hpc.client.network import Network
@@ -157,6 +158,32 @@ class Client:
             raise
         _all_accepted(stream, futures)
         return futures
+
+    def publish(
+        self,
+        queue: str,
+        *args: object,
+        key: str = "",
+        id: str | uuid.UUID | None = None,
+        timeout: float | None = None,
+        deadline: float | datetime.datetime | None = None,
+        priority: str = Priority.NORMAL,
+        **kwargs: object,
+    ) -> Broadcast:
+        """Call every task that is bound to a logical queue; returns once each of these calls is accepted.
+
+        Each distinct task is called once, however many processors have it, under an id derived from `id` (a new one
+        where none is given) and the task. A topic queue reaches those whose binding `key` fits. The rest is as in
+        `submit`. The broadcast's `result` is the values by their sockets' names.
+
+        Raises:
+            BadInput: E_NOT_FOUND; E_UNKNOWN_SOCKET, no task is bound; what `submit` raises, and then nothing is sent.
+            PyfiError: E_NOT_ACCEPTED, not accepted everywhere; it may be repeated with `facts["id"]`.
+        """
+        identity = new_id() if id is None else parse_id(id)
+        limits = {"timeout": times.timeout_of(timeout), "deadline": times.deadline_of(deadline)}
+        decided = (lambda _: False) if id is None else self._decided
+        return publish(self._session, queue, key, args, kwargs, identity, priority, decided, **limits)
 
     def map(
         self,

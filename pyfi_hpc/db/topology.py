@@ -139,6 +139,29 @@ def routes(cursor: Cursor, network: str) -> dict[bytes, tuple[Route, ...]]:
     return {identity: tuple(ways) for identity, ways in found.items() if ways}
 
 
+def bound(cursor: Cursor, network: str, queue: str, key: str = "") -> dict[str, str] | None:
+    """Whom a message to a logical queue reaches: socket -> task key, one socket for each distinct task, the first made.
+
+    On a topic queue those bound by a pattern that `key` fits. None: there is no such queue.
+    """
+    cursor.execute(
+        """SELECT q.type, s.name, s.task_key, s.binding
+           FROM pyfi.queue q JOIN pyfi.network n ON n.id = q.network_id
+           LEFT JOIN (pyfi.socket s JOIN pyfi.processor p ON p.id = s.processor_id AND p.status <> 'REMOVED')
+               ON s.queue_id = q.id
+           WHERE n.name = %s AND q.name = %s ORDER BY s.created, s.id""",
+        (network, queue),
+    )
+    rows = cursor.fetchall()
+    if not rows:
+        return None
+    first: dict[str, str] = {}
+    for type_, name, task_key, binding in rows:
+        if name is not None and (QueueType(type_) is not QueueType.TOPIC or matches(binding, key)):
+            first.setdefault(task_key, name)
+    return {name: task_key for task_key, name in first.items()}
+
+
 def _plugs(cursor: Cursor, network: str) -> list[_Plug]:
     cursor.execute(
         """SELECT uuid_send(l.id), uuid_send(l.processor_id), uuid_send(l.source_id), uuid_send(l.queue_id),
