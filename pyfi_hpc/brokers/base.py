@@ -34,7 +34,8 @@ class Reason(StrEnum):
 class TaskQueue:
     """One durable queue: a task bound to a logical queue.
 
-    `exchange` is `q.<network>.<queue>`, `key` the task key, `name` `<exchange>.<key>.g<generation>`.
+    `exchange` is `q.<network>.<queue>`, `key` the task key, `name` `<exchange>.<key>.g<generation>`. `kind` is for
+    RabbitMQ alone: `quorum`, or `classic`, which answers sooner, is not replicated, and counts no deliveries.
     """
 
     network: str
@@ -42,6 +43,7 @@ class TaskQueue:
     key: str
     generation: int = 1
     max_length: int | None = None
+    kind: str = "quorum"
 
     @property
     def exchange(self) -> str:

@@ -18,7 +18,7 @@ class Listed(NamedTuple):
 _OBJECT = ("id", "owner", "created", "updated", "generation")
 
 LISTED: Mapping[str, Listed] = {
-    "queue": Listed("queues", "queues", ("name", "type", "max_length"), ("priorities", *_OBJECT)),
+    "queue": Listed("queues", "queues", ("name", "type", "max_length"), ("kind", "priorities", *_OBJECT)),
     "processor": Listed(
         "processors",
         "processors",

@@ -13,6 +13,7 @@ from pyfi_hpc.cli.pilot_options import pilot_options, with_shape
 from pyfi_hpc.cli.shared import changes, named, object_options, shape_options, whole_path
 from pyfi_hpc.errors import BadInput
 from pyfi_hpc.model.ordering import Ordering
+from pyfi_hpc.model.status import QueueKind
 
 #: Given back by `show`; an object that was changed since then is left alone.
 generation_option = click.option("--generation", type=Whole(1, 2**31), help="Refuse if it was changed since this one.")
@@ -23,7 +24,7 @@ def update() -> None:
     """Change an object of the network."""
 
 
-def _updated(platform: Platform, kind: str, which: Any, generation: int | None = None, **values: Any) -> None:
+def _updated(platform: Platform, kind: str, which: Any, /, generation: int | None = None, **values: Any) -> None:
     """Change the object and print its new generation."""
     wanted = changes(**values)
     if not wanted:
@@ -38,10 +39,12 @@ def _updated(platform: Platform, kind: str, which: Any, generation: int | None =
         "pyfi update queue pyfi.queue1 --max-length 5000",
         "pyfi update queue -n pyfi.queue1 --max-length 5000",
         "pyfi update queue pyfi.queue1 --max-length 5000 --generation 2",
+        "pyfi update queue pyfi.queue1 --kind classic",
     ),
 )
 @object_options
 @click.option("--max-length", type=Whole(1, 10**9), help="Refuse more when so many wait.")
+@click.option("--kind", type=Choice(QueueKind, "KIND"), help="How RabbitMQ keeps it.")
 @generation_option
 @pass_platform
 def queue(platform: Platform, target: str | None, name: str | None, ident: Any, **values: Any) -> None:

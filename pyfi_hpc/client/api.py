@@ -79,12 +79,14 @@ class Object:
 
 
 class Queue(Object):
-    """A durable queue: `type` is direct, topic or fanout."""
+    """A durable queue: `type` is direct, topic or fanout; `kind` is how RabbitMQ keeps it, quorum or classic."""
 
     kind = "queue"
 
-    def __init__(self, name: str, *, type: str | None = None, max_length: int | None = None) -> None:
-        super().__init__(name, type=type, max_length=max_length)
+    def __init__(
+        self, name: str, *, type: str | None = None, max_length: int | None = None, kind: str | None = None
+    ) -> None:
+        super().__init__(name, type=type, max_length=max_length, kind=kind)
 
     def publish(self, *args: object, **kwargs: object) -> Broadcast:
         """Call every task that is bound to it, as `Client.publish`."""

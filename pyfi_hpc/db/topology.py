@@ -41,15 +41,17 @@ class SocketInfo:
         return is_fifo(self.key)
 
 
-def task_queue(network: str, queue: str, key: str, generation: int, max_length: int | None = None) -> TaskQueue:
+def task_queue(
+    network: str, queue: str, key: str, generation: int, max_length: int | None = None, kind: str = "quorum"
+) -> TaskQueue:
     """The broker's queue for one task bound to one logical queue."""
-    return TaskQueue(network, queue, key, generation, max_length)
+    return TaskQueue(network, queue, key, generation, max_length, kind)
 
 
 def task_queues(cursor: Cursor, network: str) -> tuple[TaskQueue, ...]:
     """Every queue of `network` that was ever declared."""
     cursor.execute(
-        """SELECT q.name, t.task_key, t.generation, q.max_length
+        """SELECT q.name, t.task_key, t.generation, q.max_length, q.kind
            FROM pyfi.task_queue t JOIN pyfi.queue q ON q.id = t.queue_id JOIN pyfi.network n ON n.id = q.network_id
            WHERE n.name = %s AND t.declared IS NOT NULL""",
         (network,),

@@ -39,6 +39,8 @@ class Service(Protocol):
     uri: str | None
     #: Whether what is confirmed outlives the service's own process.
     durable: bool
+    #: What a message's delivery count is raised by when it comes back: 0 where nobody counts.
+    counts: int
 
     def connect(self) -> Broker:
         """A new connection; the test closes it."""
@@ -59,6 +61,7 @@ class MemoryService:
     kind = "memory"
     uri: str | None = None
     durable = False
+    counts = 1
 
     def __init__(self) -> None:
         self._hub = Hub()
@@ -88,6 +91,7 @@ class PostgresService:
 
     kind = "postgres"
     durable = True
+    counts = 1
 
     def __init__(self, uri: str, restart: Callable[[], None]) -> None:
         self.uri: str | None = uri

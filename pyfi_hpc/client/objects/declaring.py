@@ -42,7 +42,7 @@ def declare(tools: Tools, queue: tables.Queue, task_key: str) -> bool:
 
 def name_of(tools: Tools, queue: tables.Queue, row: tables.TaskQueue) -> TaskQueue:
     """The broker's queue of a row."""
-    return TaskQueue(tools.network.name, queue.name, row.task_key, row.generation, queue.max_length)
+    return TaskQueue(tools.network.name, queue.name, row.task_key, row.generation, queue.max_length, queue.kind)
 
 
 def queued(tools: Tools, queue: tables.Queue, task_key: str) -> int:
