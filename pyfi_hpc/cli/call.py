@@ -43,7 +43,7 @@ def _run(
     **how: Any,
 ) -> None:
     """Submit, wait, print; `how` are the arguments of `submit` that are no argument of the task's."""
-    platform.as_json = form == "json"
+    platform.as_json, platform.patience = form == "json", timeout
     if queue is not None:
         args = args if socket is None else (socket, *args)
     elif socket is None:

@@ -53,8 +53,17 @@ def _parts(numpy: Any, array: Any) -> list[Buffer]:
     return [header, whole.reshape(-1).view(numpy.uint8).data]
 
 
+def elements_at(value: Buffer, size: int | None = None) -> int:
+    """Where the elements start in an encoded value that is a large array; 0 for any other value. `value` may be its
+    beginning alone, where `size` says how many bytes it has."""
+    if (len(value) if size is None else size) < 2**16 or value[0] != 0xC9 or value[5] != ARRAY:
+        return 0
+    name = value[6]
+    return 8 + name + 8 * value[7 + name]
+
+
 def array_of(data: Buffer) -> object:
-    """A writable array of its own memory.
+    """A writable array: over `data` itself where that is writable, else of its own memory.
 
     Raises:
         BadInput: E_DTYPE, E_ARRAY, or E_TYPE where NumPy is not installed.
@@ -93,7 +102,9 @@ def _header(data: Buffer) -> tuple[str, tuple[int, ...], Buffer]:
 
 def _filled(numpy: Any, dtype: Any, shape: tuple[int, ...], elements: Buffer) -> Any:
     try:
-        array = numpy.ndarray(shape, dtype, buffer=elements).copy()
+        array = numpy.ndarray(shape, dtype, buffer=elements)
+        if not (array.flags.writeable and array.flags.aligned and array.size):
+            array = array.copy()
     except (ValueError, OverflowError, TypeError) as error:
         raise BadInput.of("E_ARRAY", "array", f"shape {shape}, dtype {dtype}", str(error)) from error
     if dtype.kind == "U" and array.size and _code_points(numpy, array).max() > _MOST_CHARACTER:

@@ -21,11 +21,12 @@ from pyfi_hpc.wire.ext import BLOB, BLOB_MARK, BlobRef, Buffer
 from pyfi_hpc.wire.limits import DEPTH
 from pyfi_hpc.wire.nesting import nests_deeper
 
-Resolve = Callable[[BlobRef], bytes]
+Resolve = Callable[[BlobRef], Buffer]
 
 #: The arguments' own list, and the list or map in it.
 _ENVELOPE = 2
 _MANY = 64
+_PIECE_BYTES = 65_536
 _NUMBERS = frozenset({int, float})
 _CONTAINERS = frozenset({list, dict, tuple, set, frozenset})
 _BUILD: Mapping[int, Callable[[list[object]], object]] = {ext.TUPLE: tuple, ext.SET: set, ext.FROZENSET: frozenset}
@@ -98,7 +99,7 @@ _PLAIN = _Reader()
 
 
 def _decoded(data: Buffer, resolve: Resolve | None, depth: int) -> object:
-    follows = resolve is not None and BLOB_MARK in bytes(data)
+    follows = resolve is not None and _has_claim_check(data)
     try:
         value = (_Reader(resolve) if follows else _PLAIN).read(data)
         # every level takes a byte at least
@@ -111,6 +112,14 @@ def _decoded(data: Buffer, resolve: Resolve | None, depth: int) -> object:
     except _BAD_BYTES as error:
         raise _malformed(data, error) from error
     return value
+
+
+def _has_claim_check(data: Buffer) -> bool:
+    """Whether the mark of a claim check stands somewhere; large memory is looked through piece by piece."""
+    if type(data) is bytes:
+        return BLOB_MARK in data
+    step, more = _PIECE_BYTES, len(BLOB_MARK) - 1
+    return any(BLOB_MARK in bytes(data[at : at + step + more]) for at in range(0, len(data), step))
 
 
 def _malformed(data: Buffer, error: Exception) -> BadInput:
