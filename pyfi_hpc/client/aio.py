@@ -25,6 +25,7 @@ from pyfi_hpc.client.mapping import check_most
 from pyfi_hpc.client.tickets import not_accepted
 from pyfi_hpc.config import Settings
 from pyfi_hpc.errors import WaitTimeout
+from pyfi_hpc.model.priority import Priority
 from pyfi_hpc.wire.ids import item_id
 
 T = TypeVar("T")
@@ -90,22 +91,23 @@ class AsyncClient:
         deadline: float | datetime.datetime | None = None,
         delay: float | None = None,
         at: datetime.datetime | None = None,
+        priority: str = Priority.NORMAL,
         **kwargs: object,
     ) -> Future:
         """Call the task behind `socket`; returns once the call is accepted. See `Client.submit`.
 
         Where the task that awaits is cancelled, the call may have been accepted: with an `id` it can be asked for.
         """
-        return await self._submit(
-            socket, args, kwargs, {"id": id, "timeout": timeout, "deadline": deadline, "delay": delay, "at": at}
-        )
+        how = {"id": id, "timeout": timeout, "deadline": deadline, "delay": delay, "at": at, "priority": priority}
+        return await self._submit(socket, args, kwargs, how)
 
     async def _submit(
         self, socket: str, args: tuple[object, ...], kwargs: Mapping[str, object], how: Mapping[str, Any]
     ) -> Future:
         begin = self._client.begin
-        # where an id, a delay or a time is given, the database is asked
+        # where an id, a delay, a time or another priority than the usual is given, the database may be asked
         plain = all(how.get(name) is None for name in ("id", "delay", "at"))
+        plain = plain and how.get("priority", Priority.NORMAL) == Priority.NORMAL
         if plain and self._client.session.at_hand(socket) and not heavy(args, kwargs):
             future, stream = begin(socket, args, kwargs, **how)
         else:
