@@ -5,19 +5,23 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+import psycopg2
+
 from benchmarks.system import ROOT
 from pyfi_hpc import verify
 from pyfi_hpc.box.postgres import ADMIN, ROLE, Postgres
 from pyfi_hpc.box.rabbitmq import RabbitMQ
+from pyfi_hpc.brokers.base import dead_queue
+from pyfi_hpc.brokers.connect import connect
 from pyfi_hpc.brokers.rabbitmq.broker import SETTLE_SECONDS
 from pyfi_hpc.client.session import ACCEPTED_LOG
-from pyfi_hpc.db import schema
+from pyfi_hpc.db import schema, topology
 from pyfi_hpc.processes import arguments, children, until
 from pyfi_hpc.wire.ids import id_text
 from tests.site import Site
@@ -46,20 +50,25 @@ class SoakSite(Site):
 class Stage:
     """As a context manager all of it is up, and gone afterwards."""
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, *, embedded: bool = False) -> None:
+        """`embedded`: Postgres is the broker too."""
         self.home = home
-        self.rabbitmq, self.postgres = RabbitMQ(), Postgres()
+        self.rabbitmq, self.postgres = None if embedded else RabbitMQ(), Postgres()
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
-            stack.enter_context(self.rabbitmq)
+            if self.rabbitmq is not None:
+                stack.enter_context(self.rabbitmq)
             stack.enter_context(self.postgres)
             schema.init(self.postgres.uri(ADMIN), grant_to=ROLE)
             patient = {"PYFI_CLIENT_CONNECT_SECONDS": "120", ACCEPTED_LOG: str(self.accepted)}
-            self.site = SoakSite(self.home, self.postgres.uri(), self.rabbitmq.uri, patient)
+            broker = self.rabbitmq.uri if self.rabbitmq is not None else ""
+            self.site = SoakSite(self.home, self.postgres.uri(), broker, patient)
             stack.callback(self.site.close)
             self._furnish()
+            # else it would tell of each kill in its own way
+            self.site.client.close()
             for host in (MORTAL, LASTING):
                 self.site.agent(host=host, respawn=True)
             self.site.ready(len(LINE) + 1, timeout=120)
@@ -116,7 +125,24 @@ class Stage:
     def mend(self) -> None:
         """Every server runs."""
         self.postgres.start()
-        self.rabbitmq.start()
+        if self.rabbitmq is not None:
+            self.rabbitmq.start()
+
+    def held(self) -> int:
+        """How many calls have a hold row and no outcome."""
+        query = "SELECT count(*) FROM pyfi.hold h WHERE NOT EXISTS (SELECT FROM pyfi.outcome o WHERE o.id = h.id)"
+        return int(self.site.rows(query)[0][0])
+
+    def queued(self) -> int:
+        """How many messages are in queues, dead letters among them, taken or not."""
+        broker = connect(self.site.broker_uri or None, database_uri=self.site.database_uri)
+        with closing(psycopg2.connect(self.site.database_uri)) as connection, connection.cursor() as cursor:
+            queues = [queue.name for queue in topology.task_queues(cursor, "default")]
+        try:
+            depths = [broker.depth(name) for name in [*queues, dead_queue("default")]]
+        finally:
+            broker.close()
+        return sum(depth.ready + (depth.unacked or 0) for depth in depths)
 
     def checked(self) -> verify.Report:
         """What the invariant checker says now."""

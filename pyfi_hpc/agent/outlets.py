@@ -17,8 +17,6 @@ from pyfi_hpc.wire.messages import Route
 
 #: A longer call gains nothing by a pipe, and the caller of its head would wait for it.
 SHORT_SECONDS = 0.1
-#: Task keys of sockets whose calls come in order end so.
-_FIFO = ".fifo"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,12 +60,12 @@ class Offers:
 
     def _sources(self) -> Iterator[Served]:
         for socket in self.sockets.values():
-            if socket.routes and self.peers.get(socket.processor) and not _in_order(socket):
+            if socket.routes and self.peers.get(socket.processor) and not socket.ordered:
                 yield socket
 
     def _target(self, source: Served, route: Route) -> Served | None:
         target = self.sockets.get(route.socket)
-        if target is None or target.owner != source.owner or _in_order(target):
+        if target is None or target.owner != source.owner or target.ordered:
             return None
         program = self.programs.get(target.processor)
         if program is None or program.requested is not Requested.RUNNING or not self.peers.get(target.processor):
@@ -76,10 +74,6 @@ class Offers:
             return None
         seconds = self.seconds(target.task)
         return target if seconds is not None and seconds < SHORT_SECONDS else None
-
-
-def _in_order(socket: Served) -> bool:
-    return socket.key.endswith(_FIFO)
 
 
 def outlets(pipes: Iterable[Pipe], number: int, path: Callable[[int], str]) -> tuple[Outlet, ...]:

@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from itertools import groupby
+from operator import attrgetter
 
 import structlog
 
@@ -20,7 +21,7 @@ from pyfi_hpc.brokers.base import Broker, Confirm, Publication
 from pyfi_hpc.client import notices
 from pyfi_hpc.client.directory import Way
 from pyfi_hpc.client.notices import Notices, Stuck
-from pyfi_hpc.client.parcels import MOST_CALLS, Item, Lane, Parcel
+from pyfi_hpc.client.parcels import EAGER_PARCELS, MOST_CALLS, Item, Lane, Parcel
 from pyfi_hpc.client.tickets import AcceptedLog
 from pyfi_hpc.errors import BrokerUnavailable, PyfiError, Unavailable
 from pyfi_hpc.failpoints import reach
@@ -46,12 +47,12 @@ class Sender:
         broker: Broker,
         owner: str,
         reply: str,
-        mend: Callable[[str], None],
+        mend: Callable[[Way], None],
         log: AcceptedLog,
         tell: Callable[[str], None] = lambda _: None,
         most_calls: int = MOST_CALLS,
     ) -> None:
-        """`mend` is called with a socket's name when the broker knows no queue of it; `reply` is our reply address;
+        """`mend` is called with a way when the broker knows no queue of it; `reply` is our reply address;
         `tell` is given a line for people where calls wait for long; at most `most_calls` share a message."""
         self._broker, self._owner, self.reply, self._mend, self._log = broker, owner, reply, mend, log
         self._most_calls = most_calls
@@ -76,6 +77,11 @@ class Sender:
         lane = self._lanes.get(way)
         return lane is None or gathered >= lane.limit or (lane.unconfirmed == 0 and not lane.waiting)
 
+    def eager(self, way: Way) -> bool:
+        """Whether what is handed over goes at once, even if it makes no full message."""
+        lane = self._lanes.get(way)
+        return lane is None or lane.unconfirmed < EAGER_PARCELS
+
     @property
     def roomy(self) -> bool:
         """Whether `put` would not wait; asked well before it has to, since others put meanwhile."""
@@ -83,9 +89,9 @@ class Sender:
 
     def put(self, way: Way, items: Sequence[Item]) -> None:
         """Have the calls sent, soon; waits while there is no room. Each is accepted or refused through its ticket."""
-        for ticket, group in groupby(items, key=lambda item: item.ticket):
-            ticket.add(sum(1 for _ in group))
-        size = sum(len(item.call.args) for item in items)
+        for ticket, group in groupby(items, _ticket):
+            ticket.add(len(list(group)))
+        size = sum([len(item.call.args) for item in items])
         with self._lock:
             roomy = self._wait_for_room(items[0].deadline)
             if roomy:
@@ -187,7 +193,7 @@ class Sender:
                 return self._enter(parcel)
         for _ in range(len(self._busy)):
             lane = self._busy.popleft()
-            if lane.ready:
+            if lane.ready and not (lane.way.socket.ordered and any(parcel.lane is lane for parcel in self._again)):
                 return self._enter(self._parcel(lane))
             self._busy.append(lane)
         return None
@@ -201,7 +207,7 @@ class Sender:
 
     def _leave_room(self, items: Sequence[Item]) -> None:
         self._waiting -= len(items)
-        self._bytes -= sum(len(item.call.args) for item in items)
+        self._bytes -= sum([len(item.call.args) for item in items])
         self._room.notify_all()
 
     def _enter(self, parcel: Parcel) -> Parcel:
@@ -284,7 +290,7 @@ class Sender:
     def _mend_for(self, parcel: Parcel) -> None:
         name = parcel.lane.way.socket.name
         try:
-            self._mend(name)
+            self._mend(parcel.lane.way)
         except PyfiError as error:
             log.warning("the socket's queue cannot be declared", socket=name, reason=str(error))
             parcel.mended = not isinstance(error, Unavailable)
@@ -298,7 +304,7 @@ class Sender:
                 self._log.write(item.future for item in items)
         finally:
             # they are accepted, whatever becomes of the log
-            for ticket, group in groupby(items, key=lambda item: item.ticket):
+            for ticket, group in groupby(items, key=_ticket):
                 ticket.settle(sum(1 for _ in group))
 
     # calls whose time is over
@@ -342,13 +348,12 @@ class Sender:
     def _state(self) -> tuple[str, str]:
         if self._broker.publishing():
             return "E_BACKPRESSURE", "the broker does not keep up"
-        try:
-            self._broker.check()
-        except PyfiError:
+        if not notices.answers(self._broker):
             return "E_BROKER", "the broker cannot be reached"
         return "E_BROKER_BLOCKED", "the broker takes no messages for now"
 
 
+_ticket = attrgetter("ticket")
 _REPEAT = "repeat it with the same id: it will not run twice for that"
 
 
@@ -369,6 +374,6 @@ def _error(confirm: Confirm) -> PyfiError | None:
 def _refuse(items: Sequence[Item], error: PyfiError) -> None:
     for item in items:
         item.future.settle(error)
-    for ticket, group in groupby(items, key=lambda item: item.ticket):
+    for ticket, group in groupby(items, key=_ticket):
         refused = [(item.future, error) for item in group]
         ticket.settle(len(refused), refused)

@@ -44,6 +44,10 @@ class Handed:
         """Settled."""
         self.acks += 1
 
+    def held(self) -> bool:
+        """It is in hands."""
+        return True
+
 
 def route(name: str, to: bytes) -> Route:
     return Route(new_id(), name.encode(), to, 1, f"q.d.{name}", name)

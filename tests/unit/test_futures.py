@@ -232,7 +232,7 @@ def an_item(ticket: Ticket | None = None, size: int = 10, patience: float = 60) 
 )
 def test_a_message_holds_a_few_milliseconds_of_work(pace: float | None, calls: int) -> None:
     lane = Lane(a_way(pace))
-    lane.waiting.extend(an_item() for _ in range(200))
+    lane.waiting.extend(an_item() for _ in range(MOST_CALLS + 1))
     assert len(lane.take()) == calls
 
 
@@ -241,6 +241,15 @@ def test_a_message_holds_100_kilobytes_or_one_call() -> None:
     lane.waiting.extend(an_item(size=40_000) for _ in range(3))
     lane.waiting.append(an_item(size=200_000))
     assert [len(lane.take()) for _ in range(3)] == [2, 1, 1]
+
+
+@pytest.mark.parametrize("pace", [None, 1e-6])
+def test_who_wants_one_call_in_a_message_gets_that(pace: float | None) -> None:
+    lane = Lane(a_way(pace), most=1)
+    lane.waiting.extend(an_item() for _ in range(3))
+    lane.unconfirmed = EAGER_PARCELS
+    assert lane.ready  # it waits for no confirm: only the window bounds how many are under way
+    assert [len(lane.take()) for _ in range(3)] == [1, 1, 1]
 
 
 def test_what_is_not_full_waits_only_for_confirms() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pika
 import pika.exceptions as amqp
+from pika.adapters.utils.connection_workflow import AMQPConnectorException
 
 from pyfi_hpc.brokers.base import Depth, Peeked, TaskQueue, dead_queue
 from pyfi_hpc.brokers.letters import DEAD_EXCHANGE
@@ -59,13 +60,13 @@ class Admin:
             _bind(connection, DEAD_EXCHANGE, network, dead_queue(network))
 
     def _declare_queues(self, connection: Any, wanted: Mapping[str, dict[str, object]]) -> None:
-        is_new = not all(_exists(connection, checked_name(name)) for name in wanted)
-        if is_new:
+        new = [name for name in wanted if not _exists(connection, checked_name(name))]
+        if new:
             # a consumer of a deleted queue hangs where the name returns before it has heard of the end
             connection.sleep(self._settle_seconds / 4)
         for name, arguments in wanted.items():
             _declare_queue(connection, name, arguments)
-        if is_new:
+        if any(wanted[name]["x-queue-type"] == "quorum" for name in new):
             connection.sleep(self._settle_seconds)
 
     def delete(self, queue: TaskQueue) -> None:
@@ -115,7 +116,7 @@ class Admin:
     def _connected(self) -> Iterator[Any]:
         try:
             connection = pika.BlockingConnection(self._parameters)
-        except (amqp.AMQPError, OSError) as error:
+        except (amqp.AMQPError, AMQPConnectorException, OSError) as error:
             raise unavailable(error, self._uri) from error
         try:
             yield connection

@@ -73,7 +73,8 @@ class ConfirmChannel(KeptChannel):
     def begin(self, channel: Any) -> None:
         self._window.restart()
         channel.add_on_return_callback(self._returned)
-        channel.confirm_delivery(self._confirmed, callback=self._selected)
+        self._reader.confirms[channel.channel_number] = self._confirmed
+        channel.confirm_delivery(lambda _frame: None, callback=self._selected)
 
     def detach(self) -> None:
         super().detach()
@@ -119,9 +120,8 @@ class ConfirmChannel(KeptChannel):
             entry.sent = time.monotonic()
             self._window.add(entry)
 
-    def _confirmed(self, frame: Any) -> None:
-        refused = isinstance(frame.method, pika.spec.Basic.Nack)
-        for entry in self._window.take(frame.method.delivery_tag, frame.method.multiple):
+    def _confirmed(self, tag: int, multiple: bool, refused: bool) -> None:
+        for entry in self._window.take(tag, multiple):
             entry.resolve(full(_target(entry.publication)) if refused else entry.refusal)
         self.send_waiting()
 

@@ -11,6 +11,7 @@ import structlog
 
 from pyfi_hpc.brokers.rabbitmq.arguments import control_exchange
 from pyfi_hpc.brokers.rabbitmq.channels import KeptChannel
+from pyfi_hpc.brokers.rabbitmq.reader import Delivered
 
 log = structlog.get_logger()
 
@@ -18,13 +19,14 @@ log = structlog.get_logger()
 class Listener(KeptChannel):
     """Hears what comes to a queue named by us, which is made again under the same name after a lost connection.
 
-    With `network`, the queue hears its control exchange too. `listening` is set while the queue stands.
+    With `network`, the queue hears its control exchange too. `listening` is set while the queue stands, `tried` once
+    it did, or could not be made.
     """
 
     def __init__(self, prefix: str, hear: Callable[[bytes], None], *, network: str | None = None) -> None:
         super().__init__(f"{prefix}.{uuid.uuid4().hex}")
         self._hear, self._network = hear, network
-        self.listening = threading.Event()
+        self.listening, self.tried = threading.Event(), threading.Event()
 
     def begin(self, channel: Any) -> None:
         channel.add_on_cancel_callback(lambda _frame: self.restart())
@@ -34,7 +36,8 @@ class Listener(KeptChannel):
             exchange = control_exchange(self._network)
             channel.exchange_declare(exchange, exchange_type="fanout", durable=True)
             channel.queue_bind(self.name, exchange)
-        channel.basic_consume(self.name, self._received, auto_ack=True, callback=self._consuming)
+        self._reader.deliveries[channel.channel_number] = self._received
+        channel.basic_consume(self.name, lambda *_: None, auto_ack=True, callback=self._consuming)
 
     def lost(self, reason: BaseException) -> None:
         self.listening.clear()
@@ -46,9 +49,10 @@ class Listener(KeptChannel):
     def _consuming(self, _frame: Any) -> None:
         self.ready()
         self.listening.set()
+        self.tried.set()
 
-    def _received(self, _channel: Any, _method: Any, _properties: Any, body: bytes) -> None:
+    def _received(self, delivered: Delivered) -> None:
         try:
-            self._hear(body)
+            self._hear(delivered.body)
         except Exception:
             log.exception("hint not taken", queue=self.name)
