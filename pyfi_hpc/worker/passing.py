@@ -165,6 +165,9 @@ class Passing:
         return tuple(passed)
 
     def _choose(self, edge: Edge, size: int) -> tuple[int, sockets.Pipe | Own] | None:
+        first = edge.peers[0]
+        if len(edge.peers) == 1 and not edge.spill.spilling and first[1].window.room(size):
+            return first
         windows = _windows(edge)
         if edge.spill.look(windows):
             return None
@@ -327,13 +330,7 @@ def _args(pipe: sockets.Pipe | Own, content: bytes, value: bytes) -> bytes | Pla
 
 
 def _windows(edge: Edge) -> list[Window]:
-    return [
-        peer.window if isinstance(peer, Own) else peer.sending.window if peer.sending.welcome else _NONE
-        for _, peer in edge.peers
-    ]
-
-
-_NONE = Window()
+    return [peer.window for _, peer in edge.peers]
 
 
 def _wait(descriptors: Sequence[int], seconds: float | None) -> set[int]:

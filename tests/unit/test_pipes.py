@@ -239,6 +239,15 @@ def test_a_window_is_never_overdrawn_and_fills_up_again(steps: list[tuple[int, b
     assert (window.items_left, window.size_left) == (10, 100)
 
 
+def test_a_stopped_pipe_has_no_room_whatever_comes_back() -> None:
+    sending, _ = greeted()
+    sent(sending, passed(1), passed(2))
+    sending.stop()
+    sending.credited(Credit(1, 2, 8))
+    assert not sending.window.room(0) and not sending.window.half_free and not sending.welcome
+    assert not sending.untaken
+
+
 def test_the_peer_with_most_room_is_chosen_of_those_that_take_the_size() -> None:
     windows = [Window(3, 10), Window(5, 5), Window(4, 10), Window()]
     assert roomiest(windows, 5) == 1
