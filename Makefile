@@ -9,6 +9,7 @@ export PYTHON
 BIN := .venv/bin
 # files of tests that run at the same time: most of their time they wait, for leases, time limits, services that restart
 AT_ONCE ?= 4
+SHORT_ROUND := pyfi-rabbitmq,pyfi-embedded,celery,pool
 
 .PHONY: help demo demo-cluster cluster cluster-stop test check lint venv venv-test packages clean
 
@@ -25,7 +26,7 @@ test: packages venv-test lint
 	@echo "==> Running all tests; they start the services they need themselves" >&2
 	@scripts/all-tests $(AT_ONCE)
 	@echo "==> One short round of the benchmarks; docs/benchmarks.md has the full table" >&2
-	@$(BIN)/python -m benchmarks --rounds 1 --seconds 1.5
+	@$(BIN)/python -m benchmarks --systems $(SHORT_ROUND) --only bulk --only single --only cpu --rounds 1 --seconds 1
 	@$(BIN)/python -m benchmarks.cluster --only pass --only queries --rounds 1 --seconds 1.5
 
 check: venv-test lint

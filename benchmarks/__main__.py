@@ -56,7 +56,7 @@ def main(
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="pyfi-bench-", dir="/tmp")))
         folder.chmod(0o711)
         stack.callback(remove_below, folder)
-        running = _started(made, Surroundings(folder, stack))
+        running = _started(made, Surroundings(folder, stack, wanted))
         done = [_round(number, running, wanted, seconds) for number in range(1, rounds + 1)]
     report = Report(
         machine(), seconds, {s.name: s.what for s in made}, {s.name: dict(s.versions()) for s in made}, done

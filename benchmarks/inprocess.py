@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from benchmarks.system import WORKERS, Peer, Surroundings
 
@@ -41,7 +43,11 @@ class Pool(Peer):
 
     name = "pool"
     what = f"concurrent.futures.ProcessPoolExecutor, {WORKERS} workers"
-    requirements = ("numpy",)
+    requirements = ()
+
+    def _interpreter(self) -> Path:
+        """Python's own, with nothing to install."""
+        return Path(sys.executable)
 
     def _arguments(self, around: Surroundings) -> Sequence[str]:
         return [str(WORKERS)]

@@ -44,7 +44,15 @@ class BenchSite(Site):
 
     def furnish(self) -> None:
         """The processor `p`."""
-        self.processor(*TASKS, workers=WORKERS, host=CALLS)
+        self.processor(workers=WORKERS, host=CALLS)
+        with ThreadPoolExecutor(len(TASKS)) as pool:
+            list(pool.map(self._task, TASKS))
+
+    def _task(self, task: str) -> None:
+        """A queue of its own for each: a new one is waited for until it is old enough, here at the same time."""
+        queue = f"{self.queue}.{task}"
+        self.client.network.add_queue(name=queue)
+        self.client.network.add_socket(name=f"p.{task}", queue=queue, processor="p", task=task)
 
     def furnish_lines(self) -> None:
         """The processors in a line, and every line of sockets through them."""
@@ -52,7 +60,6 @@ class BenchSite(Site):
         for stage in STAGES:
             network.add_processor(name=stage, gitrepo=self.repository, module="tasks", workers=1, host=LINE)
         sockets = [(line, stage) for line in lines() for stage in STAGES[: LINES[line][0]]]
-        # a new queue is waited for until it is old enough: at the same time
         with ThreadPoolExecutor(len(sockets)) as pool:
             list(pool.map(self._socket, sockets))
         for line in lines():
@@ -88,6 +95,7 @@ class _Pyfi:
 
     def __init__(self) -> None:
         self._servers: list[int] = []
+        self._workers = 0
         self._made: BenchSite | None = None
 
     @property
@@ -103,10 +111,13 @@ class _Pyfi:
         self._made = site = self._site(around, home)
         around.stack.callback(site.close)
         site.furnish()
-        site.furnish_lines()
-        for host in (LINE, CALLS):
-            site.agent(host=host)
-        site.ready(WORKERS + len(STAGES), timeout=120)
+        self._workers = WORKERS
+        if {"chain", "hop"} & set(around.wanted):
+            site.furnish_lines()
+            site.agent(host=LINE)
+            self._workers += len(STAGES)
+        site.agent(host=CALLS)
+        site.ready(self._workers, timeout=120)
         command = [sys.executable, "-m", "benchmarks.drivers.pyfi", *lines()]
         return around.stack.enter_context(Driver(command, {**site.environment, "PYTHONPATH": str(ROOT)}))
 
@@ -120,7 +131,7 @@ class _Pyfi:
         self.site.agent(host=CALLS)
         driver.first_call()
         seconds = time.perf_counter() - began
-        self.site.ready(WORKERS + len(STAGES))
+        self.site.ready(self._workers)
         return seconds
 
     def pids(self) -> Sequence[int]:

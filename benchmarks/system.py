@@ -29,9 +29,9 @@ PATIENCE_SECONDS = 600.0
 class Surroundings:
     """What the systems of one run share; each part is started when the first of them asks for it."""
 
-    def __init__(self, folder: Path, stack: ExitStack) -> None:
-        """`folder` is the run's own; what is started ends with `stack`."""
-        self.folder, self.stack = folder, stack
+    def __init__(self, folder: Path, stack: ExitStack, wanted: Collection[str]) -> None:
+        """`folder` is the run's own; what is started ends with `stack`; `wanted` names the measures of the run."""
+        self.folder, self.stack, self.wanted = folder, stack, wanted
         self._rabbitmq: RabbitMQ | None = None
         self._redis: Redis | None = None
 
@@ -151,11 +151,14 @@ class Peer:
 
     def start(self, around: Surroundings) -> Driver:
         """See `System`."""
-        self._python = environment_of(self.name, self.requirements)
+        self._python = self._interpreter()
         around.stack.callback(sweep, self._mark)
         self._furnish(around)
         command = [str(self._python), "-m", f"benchmarks.drivers.{self.name}", *self._arguments(around)]
         return around.stack.enter_context(Driver(command, self.environment(around), self.log(around)))
+
+    def _interpreter(self) -> Path:
+        return environment_of(self.name, self.requirements)
 
     @property
     def _mark(self) -> str:

@@ -157,6 +157,14 @@ def needs(x, log, file):
     return x
 
 
+def waits(x, log, file):
+    """Twice x, once that file is there."""
+    note(log)
+    while not os.path.exists(file):
+        time.sleep(0.05)
+    return x * 2
+
+
 def once_slow(x, log, flag, seconds):
     """Takes so long at its first run, then no time."""
     note(log)

@@ -34,14 +34,15 @@ QUIET_SECONDS = 120.0
 @click.option("--seed", type=int, default=None, help="Of what is killed and when; chosen and told by default.")
 @click.option("--every", type=click.FloatRange(min=1), default=12.0, show_default=True, help="Seconds between kills.")
 @click.option("--rate", type=click.FloatRange(min=1), default=100.0, show_default=True, help="Calls a second.")
+@click.option("--embedded", is_flag=True, help="Without RabbitMQ: Postgres is the broker too.")
 @click.option("--keep", type=click.Path(file_okay=False, path_type=Path), help="Leave logs and lists in this folder.")
-def main(minutes: float, seed: int | None, every: float, rate: float, keep: Path | None) -> None:
+def main(minutes: float, seed: int | None, every: float, rate: float, embedded: bool, keep: Path | None) -> None:
     """Load while workers, agents, RabbitMQ and Postgres are killed; ends with an error if anything is lost or stuck."""
     seed = random.SystemRandom().randrange(10**9) if seed is None else seed
     _say(f"seed {seed}")
     with ExitStack() as stack:
         home = _home(stack, keep)
-        found = _soak(stack.enter_context(Stage(home)), minutes, seed, every, rate)
+        found = _soak(stack.enter_context(Stage(home, embedded=embedded)), minutes, seed, every, rate)
     for line in found.lines():
         click.echo(line)
     sys.exit(1 if found.faults else 0)
@@ -62,7 +63,7 @@ def _soak(stage: Stage, minutes: float, seed: int, every: float, rate: float) ->
         {
             "client": lambda: load.pid,
             "agent": lambda: stage.agent(LASTING),
-            "RabbitMQ": lambda: stage.rabbitmq.pid,
+            "RabbitMQ": lambda: stage.rabbitmq.pid if stage.rabbitmq is not None else None,
         },
         every_seconds=max(1.0, minutes * 60 / 400),
     )
@@ -84,7 +85,7 @@ def _soak(stage: Stage, minutes: float, seed: int, every: float, rate: float) ->
         held=int(stage.site.rows("SELECT count(*) FROM pyfi.hold WHERE state <> 'DEAD'")[0][0]),
         repeats=sum(count - 1 for count in stage.site.executions().values()),
         kills=dict(harm.done),
-        memory=[watch.line(name) for name in watch.seen],
+        memory=[watch.line(name) for name, seen in watch.seen.items() if seen],
     )  # fmt: skip
 
 

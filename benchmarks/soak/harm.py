@@ -14,7 +14,9 @@ from contextlib import suppress
 from benchmarks.soak.stage import MORTAL, Stage
 
 #: Kind -> how often, relative to the others.
-WEIGHTS = {"worker": 3, "agent": 2, "broker": 2, "postgres": 2}
+WEIGHTS = {"worker": 3, "agent": 2, "stalled agent": 1, "broker": 2, "postgres": 2}
+#: The longest stall: of half of them an agent's sessions and leases have been given up when it goes on.
+STALL_SECONDS = 40.0
 #: How long a server may stay away, and how often something else is killed meanwhile.
 AWAY_SECONDS, MEANWHILE = 5.0, 0.3
 
@@ -24,6 +26,7 @@ class Harm:
 
     def __init__(self, stage: Stage, seed: int, every_seconds: float, tell: Callable[[str], None]) -> None:
         self._stage, self._random, self._every, self._tell = stage, random.Random(seed), every_seconds, tell
+        self._weights = {kind: weight for kind, weight in WEIGHTS.items() if kind != "broker" or stage.rabbitmq}
         self._enough = threading.Event()
         self._thread = threading.Thread(target=self._run, name="harm")
         self.done: Counter[str] = Counter()
@@ -43,7 +46,7 @@ class Harm:
     def _run(self) -> None:
         try:
             while not self._enough.wait(min(self._random.expovariate(1 / self._every), 4 * self._every)):
-                self.one(self._random.choices(list(WEIGHTS), list(WEIGHTS.values()))[0])
+                self.one(self._random.choices(list(self._weights), list(self._weights.values()))[0])
         except BaseException as error:
             self.failed = error
 
@@ -52,7 +55,7 @@ class Harm:
         # every choice is made before anything depends on how the processes do
         away, meanwhile = self._random.uniform(0, AWAY_SECONDS), self._random.random() < MEANWHILE
         other = self._random.choice(("worker", "agent"))
-        getattr(self, f"_{kind}")(lambda: self._away(away, other if meanwhile else ""))
+        getattr(self, f"_{kind.replace(' ', '_')}")(lambda: self._away(away, other if meanwhile else ""))
 
     def _away(self, seconds: float, other: str) -> None:
         time.sleep(seconds / 2)
@@ -69,12 +72,23 @@ class Harm:
         if (pid := self._stage.agent(MORTAL)) is not None:
             self._kill("agent", pid)
 
+    def _stalled_agent(self, then: Callable[[], None]) -> None:
+        if (pid := self._stage.agent(MORTAL)) is None:
+            return
+        seconds = self._random.uniform(0, STALL_SECONDS)
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGSTOP)
+            self._said("stalled agent", f"agent {pid} for {seconds:.0f} s, without ending it")
+            self._enough.wait(seconds)
+            os.kill(pid, signal.SIGCONT)
+
     def _kill(self, kind: str, pid: int) -> None:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
             self._said(kind, f"{kind} {pid}")
 
     def _broker(self, then: Callable[[], None]) -> None:
+        assert self._stage.rabbitmq is not None
         self._stage.rabbitmq.kill()
         self._said("broker", "RabbitMQ")
         then()

@@ -46,20 +46,25 @@ class SoakSite(Site):
 class Stage:
     """As a context manager all of it is up, and gone afterwards."""
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, *, embedded: bool = False) -> None:
+        """`embedded`: Postgres is the broker too."""
         self.home = home
-        self.rabbitmq, self.postgres = RabbitMQ(), Postgres()
+        self.rabbitmq, self.postgres = None if embedded else RabbitMQ(), Postgres()
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
-            stack.enter_context(self.rabbitmq)
+            if self.rabbitmq is not None:
+                stack.enter_context(self.rabbitmq)
             stack.enter_context(self.postgres)
             schema.init(self.postgres.uri(ADMIN), grant_to=ROLE)
             patient = {"PYFI_CLIENT_CONNECT_SECONDS": "120", ACCEPTED_LOG: str(self.accepted)}
-            self.site = SoakSite(self.home, self.postgres.uri(), self.rabbitmq.uri, patient)
+            broker = self.rabbitmq.uri if self.rabbitmq is not None else ""
+            self.site = SoakSite(self.home, self.postgres.uri(), broker, patient)
             stack.callback(self.site.close)
             self._furnish()
+            # else it would tell of each kill in its own way
+            self.site.client.close()
             for host in (MORTAL, LASTING):
                 self.site.agent(host=host, respawn=True)
             self.site.ready(len(LINE) + 1, timeout=120)
@@ -116,7 +121,8 @@ class Stage:
     def mend(self) -> None:
         """Every server runs."""
         self.postgres.start()
-        self.rabbitmq.start()
+        if self.rabbitmq is not None:
+            self.rabbitmq.start()
 
     def checked(self) -> verify.Report:
         """What the invariant checker says now."""

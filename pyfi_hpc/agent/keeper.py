@@ -5,6 +5,7 @@ Every function is one short transaction's work on the committer's cursor.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -75,8 +76,12 @@ class View:
     programs: dict[bytes, Program]
     sockets: dict[bytes, Served]
     due: tuple[Due, ...]
-    #: seconds until a hold row comes due or a processor may start again; None when nothing waits
+    #: seconds until a hold row comes due; None when none waits
     next_due_seconds: float | None = None
+    #: seconds until a processor may start again; None when none waits
+    next_start_seconds: float | None = None
+    #: in how many seconds to look again, with the same wish; None: a pass has seen to it
+    again_seconds: float | None = None
     #: every queue that the broker should have
     queues: tuple[TaskQueue, ...] = ()
     outdated: bool = False
@@ -95,11 +100,17 @@ def deregister(cursor: Cursor, agent: bytes) -> None:
 
 
 def look(
-    cursor: Cursor, network: str, agent: bytes, calls: Mapping[bytes, int], samples: Sequence[Sample] = ()
+    cursor: Cursor,
+    network: str,
+    agent: bytes,
+    calls: Mapping[bytes, int],
+    samples: Sequence[Sample] = (),
+    wished: float | None = None,
 ) -> View:
-    """Renew the leases, run a reconcile pass, and read what this agent is to do.
+    """Renew the leases, run a reconcile pass where one is due, and read what this agent is to do.
 
     `calls`: worker row -> how many calls it has run, where that changed since the last look. `samples`: of its GPUs.
+    `wished`: when something changed that asks for a pass, on the monotonic clock.
     """
     cursor.execute(
         """UPDATE pyfi.agent SET lease_until = now() + %s * interval '1 second'
@@ -114,7 +125,8 @@ def look(
     for worker, count in calls.items():
         cursor.execute("UPDATE pyfi.worker SET calls = %s WHERE id = %s::uuid", (count, worker.hex()))
     devices.note(cursor, agent, samples)
-    reconcile.reconcile(cursor, network)
+    wish_seconds = None if wished is None else time.monotonic() - wished
+    again_seconds = reconcile.reconcile_if_due(cursor, network, wish_seconds)
     due = tuple(record.take_due(cursor, _MOST_DUE))
     return View(
         superseded=False,
@@ -123,7 +135,9 @@ def look(
         programs=_programs(cursor, network),
         sockets=_served(cursor, network),
         due=due,
-        next_due_seconds=_soonest(record.next_due(cursor), reconcile.next_start(cursor, network)),
+        next_due_seconds=record.next_due(cursor),
+        next_start_seconds=reconcile.next_start(cursor, network),
+        again_seconds=again_seconds,
         queues=topology.task_queues(cursor, network),
         outdated=outdated,
         seconds_left=seconds_left,
@@ -154,10 +168,6 @@ def _of_job(cursor: Cursor, agent: bytes) -> tuple[bool, float | None]:
         (agent.hex(),),
     )
     return cursor.fetchone() or (False, None)
-
-
-def _soonest(*seconds: float | None) -> float | None:
-    return min((each for each in seconds if each is not None), default=None)
 
 
 def _own_workers(cursor: Cursor, agent: bytes) -> tuple[OwnWorker, ...]:
@@ -229,7 +239,6 @@ def worker_ready(cursor: Cursor, worker: bytes, processor: bytes, pid: int, envi
         (pid, environment, worker.hex()),
     )
     reconcile.processor_works(cursor, processor)
-    reconcile.reconcile(cursor, _network_of(cursor, processor))
 
 
 def worker_ended(cursor: Cursor, worker: bytes, reason: str, calls: int) -> None:
@@ -252,11 +261,3 @@ def crashes(cursor: Cursor, processor: bytes, minutes: float) -> int:
         (processor.hex(), minutes, processor.hex()),
     )
     return int(cursor.fetchone()[0])
-
-
-def _network_of(cursor: Cursor, processor: bytes) -> str:
-    cursor.execute(
-        "SELECT n.name FROM pyfi.processor p JOIN pyfi.network n ON n.id = p.network_id WHERE p.id = %s::uuid",
-        (processor.hex(),),
-    )
-    return str(cursor.fetchone()[0])

@@ -153,7 +153,10 @@ def _end_earlier(cursor: Cursor, pilot: Pilot | None, node: str) -> list[str]:
     else:
         where = "job_id = %s::uuid AND (incarnation < %s OR node_id = %s::uuid)"
         values = (pilot.job.hex(), pilot.incarnation, node)  # type: ignore[assignment]
-    cursor.execute(f"UPDATE pyfi.agent SET ended = now() WHERE ended IS NULL AND {where} RETURNING id::text", values)
+    cursor.execute(
+        f"UPDATE pyfi.agent SET ended = now(), lost = 'agent_lost' WHERE ended IS NULL AND {where} RETURNING id::text",
+        values,
+    )
     return [row[0] for row in cursor.fetchall()]
 
 

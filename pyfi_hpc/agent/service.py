@@ -109,6 +109,9 @@ class Service:
         self._view: View | None = None
         self._looking = False
         self._look_at = 0.0
+        #: when something last changed that asks for a reconcile pass, and when a processor may start again
+        self._wished: float | None = None
+        self._start_at = math.inf
         self._note_at = 0.0
         #: why and until when it drains
         self._ending: Ending | None = None
@@ -270,12 +273,14 @@ class Service:
         word, _, rest = text.partition(" ")
         if word == "cancel":
             self._cancel_hint(rest.split())
+        elif word == "due":
+            self._look_at = 0.0
         else:
             self.look_soon()
 
     def look_soon(self) -> None:
-        """Read what is wanted at the next chance, not only at the next poll."""
-        self._look_at = 0.0
+        """Something changed: have it reconciled, and read what is wanted, soon and not only at the next poll."""
+        self._look_at, self._wished = 0.0, time.monotonic()
 
     def _due_in(self, seconds: float) -> None:
         self.post(partial(self._look_in, seconds))
@@ -288,10 +293,24 @@ class Service:
             self._looking = True
             self._look_at = now + self._poll_seconds
             samples, self._samples = self._samples, ()
+            wished = self._wish(now)
             work = partial(
-                keeper.look, network=self._network, agent=self.id, calls=self._crew.counted(), samples=samples
-            )
-            self._committer.put(Within(work, lambda view: self.post(partial(self._follow, view))))
+                keeper.look, network=self._network, agent=self.id, calls=self._crew.counted(), samples=samples,
+                wished=wished,
+            )  # fmt: skip
+            self._committer.put(Within(work, lambda view: self.post(partial(self._follow, view, wished))))
+
+    def _wish(self, now: float) -> float | None:
+        """When something changed that no pass is known to have seen; it is the next look's affair."""
+        wished, self._wished = self._wished, None
+        if now >= self._start_at:
+            wished, self._start_at = now, math.inf
+        return wished
+
+    def _wish_again(self, wished: float | None, seconds: float) -> None:
+        if wished is not None and (self._wished is None or self._wished < wished):
+            self._wished = wished
+        self._look_in(seconds)
 
     def _note_long_calls(self, now: float) -> None:
         if now >= self._note_at and self._committer.healthy:
@@ -299,8 +318,10 @@ class Service:
             if calls := self._crew.long_calls(now):
                 self._committer.put(Within(partial(keeper.note_long_calls, calls=calls), lambda _: None))
 
-    def _follow(self, view: View) -> None:
+    def _follow(self, view: View, wished: float | None) -> None:
         first, self._view, self._looking = self._view is None, view, False
+        if view.again_seconds is not None:
+            self._wish_again(wished, view.again_seconds)
         if view.outdated:
             self._be_superseded()
         if view.superseded and self._superseded:
@@ -322,6 +343,9 @@ class Service:
         self._publish_due(view.due)
         if view.next_due_seconds is not None:
             self._look_in(view.next_due_seconds)
+        if view.next_start_seconds is not None:
+            self._start_at = time.monotonic() + view.next_start_seconds
+            self._look_in(view.next_start_seconds)
         self._subscribe()
 
     def _subscribe(self) -> None:

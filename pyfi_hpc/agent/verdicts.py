@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import msgspec
 
 from pyfi_hpc.agent.lots import Finished, Lot
+from pyfi_hpc.control import losses
 from pyfi_hpc.db import record
 from pyfi_hpc.db.record import Cursor, Decided, Held, Key, NewAttempt, NewHold, NewOutcome
 from pyfi_hpc.model.status import NEVER_RETRIED, SPENDS_BUDGET, AttemptStatus, Cause, HoldState, OutcomeStatus
@@ -285,7 +286,7 @@ def look_up(cursor: Cursor, lot: Lot, agent: bytes) -> Found:
         elif (outcome and serial < outcome.serial) or stands_back(held.get(key), serial):
             found.verdicts.append(Verdict(lot, index))
         elif key in announced:
-            found.abandoned.append(_abandoned(lot, index))
+            found.abandoned.append(_abandoned(lot, index, announced[key]))
         else:
             found.runnable.append(index)
     return found
@@ -296,11 +297,5 @@ def stands_back(hold: Held | None, serial: int) -> bool:
     return hold is not None and (hold.live_lease or serial < hold.serial or hold.state == HoldState.DEAD)
 
 
-def _abandoned(lot: Lot, index: int) -> Finished:
-    error = ErrorRecord(
-        type="pyfi_hpc.errors.WorkerLost",
-        message="the agent that ran it went away",
-        code="E_WORKER_LOST",
-        cause=Cause.AGENT_LOST,
-    )
-    return Finished(lot, index, Item(index, None, error, 0.0, 0.0), None, Cause.AGENT_LOST)
+def _abandoned(lot: Lot, index: int, cause: Cause) -> Finished:
+    return Finished(lot, index, Item(index, None, losses.error_of(cause), 0.0, 0.0), None, cause)

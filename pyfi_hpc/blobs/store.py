@@ -19,7 +19,7 @@ class BlobStore:
         """As `wire.blobs.put`."""
         return blobs.put(self.folder, content)
 
-    def get(self, reference: BlobRef) -> bytes:
+    def get(self, reference: BlobRef) -> memoryview:
         """As `wire.blobs.get`; what `values.decode` takes as `resolve`."""
         return blobs.get(self.folder, reference)
 

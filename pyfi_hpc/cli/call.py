@@ -38,7 +38,7 @@ def _run(
     **how: Any,
 ) -> None:
     """Submit, wait, print; `how` are the arguments of `submit` that are no argument of the task's."""
-    platform.as_json = form == "json"
+    platform.as_json, platform.patience = form == "json", timeout
     values, named = arguments(args), keywords(kw)
     for name in _OURS:
         if name in named:

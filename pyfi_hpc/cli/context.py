@@ -6,6 +6,7 @@ import sys
 import uuid
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,10 @@ if TYPE_CHECKING:
     from pyfi_hpc.control.submitting import Control
 
 
+#: Less reaches nothing.
+_LEAST_SECONDS = 0.1
+
+
 class Platform:
     """One run of the command line.
 
@@ -34,12 +39,14 @@ class Platform:
         debug: tracebacks are wanted.
         new_id: the id that a group's --id gave.
         as_json: errors are wanted as JSON, because results are.
+        patience: seconds for which a service is tried at most, where that is less than the setting; to be set first.
     """
 
     def __init__(self, ini: Path | None = None, options: dict[str, str] | None = None, debug: bool = False) -> None:
         self.ini, self.options, self.debug = ini, options or {}, debug
         self.as_json = False
         self.new_id: uuid.UUID | None = None
+        self.patience: float | None = None
         self._open = ExitStack()
 
     @cached_property
@@ -51,7 +58,7 @@ class Platform:
         """Calls and what becomes of them; in embedded mode the first use starts the service of this machine."""
         from pyfi_hpc.client.client import Client
 
-        client = Client(self.settings, note=lambda line: click.echo(f"pyfi: {line}", err=True))
+        client = Client(_hurried(self.settings, self.patience), note=lambda line: click.echo(f"pyfi: {line}", err=True))
         self._open.callback(client.close)
         return client
 
@@ -96,6 +103,13 @@ class Platform:
     def close(self) -> None:
         """End every connection."""
         self._open.close()
+
+
+def _hurried(settings: Settings, patience: float | None) -> Settings:
+    """The settings, with no more time to reach a service than that."""
+    if patience is None or patience >= settings.client.connect_seconds:
+        return settings
+    return replace(settings, client=replace(settings.client, connect_seconds=max(patience, _LEAST_SECONDS)))
 
 
 def pass_platform(command: Callable[..., Any]) -> Callable[..., Any]:

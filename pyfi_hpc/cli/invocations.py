@@ -35,6 +35,7 @@ LOOK_SECONDS = 1.0
 @pass_platform
 def wait(platform: Platform, ids: tuple[str, ...], timeout: float | None, quiet: bool, out: Output) -> None:
     """Wait for invocations and print their values, each on its line; exit code 1 if one has none."""
+    platform.patience = timeout
     limit = platform.settings.client.timeout_seconds if timeout is None else timeout
     until = None if limit is None else time.monotonic() + limit
     futures = [platform.client.future(each) for each in ids]

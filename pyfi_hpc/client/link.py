@@ -18,6 +18,8 @@ from pyfi_hpc.errors import BadInput, DatabaseUnavailable, PyfiError
 T = TypeVar("T")
 
 _FIRST_DELAY, _LONGEST_DELAY = 0.05, 1.0
+#: Silence for longer makes people wonder.
+QUIET_SECONDS = 1.5
 
 
 class Link:
@@ -26,9 +28,10 @@ class Link:
     `patience` is how many seconds a lost database is tried for.
     """
 
-    def __init__(self, uri: str, name: str, patience: float) -> None:
+    def __init__(self, uri: str, name: str, patience: float, tell: Callable[[str], None] | None = None) -> None:
+        """`tell` is given a line for people where the database lets them wait."""
         self._dsn = uri.replace("postgresql+psycopg2:", "postgresql:", 1)
-        self._name, self._patience = name, patience
+        self._name, self._patience, self._tell = name, patience, tell
         # a plain lock would have a caller wait for itself for ever; psycopg2 refuses the second transaction instead
         self._lock = threading.RLock()
         self._connection: Any = None
@@ -42,8 +45,27 @@ class Link:
             DatabaseUnavailable: E_DB_UNAVAILABLE, the database stayed away for `patience` seconds.
             BadInput: E_USAGE it is closed, E_SCHEMA there is no schema of ours, E_DENIED, or what a guard refuses.
         """
-        began, tries, delay = time.monotonic(), 0, _FIRST_DELAY
         limit = self._patience if patience is None else patience
+        notice = self._notice(limit)
+        try:
+            return self._tried(work, limit)
+        finally:
+            if notice is not None:
+                notice.cancel()
+
+    def _notice(self, limit: float) -> threading.Timer | None:
+        """Says after a while what is waited for; nothing where there is a session, or nobody wants to wait."""
+        if self._tell is None or self._connection is not None or limit <= QUIET_SECONDS:
+            return None
+        left = f"given up in {limit - QUIET_SECONDS:.0f} s"
+        line = f"waiting for the database at {place(self._dsn)}, which does not answer; next: pyfi doctor; {left}"
+        notice = threading.Timer(QUIET_SECONDS, self._tell, [line])
+        notice.daemon = True
+        notice.start()
+        return notice
+
+    def _tried(self, work: Callable[[Cursor], T], limit: float) -> T:
+        began, tries, delay = time.monotonic(), 0, _FIRST_DELAY
         while True:
             tries += 1
             try:

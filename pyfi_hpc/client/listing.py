@@ -29,7 +29,10 @@ _ATTEMPTS = f"""
     SELECT a.serial, a.status, a.cause, a.error, n.name AS node, w.cores, {DEVICES} AS devices, {JOB} AS job, a.started,
         a.ended, a.out, a.err
     FROM pyfi.attempt a LEFT JOIN pyfi.worker w ON w.id = a.worker_id LEFT JOIN pyfi.node n ON n.id = w.node_id
-    WHERE a.owner = %s AND a.id = %s::uuid ORDER BY a.serial"""
+    WHERE a.owner = %s AND a.id = %s::uuid AND NOT (a.serial = 0 AND EXISTS (
+        -- given up with its node, and done all the same
+        SELECT FROM pyfi.outcome o WHERE o.owner = a.owner AND o.id = a.id AND o.worker_id = a.worker_id))
+    ORDER BY a.serial"""
 _INVOCATION = f"""
     SELECT k.id, k.owner, s.name AS socket, p.name AS processor, o.status AS outcome, o.error, o.serial,
         octet_length(o.value) AS value_bytes, n.name AS node, w.cores, {DEVICES} AS devices, {JOB} AS job, w.commit,

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from typing import NamedTuple
 
 from pyfi_hpc.brokers.base import Broker
 from pyfi_hpc.client.parcels import Parcel
 from pyfi_hpc.errors import PyfiError
 
+#: A broker that does not answer for so long does not answer.
+ANSWER_SECONDS = 1.0
 #: Calls that wait for longer are told of; and again, while they go on waiting.
 FIRST_SECONDS, AGAIN_SECONDS = 3.0, 30.0
 
@@ -56,6 +59,21 @@ def told(broker: Broker, stuck: Stuck, now: float, tell: Callable[[str], None]) 
     """Have the line told, on a thread of its own: the broker is asked for it, and may not answer for long."""
     line = threading.Thread(target=lambda: tell(words(broker, stuck, now)), name="pyfi-notice", daemon=True)
     line.start()
+
+
+def answers(broker: Broker) -> bool:
+    """Whether the broker answers within a second; it is asked on a thread of its own, which may take longer."""
+    said = threading.Event()
+
+    def ask() -> None:
+        with suppress(PyfiError):
+            broker.check()
+            said.set()
+
+    asking = threading.Thread(target=ask, name="pyfi-check", daemon=True)
+    asking.start()
+    asking.join(ANSWER_SECONDS)
+    return said.is_set()
 
 
 def words(broker: Broker, stuck: Stuck, now: float) -> str:

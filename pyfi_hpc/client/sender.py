@@ -306,9 +306,7 @@ class Sender:
     def _state(self) -> tuple[str, str]:
         if self._broker.publishing():
             return "E_BACKPRESSURE", "the broker does not keep up"
-        try:
-            self._broker.check()
-        except PyfiError:
+        if not notices.answers(self._broker):
             return "E_BROKER", "the broker cannot be reached"
         return "E_BROKER_BLOCKED", "the broker takes no messages for now"
 

@@ -92,7 +92,7 @@ class Session:
     @property
     def link(self) -> Link:
         """The session for what callers ask."""
-        return self._opened("_link", lambda: Link(self.database_uri, "client", self._patience))
+        return self._opened("_link", lambda: Link(self.database_uri, "client", self._patience, self.tell))
 
     @property
     def broker(self) -> Broker:
@@ -155,7 +155,7 @@ class Session:
     @cached_property
     def packer(self) -> Packer:
         """Arguments to bytes and values back."""
-        return Packer(self.settings.blob_dir)
+        return Packer(self.settings.blob_dir, self.settings.client.max_value_bytes)
 
     def _opened(self, name: str, make: Callable[[], T]) -> T:
         found: T | None = self.__dict__.get(name)

@@ -23,9 +23,12 @@ class Stream:
     way; `flush` before waiting for anything."""
 
     def __init__(self, session: Session, socket: str) -> None:
+        began = time.monotonic()
         self._session, self._name = session, socket
         self._way, self._sender = session.way(socket), session.sender
         self._patience = session.settings.client.connect_seconds
+        #: what was spent on the way to the first call is not spent again, but for half of it
+        self._spent = min(time.monotonic() - began, self._patience / 2)
         self._gathered: list[Item] = []
         self._ids = NewIds()
         self.ticket = Ticket()
@@ -57,7 +60,9 @@ class Stream:
             BadInput: E_TYPE, E_RANGE, E_DTYPE, E_LIMIT. Unavailable: E_STORAGE_FULL.
         """
         future, call = self.call(args, kwargs, id=id, timeout=timeout, deadline=deadline)
-        self._gathered.append(Item(future, call, self.ticket, time.monotonic() + self._patience))
+        until = time.monotonic() + self._patience - self._spent
+        self._spent = 0.0
+        self._gathered.append(Item(future, call, self.ticket, until))
         return future
 
     def call(

@@ -1,14 +1,18 @@
 """One reconcile pass: read what is wanted and what is, let `placement.plan` decide, write what it says.
 
 Any agent may run a pass; a transaction-level lock keeps two from planning at once, and two that did would be harmless:
-every write names the state that it starts from.
+every write names the state that it starts from. How often they do is up to `pacing`: what a pass costs grows with the
+network, and so does the number of agents that might make one.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import Any
 
+from pyfi_hpc.control import pacing
+from pyfi_hpc.control.pacing import LastPass
 from pyfi_hpc.control.placement import plan
 from pyfi_hpc.control.records import (
     Action,
@@ -38,30 +42,75 @@ _ENDING = f"""coalesce(j.restarts > a.incarnation OR j.cancel_requested
 
 def reconcile(cursor: Cursor, network: str) -> int:
     """Run one pass over `network`, unless somebody else is at it. Returns how many actions were written."""
+    return _pass(cursor, network) if _alone(cursor) else 0
+
+
+def reconcile_if_due(cursor: Cursor, network: str, wish_seconds: float | None = None) -> float | None:
+    """Run a pass unless there was one lately. `wish_seconds`: how long ago something changed that asks for one.
+
+    Returns in how many seconds to ask again, with the same wish: no pass has seen what changed. None: there is no need.
+    """
+    wait = _wait(cursor, network, wish_seconds)
+    if wait.seconds <= 0 and _alone(cursor):
+        # somebody else's may have ended between the two questions
+        wait = _wait(cursor, network, wish_seconds)
+        if wait.seconds <= 0:
+            _pass(cursor, network)
+            return None
+    return max(wait.seconds, wait.busy_seconds) if wait.wished else None
+
+
+def _wait(cursor: Cursor, network: str, wish_seconds: float | None) -> pacing.Wait:
+    cursor.execute(
+        "SELECT extract(epoch FROM clock_timestamp() - passed)::float8, pass_seconds FROM pyfi.network"
+        " WHERE name = %s AND passed IS NOT NULL",
+        (network,),
+    )
+    row = cursor.fetchone()
+    return pacing.wait(LastPass(*row) if row else None, wish_seconds)
+
+
+def _alone(cursor: Cursor) -> bool:
+    """Whether nobody else makes a pass, until this transaction ends."""
     cursor.execute("SELECT pg_try_advisory_xact_lock(%s)", (_PASS_LOCK,))
-    if not cursor.fetchone()[0]:
-        return 0
+    return bool(cursor.fetchone()[0])
+
+
+def _pass(cursor: Cursor, network: str) -> int:
+    began = time.monotonic()
     bury(cursor)
     actions = plan(_processors(cursor, network), _nodes(cursor, network), _workers(cursor, network))
     _write(cursor, actions)
+    took = time.monotonic() - began
+    cursor.execute(
+        "UPDATE pyfi.network SET passed = clock_timestamp() - %s * interval '1 second', pass_seconds = %s"
+        " WHERE name = %s",
+        (took, took, network),
+    )
     return len(actions)
 
 
 def bury(cursor: Cursor) -> None:
     """Agents whose lease has lapsed, by the database's clock, are gone: so are their workers."""
-    cursor.execute("UPDATE pyfi.agent SET ended = now() WHERE ended IS NULL AND lease_until < now() RETURNING id::text")
+    cursor.execute(
+        "UPDATE pyfi.agent SET ended = now(), lost = 'agent_lost' WHERE ended IS NULL AND lease_until < now()"
+        " RETURNING id::text"
+    )
     gone = [row[0] for row in cursor.fetchall()]
     if gone:
         close_workers(cursor, gone, WorkerStatus.LOST, "its agent's lease lapsed")
 
 
 def close_workers(cursor: Cursor, agents: Sequence[str], status: WorkerStatus, reason: str) -> None:
-    """The workers of these agents have ended, and nodes without another live agent are down."""
+    """The workers of these agents have ended, and nodes without another live agent are down.
+
+    What LOST ones ran stays on their rows: `losses` asks for it, once it is known what took them.
+    """
     cursor.execute(
-        "UPDATE pyfi.worker SET status = %s::pyfi.worker_status, reason = %s, ended = now(), running = NULL,"
-        " running_since = NULL"
-        " WHERE agent_id = ANY (%s::uuid[]) AND status NOT IN ('EXITED', 'LOST')",
-        (status.value, reason, list(agents)),
+        """UPDATE pyfi.worker SET status = %s::pyfi.worker_status, reason = %s, ended = now(),
+               running = CASE WHEN %s THEN running END, running_since = CASE WHEN %s THEN running_since END
+           WHERE agent_id = ANY (%s::uuid[]) AND status NOT IN ('EXITED', 'LOST')""",
+        (status.value, reason, status is WorkerStatus.LOST, status is WorkerStatus.LOST, list(agents)),
     )
     cursor.execute(
         "UPDATE pyfi.node n SET status = 'DOWN' FROM pyfi.agent a WHERE a.id = ANY (%s::uuid[]) AND n.id = a.node_id"

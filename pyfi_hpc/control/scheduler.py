@@ -17,7 +17,7 @@ from typing import TypeVar
 import structlog
 
 from pyfi_hpc.brokers.base import Broker
-from pyfi_hpc.control import acting, credentials, pilots
+from pyfi_hpc.control import acting, credentials, losses, pilots
 from pyfi_hpc.control.acting import Hands, Prepare
 from pyfi_hpc.control.leading import Database, Leader
 from pyfi_hpc.control.pilots import Action, Patience, PilotJob, Seen
@@ -170,6 +170,7 @@ class Scheduler:
             acting.note(cursor, scheduler, action, by_id)
         if seen is not None:
             rows.observed(cursor, [job.id for job in jobs if pilots.was_seen(job, seen)])
+        losses.judge(cursor, scheduler)
         self._report(cursor, actions, seen)
         return actions, by_id
 

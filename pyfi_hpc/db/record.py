@@ -209,18 +209,22 @@ def insert_attempts(cursor: Cursor, attempts: Iterable[NewAttempt]) -> None:
     )
 
 
-def announced_elsewhere(cursor: Cursor, serials: Mapping[Key, int], agent: bytes) -> set[Key]:
-    """Which of these attempts (key and serial) another agent announced and never ended."""
+def announced_elsewhere(cursor: Cursor, serials: Mapping[Key, int], agent: bytes) -> dict[Key, Cause]:
+    """Which of these attempts (key and serial) another agent announced and never ended, and what is known to be why."""
     owners, ids = _keys(serials)
     if not owners:
-        return set()
+        return {}
     cursor.execute(
-        f"SELECT a.owner, uuid_send(a.id), a.serial {_BY_KEY} pyfi.attempt a USING (owner, id)"
+        f"SELECT a.owner, uuid_send(a.id), a.serial, g.lost {_BY_KEY} pyfi.attempt a USING (owner, id)"
+        " LEFT JOIN pyfi.agent g ON g.id = a.agent_id"
         " WHERE a.status = 'STARTED' AND a.agent_id IS DISTINCT FROM %s::uuid",
         (owners, ids, agent.hex()),
     )
-    found = ((owner, bytes(identity), serial) for owner, identity, serial in cursor.fetchall())
-    return {(owner, identity) for owner, identity, serial in found if serials[owner, identity] == serial}
+    return {
+        (owner, bytes(identity)): Cause(lost or Cause.AGENT_LOST)
+        for owner, identity, serial, lost in cursor.fetchall()
+        if serials[owner, bytes(identity)] == serial
+    }
 
 
 def note_dropped(cursor: Cursor, keys: Iterable[Key]) -> None:

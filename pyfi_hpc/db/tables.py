@@ -108,6 +108,9 @@ class Network(Owned, Base):
 
     __tablename__ = "network"
     name: Mapped[str]
+    #: when the last reconcile pass over it began, and how long that took (`control.reconcile`)
+    passed: Mapped[datetime.datetime | None]
+    pass_seconds: Mapped[float] = mapped_column(server_default=text("0"))
     __table_args__ = (UniqueConstraint("name"),)
 
 
@@ -353,12 +356,15 @@ class Agent(Owned, Base):
     ends_at: Mapped[datetime.datetime | None]
     #: what the job was granted here, `[{"cores": [0], "devices": ["GPU-…"]}]`; NULL: workers share the node's cores
     slots: Mapped[list[Any] | None]
+    #: it did not end by itself, and for what cause as far as is known by now (`control.losses`)
+    lost: Mapped[Cause | None] = mapped_column(CAUSE)
     node: Mapped[Node] = relationship(lazy="joined")
     __table_args__ = (
         Index(None, "node_id"),
         Index(None, "job_id"),
         # those that have ended stay: a pass must not read them all
         Index("ix_agent_live", "node_id", postgresql_where=text("ended IS NULL")),
+        Index("ix_agent_lost", "job_id", postgresql_where=text("lost = 'agent_lost'")),
     )
 
 
@@ -403,7 +409,8 @@ class Worker(Owned, Base):
     status: Mapped[WorkerStatus] = mapped_column(WORKER_STATUS, server_default="PLANNED")
     reason: Mapped[str | None]
     calls: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))
-    #: the call that it runs, once it has done so for a second, and since when; written within another second
+    #: the call that it runs, once it has done so for a second, and since when; written within another second.
+    #: Of one that is LOST: what it ran when it was last heard of
     running: Mapped[uuid.UUID | None]
     running_since: Mapped[datetime.datetime | None]
     ended: Mapped[datetime.datetime | None]
@@ -446,7 +453,11 @@ class Outcome(Base):
 
 
 class Attempt(Base):
-    """An execution worth remembering: it failed, it printed, or it was announced before it started."""
+    """An execution worth remembering: it failed, it printed, or it was announced before it started.
+
+    Serial 0 is a first execution that was lost with its node before anything was written about it: the delivery came
+    back as it was, so that the next one has serial 1 as well.
+    """
 
     __tablename__ = "attempt"
     owner: Mapped[str] = mapped_column(primary_key=True)
@@ -463,7 +474,10 @@ class Attempt(Base):
     #: the last 64 KiB of what it printed
     out: Mapped[bytes | None]
     err: Mapped[bytes | None]
-    __table_args__ = (Index("ix_attempt_time", text("coalesce(ended, started)")),)
+    __table_args__ = (
+        Index("ix_attempt_time", text("coalesce(ended, started)")),
+        Index("ix_attempt_unsure", "agent_id", postgresql_where=text("status = 'STARTED' OR cause = 'agent_lost'")),
+    )
 
 
 class Hold(Base):

@@ -12,7 +12,6 @@ import os
 import secrets
 import stat
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -162,13 +161,20 @@ class Inlet:
         _limited(self._socket)
         self._socket.setsockopt(zmq.SNDHWM, _HIGH_WATER_BACK)
         self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
-        self._socket.bind(endpoint)
+        try:
+            self._socket.bind(endpoint)
+        except zmq.ZMQError as error:
+            self._socket.close()
+            raise BadInput.of("E_PATH", "pipe", path, str(error)) from error
         self.fd = int(self._socket.getsockopt(zmq.FD))
 
     def hear(self) -> Iterator[Bunch]:
         """The calls that came; who does not keep to the protocol is told, and dropped."""
         while _events(self._socket) & _IN:
-            name, *parts = self._socket.recv_multipart(_NOW)
+            try:
+                name, *parts = self._socket.recv_multipart(_NOW)
+            except zmq.Again:
+                return
             try:
                 if len(parts) != 1:
                     raise BadInput.of("E_PIPE_PROTOCOL", "message", f"{len(parts)} parts")
@@ -292,22 +298,25 @@ class Pipe:
             return
         try:
             self._hear(self._socket, now)
-        except BadInput:
+        except (BadInput, zmq.ZMQError):
             self._break(now)
 
     def _connect(self, now: float) -> None:
         self._since, self._greeted = now, False
-        with suppress(BadInput):
+        try:
             endpoint = _endpoint(self.path)
             if os.path.exists(self.path):
                 self._open(endpoint)
+        except (BadInput, zmq.ZMQError):
+            self._break(now)
 
     def _open(self, endpoint: str) -> None:
         socket: Socket = self._context.socket(zmq.DEALER)
+        self._socket = socket
         _limited(socket)
         socket.setsockopt(zmq.IMMEDIATE, 1)
         socket.connect(endpoint)
-        self._socket, self._pool = socket, pool()
+        self._pool = pool()
         self.sending = Sending(self._secret, secrets.token_bytes(NONCE_BYTES))
 
     def _hear(self, socket: Socket, now: float) -> None:

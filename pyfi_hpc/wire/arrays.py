@@ -53,9 +53,10 @@ def _parts(numpy: Any, array: Any) -> list[Buffer]:
     return [header, whole.reshape(-1).view(numpy.uint8).data]
 
 
-def elements_at(value: Buffer) -> int:
-    """Where the elements start in an encoded value that is a large array; 0 for any other value."""
-    if len(value) < 2**16 or value[0] != 0xC9 or value[5] != ARRAY:
+def elements_at(value: Buffer, size: int | None = None) -> int:
+    """Where the elements start in an encoded value that is a large array; 0 for any other value. `value` may be its
+    beginning alone, where `size` says how many bytes it has."""
+    if (len(value) if size is None else size) < 2**16 or value[0] != 0xC9 or value[5] != ARRAY:
         return 0
     name = value[6]
     return 8 + name + 8 * value[7 + name]

@@ -21,7 +21,7 @@ from pyfi_hpc.wire.ext import BLOB, BLOB_MARK, BlobRef, Buffer
 from pyfi_hpc.wire.limits import DEPTH
 from pyfi_hpc.wire.nesting import nests_deeper
 
-Resolve = Callable[[BlobRef], bytes]
+Resolve = Callable[[BlobRef], Buffer]
 
 #: The arguments' own list, and the list or map in it.
 _ENVELOPE = 2

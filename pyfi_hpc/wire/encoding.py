@@ -65,9 +65,15 @@ def encode_parts(value: object, *, where: str = "value") -> list[Buffer]:
 
 def encode_arguments(args: tuple[object, ...], kwargs: Mapping[str, object]) -> bytes:
     """`[[positional…], {keyword…}]`; raises as `encode` does, with paths such as `args[1].f` and `kwargs['x']`."""
+    parts = argument_parts(args, kwargs)
+    return parts[0] if type(parts[0]) is bytes and len(parts) == 1 else b"".join(parts)
+
+
+def argument_parts(args: tuple[object, ...], kwargs: Mapping[str, object]) -> list[Buffer]:
+    """The bytes of `encode_arguments` piece by piece, the elements of arrays where they lie; raises as that does."""
     if LEAVES.issuperset(map(type, args)) and (not kwargs or _is_flat(kwargs)):
         try:
-            return _msgpack((args, kwargs))
+            return [_msgpack((args, kwargs))]
         except _LEAF_ERRORS:
             pass  # said again below, with its path
     out: list[Buffer] = [b"\x92", array_header(len(args))]
@@ -81,7 +87,7 @@ def encode_arguments(args: tuple[object, ...], kwargs: Mapping[str, object]) -> 
         _pairs(kwargs, out, 0)
     except Refused as refused:
         raise refused.at("kwargs") from None
-    return b"".join(out)
+    return out
 
 
 def _is_flat(kwargs: Mapping[str, object]) -> bool:

@@ -7,13 +7,14 @@ stands in `wire/ext.py` (our extension codes), `wire/encoding.py` and `wire/arra
 from __future__ import annotations
 
 from pyfi_hpc.wire.decoding import Resolve, decode, decode_arguments
-from pyfi_hpc.wire.encoding import encode, encode_arguments, encode_parts
+from pyfi_hpc.wire.encoding import argument_parts, encode, encode_arguments, encode_parts
 from pyfi_hpc.wire.ext import BLOB_BYTES, BLOB_MARK, BlobRef, Items, pack_items, unpack_blob
 
 __all__ = [
     "BlobRef",
     "Items",
     "Resolve",
+    "argument_parts",
     "arguments_of",
     "blob_in",
     "decode",

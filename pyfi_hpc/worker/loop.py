@@ -140,6 +140,7 @@ class Loop:
         progress, outbox, take, interrupts = self._progress, self._outbox, self._output.take, self._interrupts
         token, name, socket, items = frame.token, frame.task, message.socket, self.items
         edges = self._passing.edges(socket) if self._passing is not None and frame.passing else ()
+        runner.keeps = bool(edges)
         # one look at the wall clock: a step of it meanwhile is no running time
         epoch = time.time() - _monotonic()
         for index in frame.indexes:
@@ -178,7 +179,8 @@ class Loop:
         self, edges: Sequence[Edge], head: tuple[int, int], depth: int, parent: bytes, value: bytes, runner: Runner
     ) -> tuple[tuple[bytes, int], ...]:
         assert self._passing is not None
-        return self._passing.pass_on(edges, head, depth, parent, value, runner.whole)
+        whole, runner.whole = runner.whole, None
+        return self._passing.pass_on(edges, head, depth, parent, value, whole)
 
     # calls from other workers
 
@@ -187,6 +189,7 @@ class Loop:
         assert self._passing is not None
         bunch, now = queue[0], _monotonic()
         function, edges = runner.task(bunch.task), self._passing.edges(bunch.socket)
+        runner.keeps = bool(edges)
         epoch, until = time.time() - now, now + _TURN_SECONDS
         while bunch.calls and now < until:
             now = self._reached(bunch, function, edges, runner, epoch)

@@ -30,6 +30,8 @@ _SETTLE_SECONDS = 0.02
 _IDLE_SECONDS = 1.0
 #: How long a worker that ends waits for what is on its way to it, and for its peers to take what it sent.
 _LEAVE_SECONDS = 2.0
+#: So much of large values may be on its way in all pipes of a worker together: it is memory of this node.
+_MOST_OUT_BYTES = 2 * WINDOW_BYTES
 #: What stands around a value that is the only argument of a call: `values.arguments_of`.
 _BEFORE, _AFTER = arguments_of(b"\0").split(b"\0")
 
@@ -166,18 +168,28 @@ class Passing:
 
     def _choose(self, edge: Edge, size: int) -> tuple[int, sockets.Pipe | Own] | None:
         first = edge.peers[0]
-        if len(edge.peers) == 1 and not edge.spill.spilling and first[1].window.room(size):
+        small = size <= SHARED_BYTES
+        if small and len(edge.peers) == 1 and not edge.spill.spilling and first[1].window.room(size):
             return first
-        windows = _windows(edge)
-        if edge.spill.look(windows):
+        if edge.spill.look(_windows(edge)):
             return None
-        best = roomiest(windows, size)
+        best = self._roomiest(edge, size)
         if best is None:
             best = self._wait_for_room(edge, size)
         if best is None:
             edge.spill.begin()
             return None
         return edge.peers[best]
+
+    def _roomiest(self, edge: Edge, size: int) -> int | None:
+        if size > SHARED_BYTES and self._out() + size > _MOST_OUT_BYTES:
+            return None
+        return roomiest(_windows(edge), size)
+
+    def _out(self) -> int:
+        """Bytes that are on their way, or are read where we wrote them."""
+        windows = [pipe.window for pipe in self._pipes.values()]
+        return sum([window.size - window.size_left for window in windows])
 
     def _wait_for_room(self, edge: Edge, size: int) -> int | None:
         """The peer that gave credit in time."""
@@ -188,7 +200,7 @@ class Passing:
             now = _monotonic()
             for pipe in pipes:
                 pipe.turn(now)
-            best = roomiest(_windows(edge), size)
+            best = self._roomiest(edge, size)
             waiting = [pipe for pipe in pipes if pipe.sending.welcome]
             if best is not None or now >= deadline or not waiting:
                 return best

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -16,7 +18,7 @@ pytestmark = pytest.mark.root
 @pytest.fixture(scope="module")
 def installation() -> Iterator[ClusterSite]:
     """Two nodes in namespaces of their own, which every test leaves whole."""
-    with Cluster(2, cpus=4, gpus=0, profile="netns") as cluster, site_on(cluster, "work", workers=2) as site:
+    with Cluster(2, cpus=4, gpus=0, profile="netns") as cluster, site_on(cluster, "work", "waits", workers=2) as site:
         yield site
 
 
@@ -118,14 +120,59 @@ def test_a_node_that_loses_its_power_under_load_gives_its_job_and_its_calls_to_o
     assert second.serving() == [(other, 0)]
 
 
-def test_a_job_of_two_nodes_goes_on_with_the_one_that_is_left(site: ClusterSite) -> None:
+def test_a_call_that_was_alone_on_a_node_that_failed_has_its_budget_back(site: ClusterSite) -> None:
+    pilot = site.send("-n", "2")
+    site.ready(2)
+    node, other = pilot.nodes_and_others()
+    gate = site.home / "alone"
+    (call,) = futures = site.submit("p.waits", [(0, str(site.runs), str(gate))])
+    site.under_way(futures, 1)
+    (agent,) = pilot.agents()
+    os.kill(agent, signal.SIGKILL)
+    # its next start is announced: the death of an agent is the call's fault from now on, while nobody knows better
+    eventually(lambda: attempts(site, call.id) == [("STARTED", None, node)], timeout=60)
+
+    site.cluster.slurm.power_off(node)
+
+    eventually(lambda: attempts(site, call.id)[:1] == [("FAILED", "node_failed", node)], timeout=60)
+    assert site.rows("SELECT used, returns FROM pyfi.hold WHERE id = %s", call.id) == [(0, 1)]
+    gate.touch()
+    site.all_right(futures, again=2)
+    assert site.causes(call) == ["node_failed"]
+    pilot.serves(other, incarnation=1)
+
+
+def test_a_job_of_two_nodes_goes_on_with_the_one_that_is_left_and_tells_what_the_other_ran(site: ClusterSite) -> None:
     pilot = site.send("-N", "2", "-n", "2")
     site.ready(2)
-    futures = site.work(40, 0.5)
-    site.under_way(futures)
+    gate = site.home / "two"
+    # one message each, so that both nodes have some
+    futures = [site.submit("p.waits", [(number, str(site.runs), str(gate))])[0] for number in range(6)]
+    eventually(lambda: set(running(site)) == {"n1", "n2"}, timeout=60)
+    lost = running(site)["n2"]
 
     # the job's script is on the first
     site.cluster.slurm.power_off("n2")
+    # half a minute later without this
+    site.change("UPDATE pyfi.agent a SET lease_until = now() FROM pyfi.node n WHERE n.id = a.node_id"
+                " AND n.host = 'n2' AND a.ended IS NULL")  # fmt: skip
 
+    # nothing was on record of it before, and it has not been run again yet
+    eventually(lambda: attempts(site, lost) == [("FAILED", "node_failed", "n2")], timeout=60)
+    gate.touch()
     site.all_right(futures, again=1)
-    assert ("n1", 0) in pilot.serving()
+    assert attempts(site, lost) == [("FAILED", "node_failed", "n2"), ("SUCCEEDED", None, "n1")]
+    assert "node_failed" in site.pyfi("ps", lost)
+    assert pilot.serving() == [("n1", 0)]
+
+
+def running(site: ClusterSite) -> dict[str, str]:
+    """Host -> the call that its agent says it runs."""
+    rows = site.rows("SELECT n.host, w.running FROM pyfi.worker w JOIN pyfi.node n ON n.id = w.node_id"
+                     " WHERE w.running IS NOT NULL AND w.status = 'READY'")  # fmt: skip
+    return dict(rows)
+
+
+def attempts(site: ClusterSite, call: str) -> list[tuple[str, str | None, str]]:
+    """Status, cause and node of each attempt, as people are shown them."""
+    return [(each["status"], each["cause"], each["node"]) for each in site.client.operations.attempts(call)]

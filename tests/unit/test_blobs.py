@@ -83,7 +83,7 @@ def test_a_blob_that_was_cut_short_is_written_again(store: BlobStore) -> None:
 
     store.put(b"whole")
 
-    assert store.get(reference) == b"whole"
+    assert bytes(store.get(reference)) == b"whole"
 
 
 @pytest.mark.parametrize("damaged", [b"contenT", b"content and more", b""])
@@ -135,7 +135,7 @@ def _nothing_of_it_stays(store: BlobStore) -> None:
         store.put(b"x" * 5 * 2**20)
     assert caught.value.code == "E_STORAGE_FULL"
     assert files(store.folder) == []
-    assert store.get(store.put(b"fits")) == b"fits"
+    assert bytes(store.get(store.put(b"fits"))) == b"fits"
 
 
 def test_a_full_disk_leaves_nothing_of_a_blob(store: BlobStore) -> None:
@@ -191,7 +191,7 @@ def test_a_collection_takes_what_is_old_and_unreferenced(store: BlobStore) -> No
 
     assert removed == Collected(1, 3)
     assert usage(store.folder) == (2, 11)
-    assert store.get(wanted) == b"wanted" and store.get(young) == b"young"
+    assert bytes(store.get(wanted)) == b"wanted" and bytes(store.get(young)) == b"young"
 
 
 def test_a_blob_that_is_put_while_it_is_collected_stays(store: BlobStore) -> None:
@@ -203,7 +203,7 @@ def test_a_blob_that_is_put_while_it_is_collected_stays(store: BlobStore) -> Non
         return ()
 
     assert collect(store.folder, meanwhile, older_than_seconds=HOUR) == Collected(0, 0)
-    assert store.get(reference) == b"again"
+    assert bytes(store.get(reference)) == b"again"
 
 
 def test_what_a_collection_that_died_had_moved_aside_comes_back(store: BlobStore) -> None:
@@ -212,7 +212,7 @@ def test_what_a_collection_that_died_had_moved_aside_comes_back(store: BlobStore
     file.rename(store.folder / "tmp" / f"{file.name}.aside")
 
     assert collect(store.folder, set, older_than_seconds=HOUR) == Collected(0, 0)
-    assert store.get(reference) == b"aside"
+    assert bytes(store.get(reference)) == b"aside"
 
 
 def test_an_empty_folder_has_nothing_to_collect(store: BlobStore) -> None:

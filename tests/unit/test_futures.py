@@ -243,6 +243,15 @@ def test_a_message_holds_100_kilobytes_or_one_call() -> None:
     assert [len(lane.take()) for _ in range(3)] == [2, 1, 1]
 
 
+@pytest.mark.parametrize("pace", [None, 1e-6])
+def test_who_wants_one_call_in_a_message_gets_that(pace: float | None) -> None:
+    lane = Lane(a_way(pace), most=1)
+    lane.waiting.extend(an_item() for _ in range(3))
+    lane.unconfirmed = EAGER_PARCELS
+    assert lane.ready  # it waits for no confirm: only the window bounds how many are under way
+    assert [len(lane.take()) for _ in range(3)] == [1, 1, 1]
+
+
 def test_what_is_not_full_waits_only_for_confirms() -> None:
     lane = Lane(a_way(1e-6))
     assert not lane.ready

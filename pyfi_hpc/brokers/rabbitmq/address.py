@@ -8,6 +8,7 @@ from urllib.parse import SplitResult, urlsplit
 
 import pika
 import pika.exceptions as amqp
+from pika.adapters.utils.connection_workflow import AMQPConnectorStackTimeout
 
 from pyfi_hpc.errors import BadInput, BrokerUnavailable
 
@@ -103,11 +104,24 @@ def _meaning(error: BaseException) -> tuple[str, str]:
         )
     if isinstance(error, amqp.AMQPHeartbeatTimeout):
         return "the broker sent no heartbeat", "check that host and network answer"
+    # a connection that is given up while it opens tells why in words alone
+    if isinstance(_innermost_error(error), AMQPConnectorStackTimeout) or "Timeout while setting up AMQP" in text:
+        return "the broker takes connections and does not answer", "check that it is a broker, and not stalled"
     return f"the broker cannot be reached: {_innermost(error)}", "check that the broker runs and the address is right"
 
 
 def _innermost(error: BaseException) -> str:
-    # pika keeps what it met on the way in an attribute of its own
-    while isinstance(inner := getattr(error, "exception", None) or next(iter(error.args), None), BaseException):
+    found = _innermost_error(error)
+    return str(found) or type(found).__name__
+
+
+def _innermost_error(error: BaseException) -> BaseException:
+    # pika keeps what it met on the way in attributes of its own
+    while isinstance(inner := _inner(error), BaseException):
         error = inner
-    return str(error) or type(error).__name__
+    return error
+
+
+def _inner(error: BaseException) -> object:
+    several = getattr(error, "exceptions", None) or (None,)
+    return several[-1] or getattr(error, "exception", None) or next(iter(error.args), None)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pika
 import pika.exceptions as amqp
+from pika.adapters.utils.connection_workflow import AMQPConnectorException
 
 from pyfi_hpc.brokers.base import Depth, Peeked, TaskQueue, dead_queue
 from pyfi_hpc.brokers.letters import DEAD_EXCHANGE
@@ -115,7 +116,7 @@ class Admin:
     def _connected(self) -> Iterator[Any]:
         try:
             connection = pika.BlockingConnection(self._parameters)
-        except (amqp.AMQPError, OSError) as error:
+        except (amqp.AMQPError, AMQPConnectorException, OSError) as error:
             raise unavailable(error, self._uri) from error
         try:
             yield connection

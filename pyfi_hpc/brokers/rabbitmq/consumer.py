@@ -29,6 +29,7 @@ class Consumer:
         self._channels: list[KeptChannel] = []
         self._settled: deque[tuple[Incarnation, int]] = deque()
         self._tasks: deque[Callable[[], None]] = deque()
+        self._listeners: list[Listener] = []
         self._link = Link(parameters, self, uri=uri, name="consume")
 
     def consume(self, queue: str, prefetch: int, deliver: Callable[[Delivery], None]) -> RabbitSubscription:
@@ -40,8 +41,9 @@ class Consumer:
     def listen(self, prefix: str, hear: Callable[[bytes], None], *, network: str | None = None) -> str:
         """Hear what comes to a queue of our own; its name, which begins with `prefix`."""
         listener = Listener(prefix, hear, network=network)
+        self._listeners.append(listener)
         self._keep(listener)
-        listener.listening.wait(LISTENING_SECONDS)
+        listener.tried.wait(LISTENING_SECONDS)
         return listener.name
 
     def close(self) -> None:
@@ -85,6 +87,9 @@ class Consumer:
         self._connection = None
         for channel in self._channels:
             channel.detach()
+        # nobody waits any longer for what cannot be had now
+        for listener in self._listeners:
+            listener.tried.set()
 
     def _send_acks(self) -> None:
         touched: dict[Incarnation, None] = {}

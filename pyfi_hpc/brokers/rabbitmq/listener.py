@@ -18,13 +18,14 @@ log = structlog.get_logger()
 class Listener(KeptChannel):
     """Hears what comes to a queue named by us, which is made again under the same name after a lost connection.
 
-    With `network`, the queue hears its control exchange too. `listening` is set while the queue stands.
+    With `network`, the queue hears its control exchange too. `listening` is set while the queue stands, `tried` once
+    it did, or could not be made.
     """
 
     def __init__(self, prefix: str, hear: Callable[[bytes], None], *, network: str | None = None) -> None:
         super().__init__(f"{prefix}.{uuid.uuid4().hex}")
         self._hear, self._network = hear, network
-        self.listening = threading.Event()
+        self.listening, self.tried = threading.Event(), threading.Event()
 
     def begin(self, channel: Any) -> None:
         channel.add_on_cancel_callback(lambda _frame: self.restart())
@@ -46,6 +47,7 @@ class Listener(KeptChannel):
     def _consuming(self, _frame: Any) -> None:
         self.ready()
         self.listening.set()
+        self.tried.set()
 
     def _received(self, _channel: Any, _method: Any, _properties: Any, body: bytes) -> None:
         try:
