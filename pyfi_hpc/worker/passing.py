@@ -30,6 +30,8 @@ _SETTLE_SECONDS = 0.02
 _IDLE_SECONDS = 1.0
 #: How long a worker that ends waits for what is on its way to it, and for its peers to take what it sent.
 _LEAVE_SECONDS = 2.0
+#: Of a larger value the claim check goes: it would have the window for itself, and wait for it.
+_MOST_SHARED_BYTES = WINDOW_BYTES - 4096
 #: So much of large values may be on its way in all pipes of a worker together: it is memory of this node.
 _MOST_OUT_BYTES = 2 * WINDOW_BYTES
 #: What stands around a value that is the only argument of a call: `values.arguments_of`.
@@ -153,7 +155,7 @@ class Passing:
         """
         if depth >= MOST_DEPTH - 1:
             return ()
-        content = whole if whole is not None and len(whole) < WINDOW_BYTES // 2 else value
+        content = whole if whole is not None and len(whole) <= _MOST_SHARED_BYTES else value
         passed = []
         for edge in edges:
             chosen = self._choose(edge, len(content) + 3)
