@@ -14,6 +14,7 @@ import fcntl
 import functools
 import mmap
 import os
+import stat
 import weakref
 from bisect import insort
 from collections import deque
@@ -157,11 +158,12 @@ class Reach:
         Raises:
             OSError, ValueError: it cannot be reached from here, or is not what the sender says.
         """
-        descriptor = os.open(f"/proc/{pid}/fd/{arena.descriptor}", os.O_RDWR | os.O_CLOEXEC)
+        path = f"/proc/{pid}/fd/{arena.descriptor}"
+        # before it is opened: what is no plain file might not bear that
+        _check(os.stat(path), arena)
+        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
         try:
-            found = os.fstat(descriptor)
-            if (found.st_ino, found.st_size) != (arena.inode, arena.capacity) or arena.capacity % _PAGE:
-                raise ValueError("another file")
+            _check(os.fstat(descriptor), arena)
             if fcntl.fcntl(descriptor, fcntl.F_GET_SEALS) & _SEALS != _SEALS:
                 raise ValueError("it may be cut short")
             self._memory = mmap.mmap(descriptor, arena.capacity)
@@ -228,6 +230,12 @@ class Reach:
             for address, content in self._copies:
                 _make_private(address, content)
         self._copies = []
+
+
+def _check(found: os.stat_result, arena: Arena) -> None:
+    same = (found.st_ino, found.st_size) == (arena.inode, arena.capacity)
+    if not same or not stat.S_ISREG(found.st_mode) or arena.capacity % _PAGE:
+        raise ValueError("another file")
 
 
 def _make_private(address: int, content: bytes) -> None:

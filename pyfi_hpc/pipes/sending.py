@@ -122,6 +122,7 @@ class Sending:
     def stop(self) -> None:
         """Add no more calls; those that were sent may still be taken."""
         self.stopped = True
+        self.window.shut()
 
     def close(self) -> list[Key]:
         """Nothing more goes; the calls of which it is not known that the receiver has them."""

@@ -12,7 +12,6 @@ import os
 import secrets
 import stat
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -38,6 +37,7 @@ from pyfi_hpc.pipes.protocol import (
 )
 from pyfi_hpc.pipes.receiving import Receiving, size_of
 from pyfi_hpc.pipes.sending import Key, Sending
+from pyfi_hpc.pipes.window import Window
 
 #: Source: unix(7), sun_path with its final zero.
 PATH_BYTES = 107
@@ -50,6 +50,9 @@ _LINGER_MS = 200
 #: has nobody to go to. Twice as much is needed, as ZeroMQ hears of what was read by halves only (Source: pipe.cpp).
 _HIGH_WATER = 4 * WINDOW_ITEMS
 _HIGH_WATER_BACK = 8 * WINDOW_ITEMS
+
+# plain numbers: zmq's are enums, and slow
+_IN, _OUT, _NOW, _EVENTS = int(zmq.POLLIN), int(zmq.POLLOUT), int(zmq.NOBLOCK), int(zmq.EVENTS)
 
 Context = zmq.Context[zmq.Socket[bytes]]
 Socket = zmq.Socket[bytes]
@@ -96,7 +99,7 @@ def _limited(socket: Socket) -> None:
 
 def _events(socket: Socket) -> int:
     """What may be done now; looking also makes the file descriptor tell of the next change."""
-    return int(socket.getsockopt(zmq.EVENTS))
+    return socket.getsockopt(_EVENTS)  # type: ignore[return-value]  # a number, for this option
 
 
 class Bunch(NamedTuple):
@@ -158,13 +161,20 @@ class Inlet:
         _limited(self._socket)
         self._socket.setsockopt(zmq.SNDHWM, _HIGH_WATER_BACK)
         self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
-        self._socket.bind(endpoint)
+        try:
+            self._socket.bind(endpoint)
+        except zmq.ZMQError as error:
+            self._socket.close()
+            raise BadInput.of("E_PATH", "pipe", path, str(error)) from error
         self.fd = int(self._socket.getsockopt(zmq.FD))
 
     def hear(self) -> Iterator[Bunch]:
         """The calls that came; who does not keep to the protocol is told, and dropped."""
-        while _events(self._socket) & zmq.POLLIN:
-            name, *parts = self._socket.recv_multipart(zmq.NOBLOCK)
+        while _events(self._socket) & _IN:
+            try:
+                name, *parts = self._socket.recv_multipart(_NOW)
+            except zmq.Again:
+                return
             try:
                 if len(parts) != 1:
                     raise BadInput.of("E_PIPE_PROTOCOL", "message", f"{len(parts)} parts")
@@ -214,7 +224,7 @@ class Inlet:
 
     def _say(self, name: bytes, frame: Welcome | Credit | Bye) -> None:
         try:
-            self._socket.send_multipart((name, pack(frame)), zmq.NOBLOCK)
+            self._socket.send_multipart((name, pack(frame)), _NOW)
         except zmq.Again:
             pass  # nobody who keeps to the protocol lets so much wait
         except zmq.ZMQError:
@@ -271,6 +281,11 @@ class Pipe:
         self.lost: list[Key] = []
 
     @property
+    def window(self) -> Window:
+        """What may go; nothing while there is no connection."""
+        return self.sending.window
+
+    @property
     def fd(self) -> int | None:
         """What to wait on; None while there is no connection to wait for."""
         return None if self._socket is None else int(self._socket.getsockopt(zmq.FD))
@@ -283,30 +298,33 @@ class Pipe:
             return
         try:
             self._hear(self._socket, now)
-        except BadInput:
+        except (BadInput, zmq.ZMQError):
             self._break(now)
 
     def _connect(self, now: float) -> None:
         self._since, self._greeted = now, False
-        with suppress(BadInput):
+        try:
             endpoint = _endpoint(self.path)
             if os.path.exists(self.path):
                 self._open(endpoint)
+        except (BadInput, zmq.ZMQError):
+            self._break(now)
 
     def _open(self, endpoint: str) -> None:
         socket: Socket = self._context.socket(zmq.DEALER)
+        self._socket = socket
         _limited(socket)
         socket.setsockopt(zmq.IMMEDIATE, 1)
         socket.connect(endpoint)
-        self._socket, self._pool = socket, pool()
+        self._pool = pool()
         self.sending = Sending(self._secret, secrets.token_bytes(NONCE_BYTES))
 
     def _hear(self, socket: Socket, now: float) -> None:
-        while (events := _events(socket)) & zmq.POLLIN:
-            self._heard(read_from_receiver(socket.recv(zmq.NOBLOCK)), now)
+        while (events := _events(socket)) & _IN:
+            self._heard(read_from_receiver(socket.recv(_NOW)), now)
             if self._socket is None:
                 return
-        if events & zmq.POLLOUT:
+        if events & _OUT:
             if not self._greeted:
                 self._greeted = True
                 self._say(self.sending.hello(os.getpid(), None if self._pool is None else self._pool.arena), now)
@@ -329,7 +347,7 @@ class Pipe:
         if self._socket is None:
             return
         try:
-            self._socket.send(pack(frame), zmq.NOBLOCK)
+            self._socket.send(pack(frame), _NOW)
         except zmq.ZMQError:
             # the window is smaller than what may wait: so there is nobody at the other end
             self._break(now)

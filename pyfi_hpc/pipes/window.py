@@ -43,6 +43,10 @@ class Window:
         self.items_left += items
         self.size_left += size
 
+    def shut(self) -> None:
+        """There is no room from here on, whatever comes back."""
+        self.items_left = -(2**62)
+
     @property
     def half_free(self) -> bool:
         """Whether at least half is free, of calls and of bytes."""

@@ -54,12 +54,15 @@ def _parts(numpy: Any, array: Any) -> list[Buffer]:
 
 
 def elements_at(value: Buffer, size: int | None = None) -> int:
-    """Where the elements start in an encoded value that is a large array; 0 for any other value. `value` may be its
-    beginning alone, where `size` says how many bytes it has."""
-    if (len(value) if size is None else size) < 2**16 or value[0] != 0xC9 or value[5] != ARRAY:
+    """Where the elements start in an encoded value that is an array of over 255 bytes; 0 for any other value. `value`
+    may be its beginning alone, where `size` says how many bytes it has."""
+    size = len(value) if size is None else size
+    # the extension's header: its length has two bytes or four, and its code follows
+    at = {0xC8: 3, 0xC9: 5}.get(value[0], 0) if size > 2**8 else 0
+    if not at or value[at] != ARRAY:
         return 0
-    name = value[6]
-    return 8 + name + 8 * value[7 + name]
+    name = value[at + 1]
+    return at + 3 + name + 8 * value[at + 2 + name]
 
 
 def array_of(data: Buffer) -> object:

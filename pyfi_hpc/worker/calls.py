@@ -43,7 +43,8 @@ class Runner:
         self._module, self._folder, self._max_value_bytes, self._items = module, folder, max_value_bytes, items
         self._interrupts, self._small = interrupts, min(INLINE_BYTES, max_value_bytes)
         self._resolve = partial(blobs.get, folder)
-        #: the encoded value of the last call, where its answer is a claim check for that
+        #: whether `whole` is wanted: the encoded value of the last call, where its answer is a claim check for that
+        self.keeps = False
         self.whole: bytes | None = None
 
     def task(self, name: str) -> Task | ErrorRecord:
@@ -132,7 +133,8 @@ class Runner:
             answer = blobs.outgoing(self._folder, value)
         except BaseException as error:
             return failures.refused(error)
-        self.whole = value if answer is not value else None
+        if self.keeps:
+            self.whole = value
         return answer
 
 

@@ -140,6 +140,7 @@ class Loop:
         progress, outbox, take, interrupts = self._progress, self._outbox, self._output.take, self._interrupts
         token, name, socket, items = frame.token, frame.task, message.socket, self.items
         edges = self._passing.edges(socket) if self._passing is not None and frame.passing else ()
+        runner.keeps = bool(edges)
         # one look at the wall clock: a step of it meanwhile is no running time
         epoch = time.time() - _monotonic()
         for index in frame.indexes:
@@ -178,47 +179,54 @@ class Loop:
         self, edges: Sequence[Edge], head: tuple[int, int], depth: int, parent: bytes, value: bytes, runner: Runner
     ) -> tuple[tuple[bytes, int], ...]:
         assert self._passing is not None
-        return self._passing.pass_on(edges, head, depth, parent, value, runner.whole)
+        whole, runner.whole = runner.whole, None
+        return self._passing.pass_on(edges, head, depth, parent, value, whole)
 
     # calls from other workers
 
     def _bunch(self, queue: deque[Bunch], runner: Runner) -> None:
         """Run the first calls that came by pipes, for one turn."""
-        bunch, until = queue[0], _monotonic() + _TURN_SECONDS
-        function = runner.task(bunch.task)
-        edges = self._passing.edges(bunch.socket) if self._passing is not None else ()
-        while bunch.calls and _monotonic() < until:
-            self._reached(bunch, function, edges, runner)
+        assert self._passing is not None
+        bunch, now = queue[0], _monotonic()
+        function, edges = runner.task(bunch.task), self._passing.edges(bunch.socket)
+        runner.keeps = bool(edges)
+        epoch, until = time.time() - now, now + _TURN_SECONDS
+        while bunch.calls and now < until:
+            now = self._reached(bunch, function, edges, runner, epoch)
         if not bunch.calls:
             # a call that its own worker passed on to itself may stand behind it, never before it
             queue.popleft()
         self._output.mend()
         self._outbox.flush()
 
-    def _reached(self, bunch: Bunch, function: Task | ErrorRecord, edges: Sequence[Edge], runner: Runner) -> None:
+    def _reached(
+        self, bunch: Bunch, function: Task | ErrorRecord, edges: Sequence[Edge], runner: Runner, epoch: float
+    ) -> float:
+        """Run the next call of `bunch`; when it ended. `epoch` is the wall clock's time at 0 of the monotonic one."""
         passed, name = bunch.calls.popleft(), bunch.task
         interrupts, outbox = self._interrupts, self._outbox
         if name in self._slow:
             outbox.flush()
         interrupts.seen = False
-        epoch = time.time() - (began := _monotonic())
-        self._progress.begin(passed.token, passed.index, began, outbox.finished, passed.id)
+        began = _monotonic()
+        token, index, identity = passed.token, passed.index, passed.id
+        self._progress.begin(token, index, began, outbox.finished, identity)
         answer = self._answer(bunch, passed, function, runner)
         bunch.origin.finished(passed)
         interrupts.reinstall()
         if answer is None:
-            outbox.untaken(passed.token, passed.index, passed.id)
-            return
+            outbox.untaken(token, index, identity)
+            return _monotonic()
         out, err = self._output.take()
         ended = _monotonic()
         if name in self._slow or ended - began >= FLUSH_SECONDS:
             self._learn(name, ended - began)
-        head = (passed.token, passed.index)
         along: tuple[tuple[bytes, int], ...] = ()
         if edges and not isinstance(answer, ErrorRecord):
-            along = self._pass_on(edges, head, passed.depth, passed.id, answer, runner)
-        item = _item(passed.index, answer, epoch + began, epoch + ended, out, err, along)
-        outbox.reached(Link(*head, passed.id, item), ended)
+            along = self._pass_on(edges, (token, index), passed.depth, identity, answer, runner)
+        item = _item(index, answer, epoch + began, epoch + ended, out, err, along)
+        outbox.reached(Link(token, index, identity, item), ended)
+        return ended
 
     def _answer(self, bunch: Bunch, passed: Passed, function: Task | ErrorRecord, runner: Runner) -> Answer | None:
         """What comes of a call that came by a pipe; None of one that belongs to the broker, and has not begun."""

@@ -30,6 +30,10 @@ _SETTLE_SECONDS = 0.02
 _IDLE_SECONDS = 1.0
 #: How long a worker that ends waits for what is on its way to it, and for its peers to take what it sent.
 _LEAVE_SECONDS = 2.0
+#: Of a larger value the claim check goes: it would have the window for itself, and wait for it.
+_MOST_SHARED_BYTES = WINDOW_BYTES - 4096
+#: So much of large values may be on its way in all pipes of a worker together: it is memory of this node.
+_MOST_OUT_BYTES = 2 * WINDOW_BYTES
 #: What stands around a value that is the only argument of a call: `values.arguments_of`.
 _BEFORE, _AFTER = arguments_of(b"\0").split(b"\0")
 
@@ -151,7 +155,7 @@ class Passing:
         """
         if depth >= MOST_DEPTH - 1:
             return ()
-        content = whole if whole is not None and len(whole) < WINDOW_BYTES // 2 else value
+        content = whole if whole is not None and len(whole) <= _MOST_SHARED_BYTES else value
         passed = []
         for edge in edges:
             chosen = self._choose(edge, len(content) + 3)
@@ -165,16 +169,29 @@ class Passing:
         return tuple(passed)
 
     def _choose(self, edge: Edge, size: int) -> tuple[int, sockets.Pipe | Own] | None:
-        windows = _windows(edge)
-        if edge.spill.look(windows):
+        first = edge.peers[0]
+        small = size <= SHARED_BYTES
+        if small and len(edge.peers) == 1 and not edge.spill.spilling and first[1].window.room(size):
+            return first
+        if edge.spill.look(_windows(edge)):
             return None
-        best = roomiest(windows, size)
+        best = self._roomiest(edge, size)
         if best is None:
             best = self._wait_for_room(edge, size)
         if best is None:
             edge.spill.begin()
             return None
         return edge.peers[best]
+
+    def _roomiest(self, edge: Edge, size: int) -> int | None:
+        if size > SHARED_BYTES and self._out() + size > _MOST_OUT_BYTES:
+            return None
+        return roomiest(_windows(edge), size)
+
+    def _out(self) -> int:
+        """Bytes that are on their way, or are read where we wrote them."""
+        windows = [pipe.window for pipe in self._pipes.values()]
+        return sum([window.size - window.size_left for window in windows])
 
     def _wait_for_room(self, edge: Edge, size: int) -> int | None:
         """The peer that gave credit in time."""
@@ -185,7 +202,7 @@ class Passing:
             now = _monotonic()
             for pipe in pipes:
                 pipe.turn(now)
-            best = roomiest(_windows(edge), size)
+            best = self._roomiest(edge, size)
             waiting = [pipe for pipe in pipes if pipe.sending.welcome]
             if best is not None or now >= deadline or not waiting:
                 return best
@@ -327,13 +344,7 @@ def _args(pipe: sockets.Pipe | Own, content: bytes, value: bytes) -> bytes | Pla
 
 
 def _windows(edge: Edge) -> list[Window]:
-    return [
-        peer.window if isinstance(peer, Own) else peer.sending.window if peer.sending.welcome else _NONE
-        for _, peer in edge.peers
-    ]
-
-
-_NONE = Window()
+    return [peer.window for _, peer in edge.peers]
 
 
 def _wait(descriptors: Sequence[int], seconds: float | None) -> set[int]:

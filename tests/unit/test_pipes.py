@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 from functools import partial
 
+import numpy
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -30,6 +31,8 @@ from pyfi_hpc.pipes.receiving import Receiving
 from pyfi_hpc.pipes.sending import Sending
 from pyfi_hpc.pipes.spill import Spill, roomiest
 from pyfi_hpc.pipes.window import Window
+from pyfi_hpc.wire import values
+from pyfi_hpc.wire.arrays import elements_at
 
 SECRET = b"s" * 32
 SOCKET = b"o" * 16
@@ -239,6 +242,15 @@ def test_a_window_is_never_overdrawn_and_fills_up_again(steps: list[tuple[int, b
     assert (window.items_left, window.size_left) == (10, 100)
 
 
+def test_a_stopped_pipe_has_no_room_whatever_comes_back() -> None:
+    sending, _ = greeted()
+    sent(sending, passed(1), passed(2))
+    sending.stop()
+    sending.credited(Credit(1, 2, 8))
+    assert not sending.window.room(0) and not sending.window.half_free and not sending.welcome
+    assert not sending.untaken
+
+
 def test_the_peer_with_most_room_is_chosen_of_those_that_take_the_size() -> None:
     windows = [Window(3, 10), Window(5, 5), Window(4, 10), Window()]
     assert roomiest(windows, 5) == 1
@@ -281,3 +293,17 @@ def test_no_two_places_overlap_and_all_of_an_arena_comes_back(steps: list[tuple[
     for start, size in used.items():
         free.give(start, size)
     assert free.spans == [(0, 32)]
+
+
+@pytest.mark.parametrize("count", [40, 8_000, 100_000])
+@pytest.mark.parametrize("shape", ["flat", "table"])
+def test_where_the_elements_of_an_encoded_array_start_is_known(count: int, shape: str) -> None:
+    array = numpy.arange(count, dtype="<f8")
+    value = values.encode(array if shape == "flat" else array.reshape(4, -1))
+    assert value[elements_at(value) :] == array.tobytes()
+    assert elements_at(value[:64], len(value)) == elements_at(value)
+
+
+@pytest.mark.parametrize("value", [b"", "x" * 300, b"x" * 100_000, [1.0] * 1_000, {"a": numpy.arange(9_000)}])
+def test_what_is_no_array_has_no_elements(value: object) -> None:
+    assert elements_at(values.encode(value)) == 0
