@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import stat
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,11 +16,13 @@ from pyfi_hpc.agent.rendezvous import PATH_BYTES, fresh
 
 
 @pytest.fixture(autouse=True)
-def near(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The node's folder for short-lived files."""
+def near(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The node's folder for short-lived files, with a short path."""
+    folder = Path(tempfile.mkdtemp(prefix="r-", dir="/tmp"))
     monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    return tmp_path
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    yield folder
+    shutil.rmtree(folder)
 
 
 def test_the_folder_is_the_agents_alone_and_is_found_again_empty(near: Path) -> None:
