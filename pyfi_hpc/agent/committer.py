@@ -445,6 +445,8 @@ class Committer(threading.Thread):
         for verdict in settled:
             if verdict.conflict:
                 self._conflict(verdict)
+            elif verdict.in_place and verdict.retry_seconds is not None:
+                verdict.lot.again(verdict.index, verdict.in_place, verdict.retry_seconds)
             else:
                 verdict.lot.settle(verdict.index)
             if verdict.overtaken and verdict.lot.overtaken is not None:

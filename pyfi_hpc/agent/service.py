@@ -92,7 +92,7 @@ class Service:
             connect, broker, self._mender, self._network, self.id, self._spool, self._from_committer, self._due_in
         )
         self._dispatcher = Dispatcher()
-        self._intake = Intake(broker, self._dispatcher, self._committer.put, self._delivered)
+        self._intake = Intake(broker, self._dispatcher, self._committer.put, self._delivered, self.post)
         builder = Builder(EnvironmentCache(cache), rules, lambda built: self.post(partial(self._crew.built, built)))
         self._builder = builder
         scratch = state / "scratch"
@@ -195,6 +195,7 @@ class Service:
                 self._note_long_calls(now)
                 self._watch_time_limit(now)
                 self._follow_health()
+                self._intake.step()
                 self._housekeeping.turn(now)
             if now - sweep >= SWEEP_SECONDS:
                 sweep = now
@@ -240,7 +241,8 @@ class Service:
         self._give(news.lot, news.worker, news.lot.socket.task, news.indexes)
 
     def _give(self, lot: Lot, worker: int, task: str, indexes: tuple[int, ...]) -> None:
-        body = messages.encode(lot.message) if lot.delivery.content_encoding else lot.delivery.body
+        as_sent = not (lot.delivery.content_encoding or lot.renumbered)
+        body = lot.delivery.body if as_sent else messages.encode(lot.message)
         self._crew.run(worker, lot, task, indexes, body)
         for hand in self._crew.hands.values():
             process = hand.process
@@ -248,8 +250,10 @@ class Service:
                 self._selector.modify(process.socket, _interest(process), process)
 
     def _timeout_of(self, lot: Lot, index: int) -> float | None:
-        own = lot.call(index).timeout
-        return own if own is not None else lot.socket.timeout_seconds
+        own, usual = lot.call(index).timeout, lot.socket.timeout_seconds
+        if own is None or (lot.socket.ordered and usual is not None and usual < own):
+            return usual
+        return own
 
     # the database's wishes
 
@@ -437,7 +441,8 @@ class Service:
         running: set[tuple[int, int]] = set()
         for lot in list(self._intake.lots.values()):
             members = [index for index in {*lot.open, *lot.leased} if lot.key(index) in gone]
-            for index in self._dispatcher.withdraw(lot.token, members) if members else ():
+            waiting = self._dispatcher.withdraw(lot.token, members) if members else []
+            for index in waiting + self._intake.skip(lot, members):
                 self._committer.put(Finished(lot, index, _skipped(index), None))
             running |= {(lot.token, index) for index in members}
         self._crew.interrupt(running)

@@ -83,12 +83,15 @@ class Lane:
     def _learned(self) -> int:
         pace = self.way.pace
         if pace is None:
-            return min(UNKNOWN_CALLS, self.most)
+            # those of a fifo socket run one after another: a message must not last long
+            return 1 if self.way.socket.ordered else min(UNKNOWN_CALLS, self.most)
         return max(1, min(self.most, int(MOST_SECONDS / max(pace, 1e-9))))
 
     @property
     def ready(self) -> bool:
-        """Whether a message should go now."""
+        """Whether a message should go now; of a fifo socket once the one before it is confirmed (1.13)."""
+        if self.way.socket.ordered:
+            return bool(self.waiting) and not self.unconfirmed
         return bool(self.waiting) and (self.unconfirmed < EAGER_PARCELS or len(self.waiting) >= self.limit)
 
     def take(self) -> list[Item]:

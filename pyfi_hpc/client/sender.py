@@ -47,12 +47,12 @@ class Sender:
         broker: Broker,
         owner: str,
         reply: str,
-        mend: Callable[[str], None],
+        mend: Callable[[Way], None],
         log: AcceptedLog,
         tell: Callable[[str], None] = lambda _: None,
         most_calls: int = MOST_CALLS,
     ) -> None:
-        """`mend` is called with a socket's name when the broker knows no queue of it; `reply` is our reply address;
+        """`mend` is called with a way when the broker knows no queue of it; `reply` is our reply address;
         `tell` is given a line for people where calls wait for long; at most `most_calls` share a message."""
         self._broker, self._owner, self.reply, self._mend, self._log = broker, owner, reply, mend, log
         self._most_calls = most_calls
@@ -193,7 +193,7 @@ class Sender:
                 return self._enter(parcel)
         for _ in range(len(self._busy)):
             lane = self._busy.popleft()
-            if lane.ready:
+            if lane.ready and not (lane.way.socket.ordered and any(parcel.lane is lane for parcel in self._again)):
                 return self._enter(self._parcel(lane))
             self._busy.append(lane)
         return None
@@ -290,7 +290,7 @@ class Sender:
     def _mend_for(self, parcel: Parcel) -> None:
         name = parcel.lane.way.socket.name
         try:
-            self._mend(name)
+            self._mend(parcel.lane.way)
         except PyfiError as error:
             log.warning("the socket's queue cannot be declared", socket=name, reason=str(error))
             parcel.mended = not isinstance(error, Unavailable)

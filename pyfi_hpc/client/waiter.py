@@ -66,12 +66,12 @@ class Waiter:
             self._thread.start()
 
     def forget(self, futures: Iterable[Future]) -> None:
-        """These will have no outcome: they were not accepted."""
+        """Nobody waits for these: they were not accepted, or are of no use any more. Others of the same ids are."""
         with self._news:
             for future in futures:
-                if self._pending.get(future.identity) is future:
-                    others = self._take(future.identity)[1:]
-                    self._keep(future.identity, others)
+                if future.identity in self._twins or self._pending.get(future.identity) is future:
+                    waiting = self._take(future.identity)
+                    self._keep(future.identity, [each for each in waiting if each is not future])
 
     def _keep(self, identity: bytes, futures: list[Future]) -> None:
         """Go on waiting for these: the same call, handed over once more, may well be accepted."""

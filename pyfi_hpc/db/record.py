@@ -436,13 +436,14 @@ def take_due(cursor: Cursor, limit: int, *, again_seconds: float = 15.0) -> list
     A lapsed lease becomes due with the next serial: its holder's late commit is then stale.
     """
     cursor.execute(
-        """UPDATE pyfi.hold h SET due = now() + %s * interval '1 second', state = 'DUE',
+        """WITH k AS MATERIALIZED (
+               SELECT owner, id FROM pyfi.hold WHERE state IN ('DUE', 'LEASED') AND due <= now()
+               ORDER BY due LIMIT %s FOR UPDATE SKIP LOCKED)
+           UPDATE pyfi.hold h SET due = now() + %s * interval '1 second', state = 'DUE',
                serial = h.serial + (h.state = 'LEASED')::int, epoch = h.epoch + (h.state = 'LEASED')::int
-           FROM (SELECT owner, id FROM pyfi.hold WHERE state IN ('DUE', 'LEASED') AND due <= now()
-                 ORDER BY due LIMIT %s FOR UPDATE SKIP LOCKED) AS k
-           WHERE h.owner = k.owner AND h.id = k.id
+           FROM k WHERE h.owner = k.owner AND h.id = k.id
            RETURNING h.payload, h.exchange, h.key, h.serial, h.returns""",
-        (again_seconds, limit),
+        (limit, again_seconds),
     )
     return [
         Due(with_serial(messages.decode_message(bytes(payload)), serial), exchange, key, returns)

@@ -38,6 +38,10 @@ class Handed:
     def ack(self) -> None:
         """Settled."""
 
+    def held(self) -> bool:
+        """It is in hands."""
+        return True
+
 
 @pytest.fixture
 def cursor(database_uri: str) -> Iterator[Any]:

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
 
 from pyfi_hpc.agent.dispatch import Dispatcher, Hand
+from pyfi_hpc.model.priority import Priority
 
 P, Q = b"p" * 16, b"q" * 16
 
@@ -153,10 +154,15 @@ class EveryMemberIsSomewhere(RuleBasedStateMachine):
         self.with_worker[self.next] = []
         return self.next
 
-    @rule(processor=st.sampled_from([P, Q]), size=st.integers(1, 70), careful=st.booleans())
-    def offer(self, processor: bytes, size: int, careful: bool) -> None:
+    @rule(
+        processor=st.sampled_from([P, Q]),
+        size=st.integers(1, 70),
+        careful=st.booleans(),
+        priority=st.sampled_from(list(Priority)),
+    )
+    def offer(self, processor: bytes, size: int, careful: bool, priority: Priority) -> None:
         self.next += 1
-        self.dispatcher.offer(self.next, processor, "task", range(size), careful=careful)
+        self.dispatcher.offer(self.next, processor, "task", range(size), careful=careful, priority=priority)
         self.members |= {(self.next, index) for index in range(size)}
 
     @rule()

@@ -84,17 +84,19 @@ WHERE id = %(me)s
 
 #: A claim survives a crash of the server, so that what may have been in hands is always marked. The lock on the own
 #: row makes `SWEEP` wait for a claim under way, and a claim after it take nothing. `after` skips what the index still
-#: remembers of messages that are long gone.
+#: remembers of messages that are long gone. Of a single queue its active consumer alone takes, one message at a time.
 CLAIM = Prepared(
     "claim",
     """
 WITH picked AS MATERIALIZED (
     SELECT ready.seq, w.name
     FROM unnest(%(names)s::text[], %(free)s::int[], %(after)s::bigint[]) AS w(name, free, after)
-    JOIN pyfi.broker_queue q ON q.name = w.name
+    JOIN pyfi.broker_queue q ON q.name = w.name AND (NOT q.single OR q.active = %(me)s AND NOT EXISTS (
+        SELECT FROM pyfi.broker_message h WHERE h.queue = q.id AND h.consumer IS NOT NULL
+    ))
     CROSS JOIN LATERAL (
         SELECT m.seq FROM pyfi.broker_message m WHERE m.queue = q.id AND m.consumer IS NULL AND m.seq > w.after
-        ORDER BY m.seq LIMIT w.free FOR UPDATE SKIP LOCKED
+        ORDER BY m.seq LIMIT CASE WHEN q.single THEN 1 ELSE w.free END FOR UPDATE SKIP LOCKED
     ) AS ready
 ), mine AS MATERIALIZED (
     SELECT id FROM pyfi.broker_consumer WHERE id = %(me)s AND EXISTS (SELECT FROM picked) FOR KEY SHARE
@@ -139,6 +141,20 @@ SELECT pg_notify('pyfi_q_' || md5(name), '') FROM pyfi.broker_queue WHERE id IN 
 """
 LEAVE = "BEGIN; DELETE FROM pyfi.broker_consumer WHERE id = %(me)s"
 
+#: Become the active consumer of single queues that have none which is alive, leave those that are not consumed any
+#: more; which ones are ours. An incarnation is never used again, so that who was seen to be gone stays gone.
+ACTIVATE = """
+WITH orphan AS MATERIALIZED (
+    SELECT q.id, q.active FROM pyfi.broker_queue q
+    WHERE q.single AND q.name = ANY(%(queues)s::text[])
+        AND NOT EXISTS (SELECT FROM pyfi.broker_consumer c WHERE c.id = q.active)
+)
+UPDATE pyfi.broker_queue q SET active = %(me)s FROM orphan
+WHERE q.id = orphan.id AND q.active IS NOT DISTINCT FROM orphan.active;
+UPDATE pyfi.broker_queue SET active = NULL WHERE single AND active = %(me)s AND NOT name = ANY(%(queues)s::text[]);
+SELECT name FROM pyfi.broker_queue WHERE single AND active = %(me)s
+"""
+
 QUEUE = "SELECT network, exchange, key FROM pyfi.broker_queue WHERE name = %(name)s"
 SET_ASIDE = """
 WITH moved AS (
@@ -151,8 +167,8 @@ SELECT pg_notify('pyfi_q_' || md5(%(dead)s), '')
 """
 
 DECLARE = """
-INSERT INTO pyfi.broker_queue (name, network, exchange, key, generation, max_length)
-VALUES (%(name)s, %(network)s, %(exchange)s, %(key)s, %(generation)s, %(max_length)s)
+INSERT INTO pyfi.broker_queue (name, network, exchange, key, generation, max_length, single)
+VALUES (%(name)s, %(network)s, %(exchange)s, %(key)s, %(generation)s, %(max_length)s, %(single)s)
 ON CONFLICT (name) DO NOTHING
 """
 STANDS = "SELECT max_length, pg_notify('pyfi_q_' || md5(name), '') FROM pyfi.broker_queue WHERE name = %(name)s"

@@ -67,7 +67,11 @@ class KeptChannel:
         channel = self._channel
         if channel is not None and not (channel.is_closing or channel.is_closed):
             self._reader.forget(channel.channel_number)
-            channel.close()
+            self.part_with(channel)
+
+    def part_with(self, channel: Any) -> None:
+        """Have the open channel closed."""
+        channel.close()
 
     def watch(self) -> None:
         """Find a channel that died or hangs without a word."""

@@ -59,3 +59,6 @@ class RabbitDelivery:
 
     def ack(self) -> None:
         self._incarnation.settle(self._tag)
+
+    def held(self) -> bool:
+        return bool(self._incarnation.channel.is_open)

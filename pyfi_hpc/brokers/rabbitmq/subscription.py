@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import uuid
 from collections.abc import Callable
 from functools import partial
@@ -9,7 +10,7 @@ from typing import Any
 
 import structlog
 
-from pyfi_hpc.brokers.base import Delivery
+from pyfi_hpc.brokers.base import Delivery, is_single
 from pyfi_hpc.brokers.rabbitmq.channels import KeptChannel
 from pyfi_hpc.brokers.rabbitmq.deliveries import Incarnation, RabbitDelivery
 from pyfi_hpc.brokers.rabbitmq.reader import Delivered
@@ -19,6 +20,8 @@ log = structlog.get_logger()
 
 #: AMQP writes the prefetch into two bytes, and 0 would mean "no limit".
 PREFETCH_MOST = 65_535
+#: No delivery has this number.
+NO_TAG = 2**62
 #: A subscription that grew this often starts anew with one consumer.
 PARTS_MOST = 4
 
@@ -40,6 +43,9 @@ class Consumption(KeptChannel):
     ) -> None:
         super().__init__(queue)
         self._prefetch = prefetch
+        self.single = is_single(queue)
+        #: it was dropped, and the broker knows
+        self.gone = threading.Event()
         self._deliver, self._settle = deliver, settle
         self._handing_over = True
         self._forget()
@@ -55,6 +61,10 @@ class Consumption(KeptChannel):
 
     def begin(self, channel: Any) -> None:
         self._forget()
+        if not self._handing_over:
+            # it was kept for the deliveries in its hands: those went back with the channel before
+            self.drop()
+            return
         self._incarnation = Incarnation(channel, self._settle)
         self._reader.deliveries[channel.channel_number] = partial(self._received, self._incarnation)
         channel.add_on_cancel_callback(self._cancelled_by_broker)
@@ -62,10 +72,28 @@ class Consumption(KeptChannel):
 
     def lost(self, reason: BaseException) -> None:
         self._forget()
+        self._note_gone()
 
     def detach(self) -> None:
         super().detach()
         self._forget()
+        self._note_gone()
+
+    def drop(self) -> None:
+        super().drop()
+        self._note_gone()
+
+    def _note_gone(self) -> None:
+        if not self.wanted and self._channel is None:
+            self.gone.set()
+
+    def part_with(self, channel: Any) -> None:
+        if self.single:
+            # RabbitMQ 3.10.8 serves the next consumer of a quorum queue before it takes back what an orderly closed
+            # channel had in hands; a channel that it closes for an error gives that back first
+            channel.basic_ack(NO_TAG)
+        else:
+            super().part_with(channel)
 
     def watch(self) -> None:
         super().watch()
@@ -113,6 +141,8 @@ class Consumption(KeptChannel):
         """Consume more where fewer deliveries are asked for than the prefetch allows."""
         if self._incarnation is None or self._cancelling or self._asked() >= self._prefetch:
             return
+        if not self._handing_over:
+            return  # a consumer of nobody's would give each message back until the broker sets it aside
         orphans = self._incarnation.ledger.count_to(self._orphans_to)
         room = self._prefetch - self._asked() - orphans
         # orphans go one by one: the last part waits for all of them
