@@ -273,6 +273,8 @@ class Site:
         """The environment of every process of the site."""
         own = {
             "PYFI_HOME": str(self.home / "state"),
+            # what a killed agent leaves there goes with the site
+            "XDG_RUNTIME_DIR": str(self.home),
             "XDG_CACHE_HOME": str(self.home / "cache"),
             "PYFI_PATHS_BLOBS": str(self.home / "blobs"),
             "PYFI_DATABASE_URI": self.database_uri,

@@ -95,7 +95,7 @@ def test_a_chain_of_three_gives_each_value_once(site: Site) -> None:
 @embedded
 def test_a_plug_that_is_to_use_the_broker_uses_no_pipe(site: Site) -> None:
     chain(site, "double", "follow")
-    agent = site.agent(XDG_RUNTIME_DIR=str(site.home))
+    agent = site.agent()
     site.ready(2)
     warm(site, "p.double", 0)
     (folder,) = site.home.glob("pyfi-pipes-*")
