@@ -174,6 +174,22 @@ def once_slow(x, log, flag, seconds):
     return x * 2
 
 
+def in_turn(x, log, trouble=""):
+    """Says when it begins and ends. At the first run with `trouble` it raises, or its worker or agent is killed."""
+    with open(log, "a") as file:
+        file.write(f"begins {x}\\n")
+    if trouble and not os.path.exists(f"{log}.{trouble}"):
+        open(f"{log}.{trouble}", "w").close()
+        if trouble == "raises":
+            raise ValueError(x)
+        os.kill(os.getpid() if trouble == "worker" else os.getppid(), signal.SIGKILL)
+        time.sleep(60)
+    time.sleep(0.002)
+    with open(log, "a") as file:
+        file.write(f"ends {x}\\n")
+    return x
+
+
 def once_killed(x, log, flag):
     """Dies at its first run, then works."""
     note(log)

@@ -12,21 +12,16 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
+from pyfi_hpc.agent.backlog import Backlog, Unit
+from pyfi_hpc.model.priority import Priority
+
 #: How much work, by learned run time, a worker is handed at once.
 SLICE_SECONDS = 0.004
 _LEARNING = 0.3
 #: A call is short when so many of them make less than a slice: a whole message is run at once.
 _MANY = 64
-
-
-@dataclass(slots=True)
-class Unit:
-    """Members of one lot that wait, or that one worker has."""
-
-    token: int
-    task: str
-    indexes: deque[int]
-    careful: bool = False
+#: What has been short stays so until its calls take so many times longer.
+_FAR = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +46,7 @@ class Dispatcher:
     """What waits, who has what, and who gets the next."""
 
     def __init__(self) -> None:
-        self._waiting: dict[bytes, deque[Unit]] = {}
+        self._waiting: dict[bytes, Backlog] = {}
         self._workers: dict[int, _Worker] = {}
         self._seconds: dict[str, float] = {}
 
@@ -80,7 +75,7 @@ class Dispatcher:
                 unit.indexes.remove(running[1])
                 blamed = running
             if unit.indexes:
-                self._waiting.setdefault(gone.processor, deque()).appendleft(unit)
+                self._waiting.setdefault(gone.processor, Backlog()).appendleft(unit)
         return blamed
 
     def idle(self, worker: int) -> bool:
@@ -89,16 +84,31 @@ class Dispatcher:
 
     def holding(self, worker: int, token: int, index: int) -> bool:
         """True when `worker` has that member and has not finished it."""
+        return bool(self.held_of(worker, token, (index,)))
+
+    def held_of(self, worker: int, token: int, indexes: tuple[int, ...]) -> tuple[int, ...]:
+        """Those of `indexes` that `worker` has and has not finished."""
         known = self._workers.get(worker)
-        return known is not None and any(unit.token == token and index in unit.indexes for unit in known.units)
+        units = [unit for unit in known.units if unit.token == token] if known else []
+        held = {index for unit in units for index in unit.indexes}
+        return indexes if held.issuperset(indexes) else tuple(index for index in indexes if index in held)
 
     # lots
 
-    def offer(self, token: int, processor: bytes, task: str, indexes: Iterable[int], *, careful: bool = False) -> None:
+    def offer(
+        self,
+        token: int,
+        processor: bytes,
+        task: str,
+        indexes: Iterable[int],
+        *,
+        careful: bool = False,
+        priority: Priority = Priority.NORMAL,
+    ) -> None:
         """Members `indexes` of lot `token` wait for a worker of `processor`."""
-        unit = Unit(token, task, deque(indexes), careful)
+        unit = Unit(token, task, deque(indexes), careful, priority)
         if unit.indexes:
-            self._waiting.setdefault(processor, deque()).append(unit)
+            self._waiting.setdefault(processor, Backlog()).append(unit)
 
     def withdraw(self, token: int, indexes: Iterable[int] | None = None) -> list[int]:
         """Take members that no worker has yet (`indexes`, or all of the lot) out of the queue; returns them."""
@@ -126,7 +136,7 @@ class Dispatcher:
 
     def _sweep(self) -> None:
         for processor in list(self._waiting):
-            self._waiting[processor] = deque(unit for unit in self._waiting[processor] if unit.indexes)
+            self._waiting[processor].sweep()
 
     def held(self, token: int) -> list[int]:
         """Members of lot `token` that workers have."""
@@ -150,7 +160,12 @@ class Dispatcher:
         for depth in (0, 1):
             for number, worker in self._workers.items():
                 waiting = self._waiting.get(worker.processor)
-                if waiting and not worker.draining and len(worker.units) == depth and self._room(worker, waiting[0]):
+                if (
+                    waiting
+                    and not worker.draining
+                    and len(worker.units) == depth
+                    and self._room(worker, waiting.first())
+                ):
                     hands.append(self._hand(number, worker, waiting))
         return hands
 
@@ -160,17 +175,17 @@ class Dispatcher:
         # a long call must not wait behind another while a neighbour falls idle
         return not unit.careful and self._seconds.get(unit.task, 1.0) < SLICE_SECONDS
 
-    def _hand(self, number: int, worker: _Worker, waiting: deque[Unit]) -> Hand:
-        unit = waiting[0]
+    def _hand(self, number: int, worker: _Worker, waiting: Backlog) -> Hand:
+        unit = waiting.first()
         count = 1 if unit.careful else self._count(unit)
         given = Unit(
             unit.token,
             unit.task,
             deque(unit.indexes.popleft() for _ in range(min(count, len(unit.indexes)))),
             unit.careful,
+            unit.priority,
         )
-        if not unit.indexes:
-            waiting.popleft()
+        waiting.took(unit)
         worker.units.append(given)
         return Hand(number, given.token, given.task, tuple(given.indexes), given.careful)
 
@@ -185,11 +200,14 @@ class Dispatcher:
         for unit in known.units if known else ():
             if unit.token != token:
                 continue
+            took = []
             for index, seconds in finished:
                 if index in unit.indexes:
                     unit.indexes.remove(index)
                     accepted.append(index)
-                    self._learn(unit.task, seconds)
+                    took.append(seconds)
+            if took:
+                self._learn(unit.task, took)
         if known:
             known.units = [unit for unit in known.units if unit.indexes]
         return accepted
@@ -198,6 +216,11 @@ class Dispatcher:
         """Whether calls of `task` are known to be short."""
         return _MANY * self._seconds.get(task, 1.0) < SLICE_SECONDS
 
-    def _learn(self, task: str, seconds: float) -> None:
-        before = self._seconds.get(task)
+    def long(self, task: str) -> bool:
+        """Whether calls of `task` are known to be far from short."""
+        return _MANY * self._seconds.get(task, 1.0) > _FAR * SLICE_SECONDS
+
+    def _learn(self, task: str, took: list[float]) -> None:
+        # the middle one of those that came together: a call whose worker lost its core for a moment tells nothing
+        seconds, before = sorted(took)[len(took) // 2], self._seconds.get(task)
         self._seconds[task] = seconds if before is None else before + _LEARNING * (seconds - before)

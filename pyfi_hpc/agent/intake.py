@@ -10,6 +10,7 @@ from functools import partial
 from pyfi_hpc.agent.committer import Adopt, GiveBack, Job, Lease, Look, SetAside, Split
 from pyfi_hpc.agent.dispatch import Dispatcher
 from pyfi_hpc.agent.keeper import View
+from pyfi_hpc.agent.line import Line
 from pyfi_hpc.agent.lots import Looked, Lot, Served
 from pyfi_hpc.brokers.base import Broker, Delivery, Reason, Subscription
 from pyfi_hpc.errors import BadInput
@@ -33,6 +34,7 @@ class _Source:
     """A queue that is consumed for `workers` workers of a processor, and the tasks whose calls come from it."""
 
     workers: int
+    ordered: bool = False
     tasks: set[str] = field(default_factory=set)
 
 
@@ -53,8 +55,10 @@ class Intake:
         dispatcher: Dispatcher,
         put: Callable[[Job], None],
         deliver: Callable[[bytes, Delivery], None],
+        post: Callable[[Callable[[], None]], None] = lambda do: do(),
     ) -> None:
-        """`put` hands a job to the committer; `deliver` (any thread) brings a delivery to `take` on this one."""
+        """`put` hands a job to the committer; `deliver` and `post` (from any thread) bring a delivery to `take`, and
+        whatever is to be done, to this one."""
         self._broker, self._dispatcher, self._put, self._deliver = broker, dispatcher, put, deliver
         self._subscriptions: dict[tuple[bytes, str], Subscription] = {}
         self._prefetch: dict[tuple[bytes, str], int] = {}
@@ -64,6 +68,11 @@ class Intake:
         self._next = 1
         self.lots: dict[int, Lot] = {}
         self._batches: dict[bytes, int] = {}
+        self._post = post
+        #: lots of fifo sockets by their tokens
+        self._lines: dict[int, Line] = {}
+        #: fifo queues that are consumed no more, but for the member in hands
+        self._leaving: dict[tuple[bytes, str], Subscription] = {}
 
     # subscriptions
 
@@ -75,20 +84,29 @@ class Intake:
             program = view.programs.get(socket.processor)
             workers = ready.get(socket.processor, 0)
             if open_for_work and workers and program and program.requested is Requested.RUNNING:
-                wanted.setdefault((socket.processor, socket.queue), _Source(workers)).tasks.add(socket.task)
+                for each in (socket, *socket.others):
+                    wanted.setdefault((each.processor, each.queue), _Source(workers, each.ordered)).tasks.add(each.task)
         for key in self._subscriptions.keys() - wanted.keys():
-            self._subscriptions.pop(key).cancel()
-            self._prefetch.pop(key)
+            self._unsubscribe(key)
         self._sources = wanted
         for key, source in wanted.items():
-            self._subscribe(key, self._prefetch_of(source))
+            self._subscribe(key, self._prefetch_of(source, self._prefetch.get(key, 0)))
         if fresh:
             # an old view may be older than a socket: while the database is away nothing is unknown for good
             self._retry_unknown()
 
-    def _prefetch_of(self, source: _Source) -> int:
+    def _prefetch_of(self, source: _Source, before: int = 0) -> int:
+        """How many messages to hold; where it was deep `before`, less only for good reason.
+
+        RabbitMQ takes back what is on its way to a consumer whose prefetch is lowered, and then counts it as delivered
+        twice: each of its calls is announced before it runs.
+        """
+        if source.ordered:
+            return 1
+        deep = source.workers * _PREFETCH_OF_SHORT
         short = all(map(self._dispatcher.short, source.tasks))
-        return source.workers * (_PREFETCH_OF_SHORT if short else _PREFETCH_PER_WORKER)
+        stays = before >= deep and not any(map(self._dispatcher.long, source.tasks))
+        return deep if short or stays else source.workers * _PREFETCH_PER_WORKER
 
     def _deepen(self, key: tuple[bytes, str]) -> None:
         """Hold more once calls have turned out to be short; the next look at what is wanted may take it back."""
@@ -98,19 +116,34 @@ class Intake:
                 self._subscribe(key, prefetch)
 
     def _subscribe(self, key: tuple[bytes, str], prefetch: int) -> None:
-        if key not in self._subscriptions:
+        if key in self._leaving:
+            self._subscriptions[key] = self._leaving.pop(key)
+        elif key not in self._subscriptions:
             deliver = partial(self._deliver, key[0])
             self._subscriptions[key] = self._broker.consume(key[1], prefetch=prefetch, deliver=deliver)
         elif self._prefetch[key] != prefetch:
             self._subscriptions[key].resize(prefetch)
         self._prefetch[key] = prefetch
 
+    def _unsubscribe(self, key: tuple[bytes, str]) -> None:
+        self._prefetch.pop(key)
+        subscription = self._subscriptions.pop(key)
+        if not self._sources[key].ordered:
+            subscription.cancel()
+            return
+        # once it is cancelled another consumer would be served: not while something of it is in hands
+        self._leaving[key] = subscription
+        for token in self._lines_of(key):
+            if token in self._lines and self._dispatcher.withdraw(token):
+                self._lines[token].put_back()
+            self._step(token)
+        if not self._lines_of(key):
+            self._let_go(key)
+
     def close(self) -> None:
         """Take nothing new."""
-        for subscription in self._subscriptions.values():
-            subscription.cancel()
-        self._subscriptions.clear()
-        self._prefetch.clear()
+        for key in list(self._subscriptions):
+            self._unsubscribe(key)
         self._sources.clear()
 
     def consumes(self, processor: bytes) -> bool:
@@ -137,7 +170,7 @@ class Intake:
             detail = f"the message says {arrival.message.owner!r}, socket {socket.name} is {socket.owner!r}'s"
             self._put(SetAside(arrival.delivery, Reason.OWNER, detail))
         else:
-            self._accept(arrival, socket)
+            self._accept(arrival, socket.at(arrival.delivery.queue))
 
     def _retry_unknown(self) -> None:
         waiting, self._unknown = self._unknown, []
@@ -152,22 +185,28 @@ class Intake:
         delivery, message = arrival.delivery, arrival.message
         careful = delivery.redelivered or delivery.delivery_count > 0 or any(call.serial > 1 for call in message.calls)
         known = self.lots.get(self._batches.get(message.batch, 0)) if careful else None
-        if known is not None and known.message.calls == message.calls and known.open:
+        if known is not None and known.open and (known.renumbered or known.message.calls == message.calls):
             self._put(Adopt(known, delivery))
             return
         lot = Lot(self._next, delivery, message, socket, arrival.processor, careful)
         self._next += 1
         self.lots[lot.token] = lot
         self._batches[message.batch] = lot.token
-        if careful:
+        if socket.ordered:
+            self._line_up(lot)
+        elif careful:
             self._put(Look(lot))
         else:
-            self._dispatcher.offer(lot.token, lot.processor, socket.task, range(len(message.calls)))
+            calls = range(len(message.calls))
+            self._dispatcher.offer(lot.token, lot.processor, socket.task, calls, priority=socket.priority)
             self._deepen((lot.processor, socket.queue))
 
     def looked(self, looked: Looked) -> None:
         """The look-up of a careful lot is back."""
         lot = looked.lot
+        if lot.socket.ordered:
+            self._go_on(lot, looked.runnable)
+            return
         if not looked.runnable:
             return
         if lot.delivery.delivery_count >= SPLIT_AT_COUNT:
@@ -175,7 +214,10 @@ class Intake:
         elif not self.consumes(lot.processor):
             self._put(GiveBack(lot, looked.runnable))
         else:
-            self._dispatcher.offer(lot.token, lot.processor, lot.socket.task, looked.runnable, careful=True)
+            socket = lot.socket
+            self._dispatcher.offer(
+                lot.token, lot.processor, socket.task, looked.runnable, careful=True, priority=socket.priority
+            )
 
     # what waits
 
@@ -183,21 +225,27 @@ class Intake:
         """Everything that waits here for these processors goes back to its queue, at no cost."""
         for processor in processors:
             for token, indexes in self._dispatcher.withdraw_processor(processor).items():
-                if token in self.lots:
+                if token in self._lines:
+                    self._lines[token].put_back()
+                    self._step(token)
+                elif token in self.lots:
                     self._put(GiveBack(self.lots[token], tuple(indexes)))
 
     def sweep(self, now: float) -> None:
         """Forget settled lots; turn deliveries that grow old into leases (1.11)."""
-        busy = self._dispatcher.tokens()
+        busy = self._dispatcher.tokens() | self._lines.keys()
         for token in [token for token, lot in self.lots.items() if not lot.open and token not in busy]:
             lot = self.lots.pop(token)
             if self._batches.get(lot.message.batch) == token:
                 del self._batches[lot.message.batch]
-        limit = self._broker.ack_timeout_seconds
-        if limit is not None:
+        if self._broker.ack_timeout_seconds is not None:
             for lot in self.lots.values():
-                if lot.open and not lot.leased and now - lot.delivery.received > limit / 2:
+                if lot.open and not lot.leased and not lot.socket.ordered and self._old(lot, now):
                     self._lease(lot)
+
+    def _old(self, lot: Lot, now: float) -> bool:
+        limit = self._broker.ack_timeout_seconds
+        return limit is not None and now - lot.delivery.received > limit / 2
 
     def _lease(self, lot: Lot) -> None:
         waiting = self._dispatcher.withdraw(lot.token)
@@ -206,6 +254,84 @@ class Intake:
             # marked here, so that the next sweep does not ask again; the committer fills in the epochs
             lot.leased.update(dict.fromkeys(running, 0))
             self._put(Lease(lot, tuple(running), tuple(waiting)))
+
+    # fifo sockets (1.13): one message in hands, one member of it at a time
+
+    def _line_up(self, lot: Lot) -> None:
+        line = Line(list(range(len(lot.message.calls)))) if lot.careful else Line.fresh(len(lot.message.calls))
+        self._lines[lot.token] = line
+        lot.told = partial(self._tell, lot.token)
+        if lot.careful:
+            self._put(Look(lot))
+        else:
+            self._step(lot.token)
+
+    def _go_on(self, lot: Lot, runnable: Iterable[int]) -> None:
+        if (line := self._lines.get(lot.token)) is not None:
+            line.allow(runnable)
+            self._step(lot.token)
+
+    def _tell(self, token: int, index: int, seconds: float | None) -> None:
+        """A member is settled, or to be tried again in so many seconds; on any thread."""
+        self._post(partial(self._told, token, index, seconds))
+
+    def _told(self, token: int, index: int, seconds: float | None) -> None:
+        if (line := self._lines.get(token)) is None:
+            return
+        if seconds is None:
+            line.settled(index)
+        else:
+            line.again(index, time.monotonic() + seconds)
+        self._step(token)
+
+    def step(self) -> None:
+        """Start what has waited for its next attempt, and give back messages that grow old."""
+        for token in list(self._lines):
+            self._step(token)
+
+    def _step(self, token: int) -> None:
+        """Start the next member, where the one before it is settled and the message is still ours."""
+        line = self._lines.get(token)
+        if line is None or line.current is not None:
+            return
+        lot = self.lots[token]
+        key = (lot.processor, lot.socket.queue)
+        if not line.waiting:
+            del self._lines[token]
+            if key in self._leaving:
+                self._let_go(key)
+        elif not lot.delivery.held():
+            self._forget(token)
+        elif key not in self._subscriptions or self._old(lot, time.monotonic()):
+            self._let_go(key)
+        elif (index := line.next(time.monotonic())) is not None:
+            self._dispatcher.offer(token, lot.processor, lot.socket.task, [index], careful=lot.careful)
+
+    def _let_go(self, key: tuple[bytes, str]) -> None:
+        """The broker has the message back, in its old place; where more is wanted we stand in line again."""
+        for token in self._lines_of(key):
+            self._forget(token)
+        subscription = self._leaving.pop(key, None) or self._subscriptions.pop(key, None)
+        if subscription is not None:
+            subscription.drop()
+        if key in self._prefetch:
+            self._subscribe(key, 1)
+
+    def _lines_of(self, key: tuple[bytes, str]) -> list[int]:
+        lots = ((token, self.lots[token]) for token in self._lines)
+        return [token for token, lot in lots if (lot.processor, lot.socket.queue) == key]
+
+    def _forget(self, token: int) -> None:
+        """The message is somebody else's now; nothing of it is in our workers' hands."""
+        del self._lines[token]
+        lot = self.lots.pop(token)
+        if self._batches.get(lot.message.batch) == token:
+            del self._batches[lot.message.batch]
+
+    def skip(self, lot: Lot, members: Iterable[int]) -> list[int]:
+        """Run these no more, where they wait for those before them; which of them that is true of."""
+        line = self._lines.get(lot.token)
+        return [] if line is None else line.skip(members)
 
     @property
     def idle(self) -> bool:

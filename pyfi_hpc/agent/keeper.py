@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pyfi_hpc.agent import devices
 from pyfi_hpc.agent.lots import Served
@@ -17,6 +17,7 @@ from pyfi_hpc.control import reconcile
 from pyfi_hpc.db import record, topology
 from pyfi_hpc.db.record import Cursor, Due
 from pyfi_hpc.gpu.sampling import Sample
+from pyfi_hpc.model import priority
 from pyfi_hpc.model.status import Requested, WorkerStatus
 
 LONG_CALL_LEASE_SECONDS = 30.0
@@ -202,7 +203,9 @@ def _served(cursor: Cursor, network: str) -> dict[bytes, Served]:
     routes = topology.routes(cursor, network)
     cursor.execute(
         """SELECT uuid_send(s.id), s.name, s.owner, uuid_send(s.processor_id), s.task, q.name, s.task_key,
-               t.generation, coalesce(s.timeout_seconds, p.timeout_seconds), p.max_attempts, p.retry_delay_seconds
+               t.generation, coalesce(s.timeout_seconds, p.timeout_seconds), p.max_attempts, p.retry_delay_seconds,
+               (SELECT json_object_agg(l.task_key, l.generation) FROM pyfi.task_queue l WHERE l.queue_id = s.queue_id
+                AND l.task_key IN (s.task_key || '.high', s.task_key || '.low'))
            FROM pyfi.socket s JOIN pyfi.processor p ON p.id = s.processor_id JOIN pyfi.queue q ON q.id = s.queue_id
            JOIN pyfi.task_queue t ON t.queue_id = s.queue_id AND t.task_key = s.task_key
            JOIN pyfi.network n ON n.id = s.network_id WHERE n.name = %s AND p.status <> 'REMOVED'""",
@@ -212,11 +215,19 @@ def _served(cursor: Cursor, network: str) -> dict[bytes, Served]:
     for row in cursor.fetchall():
         queue = topology.task_queue(network, row[5], row[6], row[7])
         identity = bytes(row[0])
-        served[identity] = Served(
+        socket = Served(
             identity, row[1], row[2], bytes(row[3]), row[4], queue.name, queue.exchange, queue.key, queue.generation,
             row[8], row[9], row[10], routes.get(identity, ()),
         )  # fmt: skip
+        levels = [topology.task_queue(network, row[5], *level) for level in (row[11] or {}).items()]
+        served[identity] = replace(socket, others=tuple(_at_level(socket, level) for level in levels))
     return served
+
+
+def _at_level(socket: Served, queue: TaskQueue) -> Served:
+    """The socket, served from the queue of another priority."""
+    found = priority.of_key(queue.key)
+    return replace(socket, queue=queue.name, key=queue.key, generation=queue.generation, priority=found)
 
 
 def worker_launching(cursor: Cursor, worker: bytes) -> bool:

@@ -16,8 +16,9 @@ from pyfi_hpc.agent import verdicts
 from pyfi_hpc.brokers.base import Delivery, Reason
 from pyfi_hpc.brokers.letters import DETAIL, EXCHANGE, KEY, REASON
 from pyfi_hpc.db import record, topology
-from pyfi_hpc.db.record import Cursor, Decided, Key, NewHold, NewOutcome
+from pyfi_hpc.db.record import Cursor, Decided, Held, Key, NewHold, NewOutcome
 from pyfi_hpc.errors import BadInput
+from pyfi_hpc.model.names import is_fifo
 from pyfi_hpc.model.status import Cause, HoldState, OutcomeStatus
 from pyfi_hpc.wire import messages
 from pyfi_hpc.wire.messages import Call, ErrorRecord, Message
@@ -70,20 +71,26 @@ def _quarantine(cursor: Cursor, network: str, delivery: Delivery, reason: Reason
 
 
 def _outcomes(cursor: Cursor, network: str, delivery: Delivery, message: Message, reason: Reason) -> None:
+    where = _where(cursor, network, delivery, message)
     keys: dict[Key, Call] = {(message.owner, call.id): call for call in message.calls}
     decided = record.outcomes(cursor, keys)
     held = record.holds(cursor, keys, lock=True)
+    keys = {key: _renumbered(call, held.get(key), is_fifo(where[1])) for key, call in keys.items()}
     undecided = {
         key: call
         for key, call in keys.items()
         if not _final(decided.get(key)) and not verdicts.stands_back(held.get(key), call.serial)
     }
     started = record.announced_elsewhere(cursor, {key: call.serial for key, call in undecided.items()}, b"\0" * 16)
-    where = _where(cursor, network, delivery, message)
     again = [call for key, call in undecided.items() if reason is Reason.DELIVERY_LIMIT and key not in started]
     dead = [call for key, call in undecided.items() if call not in again]
     _kill(cursor, message, dead, reason, where)
     record.park_holds(cursor, [NewHold(_alone(message, call, 1), *where, HoldState.DUE) for call in again])
+
+
+def _renumbered(call: Call, held: Held | None, ordered: bool) -> Call:
+    """The call as the attempt that its letter stands for."""
+    return msgspec.structs.replace(call, serial=verdicts.attempt_of(call.serial, held, ordered))
 
 
 def _where(cursor: Cursor, network: str, delivery: Delivery, message: Message) -> tuple[str, str]:

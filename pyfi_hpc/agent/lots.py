@@ -9,6 +9,8 @@ import msgspec
 
 from pyfi_hpc.brokers.base import Delivery
 from pyfi_hpc.db.record import Key
+from pyfi_hpc.model.names import is_fifo
+from pyfi_hpc.model.priority import Priority
 from pyfi_hpc.model.status import Cause
 from pyfi_hpc.wire.frames import Item
 from pyfi_hpc.wire.messages import Call, Message, Route
@@ -31,6 +33,18 @@ class Served:
     max_attempts: int
     retry_delay_seconds: float
     routes: tuple[Route, ...] = ()
+    priority: Priority = Priority.NORMAL
+    #: the same socket where calls of its other priorities come from
+    others: tuple[Served, ...] = ()
+
+    @property
+    def ordered(self) -> bool:
+        """Whether its calls run one at a time, in the order in which they were accepted."""
+        return is_fifo(self.key)
+
+    def at(self, queue: str) -> Served:
+        """The socket as it is served from that queue: what is tried again goes back there."""
+        return next((each for each in self.others if each.queue == queue), self) if self.others else self
 
 
 @dataclass(slots=True)
@@ -49,6 +63,10 @@ class Lot:
     leased: dict[int, int] = field(default_factory=dict)
     #: deliveries of the same message before this one: of a channel that was lost, or a copy that a client sent twice
     earlier: list[Delivery] = field(default_factory=list)
+    #: of a fifo socket: told of each member that is settled (None), or to be tried again in so many seconds
+    told: Callable[[int, float | None], None] | None = None
+    #: the body that was delivered names other attempts than `message`
+    renumbered: bool = False
     #: for items of a call that yields: called when another attempt yields them by now
     overtaken: Callable[[], None] | None = None
 
@@ -70,6 +88,20 @@ class Lot:
             if not self.open:
                 for delivery in (*self.earlier, self.delivery):
                     delivery.ack()
+            if self.told is not None:
+                self.told(index, None)
+
+    def again(self, index: int, serial: int, seconds: float) -> None:
+        """The member is to be tried again as attempt `serial`, while the delivery stays unacked."""
+        self.renumber(index, serial)
+        if self.told is not None:
+            self.told(index, seconds)
+
+    def renumber(self, index: int, serial: int) -> None:
+        """The member's next attempt is `serial`; on the committer's thread, while no worker has the member."""
+        calls = list(self.message.calls)
+        calls[index] = msgspec.structs.replace(calls[index], serial=serial)
+        self.message, self.renumbered = msgspec.structs.replace(self.message, calls=tuple(calls)), True
 
     def adopt(self, delivery: Delivery) -> None:
         """The same message came once more: it is settled with the members that are in hand."""
@@ -88,6 +120,10 @@ class Undelivered:
         self.content_encoding: str | None = None
         self.headers: Mapping[str, object] = {}
         self.redelivered, self.delivery_count, self.received = True, 0, 0.0
+
+    def held(self) -> bool:
+        """Nobody takes it back."""
+        return True
 
 
 class Stream(msgspec.Struct, frozen=True):

@@ -35,6 +35,7 @@ from pyfi_hpc.agent.process import WorkerProcess
 from pyfi_hpc.agent.registering import Application, Identity, register
 from pyfi_hpc.agent.spool import Spool, Spooled
 from pyfi_hpc.agent.streams import Streams
+from pyfi_hpc.baton import Baton
 from pyfi_hpc.brokers.base import Broker, Delivery, Publication, dead_queue
 from pyfi_hpc.control import reconcile
 from pyfi_hpc.control.retention import Keep
@@ -81,6 +82,7 @@ class Service:
         self.id = application.agent
         self._posted: deque[Callable[[], None]] = deque()
         self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._rung, self._baton = False, Baton()
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._bell, selectors.EVENT_READ, None)
         self._spool = Spool(state / "spool", self.id)
@@ -90,7 +92,7 @@ class Service:
             connect, broker, self._mender, self._network, self.id, self._spool, self._from_committer, self._due_in
         )
         self._dispatcher = Dispatcher()
-        self._intake = Intake(broker, self._dispatcher, self._committer.put, self._delivered)
+        self._intake = Intake(broker, self._dispatcher, self._committer.put, self._delivered, self.post)
         builder = Builder(EnvironmentCache(cache), rules, lambda built: self.post(partial(self._crew.built, built)))
         self._builder = builder
         scratch = state / "scratch"
@@ -130,7 +132,10 @@ class Service:
     def post(self, do: Callable[[], None]) -> None:
         """Have `do` run on the main thread."""
         self._posted.append(do)
-        os.eventfd_write(self._bell, 1)
+        # one ring for all that is posted before it is heard
+        if not self._rung:
+            self._rung = True
+            os.eventfd_write(self._bell, 1)
 
     def stop(self) -> None:
         """Drain and end, as a person asked."""
@@ -140,7 +145,17 @@ class Service:
         self._samples = samples
 
     def _delivered(self, processor: bytes, delivery: Delivery) -> None:
-        self.post(partial(self._intake.take, processor, delivery))
+        # a worker is fed from here where the main thread only waits: it would have to wake up for it
+        if self._posted or not self._baton.borrow(partial(self._take, processor, delivery)):
+            self.post(partial(self._intake.take, processor, delivery))
+
+    def _take(self, processor: bytes, delivery: Delivery) -> None:
+        try:
+            self._intake.take(processor, delivery)
+            self._hand_out()
+        except Exception as error:
+            # a fault of ours must end the agent, as it does on its own thread
+            self.post(partial(_raise, error))
 
     def _from_committer(self, news: Looked | Announced) -> None:
         if isinstance(news, Looked):
@@ -160,10 +175,14 @@ class Service:
         signal.signal(signal.SIGINT, lambda *_: self.post(self._told_to_end))
         signal.signal(signal.SIGUSR2, lambda *_: self.post(self._warned))
         self._committer.start()
+        with self._baton:
+            return self._serve()
+
+    def _serve(self) -> int:
         self._register()
         tick = sweep = 0.0
         while not self._finished():
-            for key, mask in self._selector.select(TICK_SECONDS):
+            for key, mask in self._baton.laid_down(self._selector.select, TICK_SECONDS):
                 self._event(key, mask)
             self._drain_posts()
             self._hand_out()
@@ -176,6 +195,7 @@ class Service:
                 self._note_long_calls(now)
                 self._watch_time_limit(now)
                 self._follow_health()
+                self._intake.step()
                 self._housekeeping.turn(now)
             if now - sweep >= SWEEP_SECONDS:
                 sweep = now
@@ -187,6 +207,8 @@ class Service:
         if process is None:
             with contextlib.suppress(BlockingIOError):
                 os.eventfd_read(self._bell)
+            # before what was posted is looked at: what comes after rings again
+            self._rung = False
             return
         if mask & selectors.EVENT_WRITE:
             process.flush()
@@ -219,7 +241,8 @@ class Service:
         self._give(news.lot, news.worker, news.lot.socket.task, news.indexes)
 
     def _give(self, lot: Lot, worker: int, task: str, indexes: tuple[int, ...]) -> None:
-        body = messages.encode(lot.message) if lot.delivery.content_encoding else lot.delivery.body
+        as_sent = not (lot.delivery.content_encoding or lot.renumbered)
+        body = lot.delivery.body if as_sent else messages.encode(lot.message)
         self._crew.run(worker, lot, task, indexes, body)
         for hand in self._crew.hands.values():
             process = hand.process
@@ -227,8 +250,10 @@ class Service:
                 self._selector.modify(process.socket, _interest(process), process)
 
     def _timeout_of(self, lot: Lot, index: int) -> float | None:
-        own = lot.call(index).timeout
-        return own if own is not None else lot.socket.timeout_seconds
+        own, usual = lot.call(index).timeout, lot.socket.timeout_seconds
+        if own is None or (lot.socket.ordered and usual is not None and usual < own):
+            return usual
+        return own
 
     # the database's wishes
 
@@ -416,7 +441,8 @@ class Service:
         running: set[tuple[int, int]] = set()
         for lot in list(self._intake.lots.values()):
             members = [index for index in {*lot.open, *lot.leased} if lot.key(index) in gone]
-            for index in self._dispatcher.withdraw(lot.token, members) if members else ():
+            waiting = self._dispatcher.withdraw(lot.token, members) if members else []
+            for index in waiting + self._intake.skip(lot, members):
                 self._committer.put(Finished(lot, index, _skipped(index), None))
             running |= {(lot.token, index) for index in members}
         self._crew.interrupt(running)
@@ -494,6 +520,10 @@ class Service:
             post = self._application.post
             raise superseded(post.token or "", post.incarnation)
         return 0 if self._failed is None else 1
+
+
+def _raise(error: Exception) -> None:
+    raise error
 
 
 def _skipped(index: int) -> Item:

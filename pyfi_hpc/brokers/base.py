@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
 
+from pyfi_hpc.model.names import is_fifo
 from pyfi_hpc.wire.messages import CONTENT_TYPE
 
 #: What a publish gives back: resolves to None once the broker holds the message, else raises
@@ -33,7 +34,8 @@ class Reason(StrEnum):
 class TaskQueue:
     """One durable queue: a task bound to a logical queue.
 
-    `exchange` is `q.<network>.<queue>`, `key` the task key, `name` `<exchange>.<key>.g<generation>`.
+    `exchange` is `q.<network>.<queue>`, `key` the task key, `name` `<exchange>.<key>.g<generation>`. `kind` is for
+    RabbitMQ alone: `quorum`, or `classic`, which answers sooner, is not replicated, and counts no deliveries.
     """
 
     network: str
@@ -41,6 +43,7 @@ class TaskQueue:
     key: str
     generation: int = 1
     max_length: int | None = None
+    kind: str = "quorum"
 
     @property
     def exchange(self) -> str:
@@ -49,6 +52,11 @@ class TaskQueue:
     @property
     def name(self) -> str:
         return f"{self.exchange}.{self.key}.g{self.generation}"
+
+    @property
+    def single(self) -> bool:
+        """Whether one of its consumers alone is served at a time, the others stand by."""
+        return is_fifo(self.key)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +88,9 @@ class Delivery(Protocol):
 
     def ack(self) -> None:
         """The message is settled. Never blocks; an ack of a channel that is gone is dropped."""
+
+    def held(self) -> bool:
+        """False once it is known here that the broker has taken the message back."""
 
 
 class Subscription(Protocol):
@@ -147,7 +158,11 @@ class Broker(Protocol):
 
     def consume(self, queue: str, *, prefetch: int, deliver: Callable[[Delivery], None]) -> Subscription:
         """Deliver messages of the queue named `queue`, at most `prefetch` unacked. Reopens itself after a lost
-        connection (old deliveries' acks are then dropped) and waits where the queue does not exist yet."""
+        connection (old deliveries' acks are then dropped) and waits where the queue does not exist yet.
+
+        Of a `single` queue one consumer is served. With a prefetch of 1 one message is in hands over all of them, and
+        what comes back is delivered before what was sent after it.
+        """
 
     def reply_address(self, on_reply: Callable[[bytes], None]) -> str:
         """Start to listen for replies; what to write into `Message.reply`."""
@@ -186,6 +201,11 @@ class Broker(Protocol):
 
     def close(self) -> None:
         """End every thread and connection. Unacked deliveries go back."""
+
+
+def is_single(queue: str) -> bool:
+    """Whether the task queue of that name is a `single` one."""
+    return is_fifo(queue.rpartition(".g")[0])
 
 
 #: Never deletes a message on its own: how often a message may come back before it is set aside.

@@ -52,6 +52,7 @@ class _Queue:
     key: str
     generation: int = 1
     max_length: int | None = None
+    single: bool = False
     ready: list[_Held] = field(default_factory=list)
 
 
@@ -68,7 +69,7 @@ class MemoryDelivery:
         self.delivery_count, self.redelivered = held.delivery_count, held.delivery_count > 0
         self.received = time.monotonic()
 
-    def valid(self) -> bool:
+    def held(self) -> bool:
         """False once it was taken back."""
         return self._subscription.current(self._incarnation)
 
@@ -104,6 +105,7 @@ class MemorySubscription:
         """Take nothing new; what is in hands stays there."""
         with self._hub.lock:
             self._hub.subscriptions[self.queue] = [s for s in self._hub.subscriptions[self.queue] if s is not self]
+            self._hub.pump(self.queue)
 
     def resize(self, prefetch: int) -> None:
         """Hold at most `prefetch` from now on."""
@@ -182,11 +184,22 @@ class Hub:
     def pump(self, name: str) -> None:
         """Hand out what is ready to the consumers that have room, the least laden first."""
         target = self.queues.get(name)
-        while target and target.ready and (free := [s for s in self.subscriptions[name] if s.free() > 0]):
+        while target and target.ready and (free := self._free(target)):
             taker = min(free, key=lambda subscription: len(subscription.unacked))
             held = heapq.heappop(target.ready)
             taker.unacked[held.seq] = held
             taker.deliver(MemoryDelivery(taker, held))
+
+    def _free(self, queue: _Queue) -> list[MemorySubscription]:
+        """The consumers that may be given a message now."""
+        every = self.subscriptions[queue.name]
+        if queue.single:
+            every = (
+                []
+                if any(s.unacked for s in self.holders if s.queue == queue.name and s not in every[:1])
+                else every[:1]
+            )
+        return [subscription for subscription in every if subscription.free() > 0]
 
 
 class MemoryBroker:
@@ -215,6 +228,7 @@ class MemoryBroker:
         with self._hub.lock:
             self._hub.ensure_dead(queue.network)
             fresh = _Queue(queue.network, queue.name, queue.exchange, queue.key, queue.generation, queue.max_length)
+            fresh.single = queue.single
             stands = self._hub.queues.setdefault(queue.name, fresh)
             if stands.max_length != queue.max_length:
                 raise mismatch(queue.name, queue.max_length, stands.max_length)
@@ -253,7 +267,7 @@ class MemoryBroker:
         """Deliver what is ready and what comes, on this broker's thread."""
 
         def hand_over(delivery: MemoryDelivery) -> None:
-            self._calls.put(lambda: deliver(delivery) if delivery.valid() else None)
+            self._calls.put(lambda: deliver(delivery) if delivery.held() else None)
 
         subscription = MemorySubscription(self._hub, queue, prefetch, hand_over)
         with self._hub.lock:

@@ -12,7 +12,8 @@ from pyfi_hpc.cli.context import Platform, pass_platform
 from pyfi_hpc.cli.params import Choice, Id, Seconds, Whole
 from pyfi_hpc.cli.pilot_options import pilot_options, with_shape
 from pyfi_hpc.cli.shared import changes, name_option, one_processor, processor_options, shape_options, whole_path
-from pyfi_hpc.model.status import QueueType
+from pyfi_hpc.model.ordering import Ordering
+from pyfi_hpc.model.status import QueueKind, QueueType
 
 
 @click.group(cls=Group, aliases={"proc": "processor"})
@@ -23,7 +24,7 @@ def add(platform: Platform, ident: uuid.UUID | None) -> None:
     platform.new_id = ident
 
 
-def _added(platform: Platform, kind: str, **values: Any) -> None:
+def _added(platform: Platform, kind: str, /, **values: Any) -> None:
     """Add the object and print its name and id."""
     made = getattr(platform.network, f"add_{kind}")(**changes(id=platform.new_id, **values))
     click.echo(f"{kind} {made['name']} {made['id']}")
@@ -35,6 +36,7 @@ def _added(platform: Platform, kind: str, **values: Any) -> None:
         "pyfi add queue -n pyfi.queue1",
         "pyfi add queue -n pyfi.queue1 -t direct",
         "pyfi add queue -n news -t topic --max-length 10000",
+        "pyfi add queue -n quick --kind classic",
     ),
 )
 @name_option
@@ -48,10 +50,17 @@ def _added(platform: Platform, kind: str, **values: Any) -> None:
     help="Whom a plug to it reaches: every task bound, or on a topic those whose binding fits.",
 )
 @click.option("--max-length", type=Whole(1, 10**9), help="Refuse more when so many wait.")
+@click.option(
+    "--kind",
+    type=Choice(QueueKind, "KIND"),
+    default="quorum",
+    show_default=True,
+    help="How RabbitMQ keeps it: classic answers sooner, is not replicated, and counts no deliveries.",
+)
 @pass_platform
-def queue(platform: Platform, name: str, type_: str, max_length: int | None) -> None:
+def queue(platform: Platform, name: str, type_: str, max_length: int | None, kind: str) -> None:
     """Add a durable queue."""
-    _added(platform, "queue", name=name, type=type_, max_length=max_length)
+    _added(platform, "queue", name=name, type=type_, max_length=max_length, kind=kind)
 
 
 @add.command(
@@ -86,6 +95,8 @@ def processor(platform: Platform, name: str, gitrepo: str, **shape: Any) -> None
         "pyfi add socket -n proc1.socket1 -q pyfi.queue1 -pn proc1 -t do_something",
         "pyfi add socket -n proc1.socket2 -q pyfi.queue1 -pn proc1 -t do_this --timeout 30s",
         "pyfi add socket -n proc1.alarms -q news -pn proc1 -t alarm --binding 'alarm.#'",
+        "pyfi add socket -n proc1.socket3 -q pyfi.queue1 -pn proc1 -t do_this --priorities 2",
+        "pyfi add socket -n proc1.ledger -q pyfi.queue1 -pn proc1 -t do_this --ordering fifo --timeout 1m",
     ),
 )
 @name_option
@@ -94,6 +105,12 @@ def processor(platform: Platform, name: str, gitrepo: str, **shape: Any) -> None
 @click.option("-t", "--task", required=True, help="The function to run.")
 @click.option("--timeout", "timeout_seconds", type=Seconds(), help="Time limit of each call.")
 @click.option("--binding", metavar="PATTERN", help="The keys of a topic queue that reach it; else all.")
+@click.option("--priorities", type=Whole(1, 3), help="1: calls have none, 2: some may be high, 3 (default): also low.")
+@click.option(
+    "--ordering",
+    type=Choice(Ordering, "ORDERING"),
+    help="fifo: calls run one at a time, in the order in which they were accepted; needs a time limit.",
+)
 @pass_platform
 def socket(platform: Platform, name: str, procname: str | None, procid: uuid.UUID | None, **values: Any) -> None:
     """Add a socket: one task of a processor, behind a queue."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -15,19 +16,23 @@ from pyfi_hpc.cli.params import Choice, Id, Moment, Seconds
 from pyfi_hpc.cli.shared import together
 from pyfi_hpc.cli.values import arguments, as_json, as_text, keywords
 from pyfi_hpc.errors import BadInput, TaskError, WaitTimeout
+from pyfi_hpc.model.priority import Priority
 
 if TYPE_CHECKING:
+    from pyfi_hpc.client.broadcast import Broadcast
     from pyfi_hpc.client.futures import Future
 
 #: Names that `Client.submit` keeps for itself.
-_OURS = ("socket", "id", "timeout", "deadline", "delay", "at")
+_OURS = ("socket", "id", "timeout", "deadline", "priority", "delay", "at")
 
 
 def _run(
     platform: Platform,
-    socket: str,
+    socket: str | None,
     args: tuple[str, ...],
     kw: tuple[str, ...],
+    queue: str | None,
+    key: str | None,
     timeout: float | None,
     no_wait: bool,
     run_limit: float | None,
@@ -39,15 +44,24 @@ def _run(
 ) -> None:
     """Submit, wait, print; `how` are the arguments of `submit` that are no argument of the task's."""
     platform.as_json, platform.patience = form == "json", timeout
+    if queue is not None:
+        args = args if socket is None else (socket, *args)
+    elif socket is None:
+        raise BadInput("E_MISSING", "which socket?", at="SOCKET", cure="pyfi ls sockets", field="socket")
     values, named = arguments(args), keywords(kw)
-    for name in _OURS:
+    for name in _OURS if queue is None else (*_OURS, "queue", "key"):
         if name in named:
             raise BadInput.of("E_USAGE", "--kw", name, "an argument of this name is given by its position")
+    limit = platform.settings.client.timeout_seconds if timeout is None else timeout
+    if queue is not None:
+        sent = _broadcast(platform, queue, key or "", values, named, timeout=run_limit, **how)
+        _print_ids(sent.values(), form) if no_wait else _print_all(platform, sent, limit, quiet, form)
+        return
+    assert socket is not None
     future = platform.client.submit(socket, *values, timeout=run_limit, **how, **named)
     if no_wait:
-        click.echo(render.as_json([{"id": future.id}]) if form == "json" else future.id)
+        _print_ids([future], form)
         return
-    limit = platform.settings.client.timeout_seconds if timeout is None else timeout
     if items:
         _print_items(future, limit, form)
         return
@@ -58,6 +72,49 @@ def _run(
         say(as_text(value))
     if verbose:
         click.echo(f"{future.id} {_made_by(platform, future.identity)}", err=True)
+
+
+def _print_ids(futures: Iterable[Future], form: str) -> None:
+    ids = [future.id for future in futures]
+    click.echo(render.as_json([{"id": each} for each in ids]) if form == "json" else "\n".join(ids))
+
+
+def _broadcast(
+    platform: Platform,
+    queue: str,
+    key: str,
+    values: Iterable[object],
+    named: dict[str, Any],
+    *,
+    delay: float | None,
+    at: object,
+    **how: Any,
+) -> Broadcast:
+    if delay is not None or at is not None:
+        raise BadInput.of("E_USAGE", "--queue", queue, "a call to a whole queue starts as soon as it can")
+    return platform.client.publish(queue, *values, key=key, **how, **named)
+
+
+def _print_all(platform: Platform, sent: Broadcast, limit: float | None, quiet: bool, form: str) -> None:
+    """A line for each task's value; the first error is raised once all have ended."""
+    from pyfi_hpc.cli.waiting import value_of
+
+    failed: BaseException | None = None
+    rows: list[dict[str, Any]] = []
+    for socket, future in sent.items():
+        try:
+            value = value_of(future, limit, platform.client, quiet=quiet)
+        except TaskError as error:
+            failed = failed or error
+            rows.append({"id": future.id, "socket": socket, "status": future.status, "error": error.what})
+            continue
+        rows.append({"id": future.id, "socket": socket, "status": "SUCCEEDED", "value": as_json(value)})
+        if form != "json":
+            say(f"{socket}\t{as_text(value)}")
+    if form == "json":
+        click.echo(render.as_json(rows))
+    if failed is not None:
+        raise failed
 
 
 def _print_items(future: Future, limit: float | None, form: str) -> None:
@@ -95,10 +152,14 @@ def _made_by(platform: Platform, identity: bytes) -> str:
 
 
 _options = together(
-    click.argument("socket"),
+    click.argument("socket", required=False),
     click.argument("args", nargs=-1, metavar="[ARGS]..."),
     click.option("--kw", multiple=True, metavar="NAME=JSON", help="An argument by its name; may be repeated."),
+    click.option("--queue", metavar="QUEUE", help="Call every task bound to this queue; all words are arguments then."),
+    click.option("--key", metavar="KEY", help="With --queue, of a topic queue: only those whose binding it fits."),
     click.option("--id", type=Id(), help="An id of your own: repeating the call with it runs nothing twice."),
+    click.option("--priority", type=Choice(Priority, "PRIORITY"), default="normal", show_default=True,
+                 help="While all wait, 8 high calls and 2 normal ones run for each low one."),
     click.option("--timeout", type=Seconds(), help="Stop waiting after this long; the work goes on (exit code 4)."),
     click.option("--no-wait", is_flag=True, help="Print its id once it is accepted, and leave it to `pyfi wait`."),
     click.option("--delay", type=Seconds(), help="Start it no sooner than this; until then the database holds it."),
@@ -119,6 +180,8 @@ _options = together(
         "pyfi call proc1.socket1 '\"Hello World !\"'",
         "pyfi call proc1.socket1 3 '[1, 2]' --kw limit=10 -v",
         "pyfi call proc1.socket1 '{\"a\": 1}' --timeout 5m -o json",
+        "pyfi call proc1.socket1 3 --priority high",
+        "pyfi call --queue pyfi.queue1 '\"Hello World !\"'",
         "pyfi call proc1.socket1 3 --delay 30s --no-wait",
     ),
 )
@@ -127,7 +190,8 @@ _options = together(
 def call(platform: Platform, **given: Any) -> None:
     """Run one invocation and print its value; arguments are JSON.
 
-    SOCKET is a socket's name; PROCESSOR.TASK does where one socket has that task.
+    SOCKET is a socket's name; PROCESSOR.TASK does where one socket has that task. With --queue each task that is bound
+    to a queue runs once: a line for each, its socket's name and its value.
     """
     _run(platform, **given)
 

@@ -18,14 +18,19 @@ class Listed(NamedTuple):
 _OBJECT = ("id", "owner", "created", "updated", "generation")
 
 LISTED: Mapping[str, Listed] = {
-    "queue": Listed("queues", "queues", ("name", "type", "max_length"), _OBJECT),
+    "queue": Listed("queues", "queues", ("name", "type", "max_length"), ("kind", "priorities", *_OBJECT)),
     "processor": Listed(
         "processors",
         "processors",
         ("name", "requested_status", "status", "workers", "module", "commit", "host"),
         ("repository", "branch", "default_task", "cpus", "gpus", "mem_mib", "reason", *_OBJECT),
     ),
-    "socket": Listed("sockets", "sockets", ("name", "processor", "task", "queue"), ("binding", "signature", *_OBJECT)),
+    "socket": Listed(
+        "sockets",
+        "sockets",
+        ("name", "processor", "task", "queue"),
+        ("binding", "priorities", "ordering", "signature", *_OBJECT),
+    ),
     "plug": Listed("plugs", "plugs", ("name", "processor", "source", "queue", "target", "key"), _OBJECT),
     "node": Listed(
         "nodes",

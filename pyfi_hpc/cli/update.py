@@ -8,10 +8,12 @@ import click
 
 from pyfi_hpc.cli.command import Command, Group
 from pyfi_hpc.cli.context import Platform, pass_platform
-from pyfi_hpc.cli.params import Seconds, Whole
+from pyfi_hpc.cli.params import Choice, Seconds, Whole
 from pyfi_hpc.cli.pilot_options import pilot_options, with_shape
 from pyfi_hpc.cli.shared import changes, named, object_options, shape_options, whole_path
 from pyfi_hpc.errors import BadInput
+from pyfi_hpc.model.ordering import Ordering
+from pyfi_hpc.model.status import QueueKind
 
 #: Given back by `show`; an object that was changed since then is left alone.
 generation_option = click.option("--generation", type=Whole(1, 2**31), help="Refuse if it was changed since this one.")
@@ -22,7 +24,7 @@ def update() -> None:
     """Change an object of the network."""
 
 
-def _updated(platform: Platform, kind: str, which: Any, generation: int | None = None, **values: Any) -> None:
+def _updated(platform: Platform, kind: str, which: Any, /, generation: int | None = None, **values: Any) -> None:
     """Change the object and print its new generation."""
     wanted = changes(**values)
     if not wanted:
@@ -37,10 +39,12 @@ def _updated(platform: Platform, kind: str, which: Any, generation: int | None =
         "pyfi update queue pyfi.queue1 --max-length 5000",
         "pyfi update queue -n pyfi.queue1 --max-length 5000",
         "pyfi update queue pyfi.queue1 --max-length 5000 --generation 2",
+        "pyfi update queue pyfi.queue1 --kind classic",
     ),
 )
 @object_options
 @click.option("--max-length", type=Whole(1, 10**9), help="Refuse more when so many wait.")
+@click.option("--kind", type=Choice(QueueKind, "KIND"), help="How RabbitMQ keeps it.")
 @generation_option
 @pass_platform
 def queue(platform: Platform, target: str | None, name: str | None, ident: Any, **values: Any) -> None:
@@ -77,12 +81,16 @@ def processor(platform: Platform, target: str | None, name: str | None, ident: A
         "pyfi update socket proc1.socket1 -t do_this",
         "pyfi update socket proc1.socket1 --timeout 5m",
         "pyfi update socket -n proc1.socket1 --binding 'alarm.#'",
+        "pyfi update socket proc1.socket1 --priorities 1",
+        "pyfi update socket proc1.socket1 --ordering fifo --timeout 1m",
     ),
 )
 @object_options
 @click.option("-t", "--task", help="The function to run.")
 @click.option("--timeout", "timeout_seconds", type=Seconds(), help="Time limit of each call.")
 @click.option("--binding", metavar="PATTERN", help="The keys of a topic queue that reach it.")
+@click.option("--priorities", type=Whole(1, 3), help="1: calls have none, 2: some may be high, 3: also low.")
+@click.option("--ordering", type=Choice(Ordering, "ORDERING"), help="fifo: calls run one at a time, in order.")
 @generation_option
 @pass_platform
 def socket(platform: Platform, target: str | None, name: str | None, ident: Any, **values: Any) -> None:

@@ -13,6 +13,7 @@ import threading
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
+from pyfi_hpc.client.broadcast import Broadcast
 from pyfi_hpc.client.client import Client
 from pyfi_hpc.client.futures import Future
 
@@ -78,12 +79,18 @@ class Object:
 
 
 class Queue(Object):
-    """A durable queue: `type` is direct, topic or fanout."""
+    """A durable queue: `type` is direct, topic or fanout; `kind` is how RabbitMQ keeps it, quorum or classic."""
 
     kind = "queue"
 
-    def __init__(self, name: str, *, type: str | None = None, max_length: int | None = None) -> None:
-        super().__init__(name, type=type, max_length=max_length)
+    def __init__(
+        self, name: str, *, type: str | None = None, max_length: int | None = None, kind: str | None = None
+    ) -> None:
+        super().__init__(name, type=type, max_length=max_length, kind=kind)
+
+    def publish(self, *args: object, **kwargs: object) -> Broadcast:
+        """Call every task that is bound to it, as `Client.publish`."""
+        return client().publish(self.name, *args, **kwargs)  # type: ignore[arg-type]
 
     @classmethod
     def of(cls, given: QueueLike) -> Queue:

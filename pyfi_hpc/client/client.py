@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from pyfi_hpc.brokers.base import Broker
 from pyfi_hpc.client import rows, times
+from pyfi_hpc.client.broadcast import Broadcast, publish
 from pyfi_hpc.client.futures import Future
 from pyfi_hpc.client.holding import hold
 from pyfi_hpc.client.mapping import Map, Outcomes, check_most
@@ -18,8 +19,10 @@ from pyfi_hpc.client.stream import Stream
 from pyfi_hpc.client.tickets import not_accepted
 from pyfi_hpc.client.waiter import conflict
 from pyfi_hpc.config import Settings
-from pyfi_hpc.errors import DatabaseUnavailable
-from pyfi_hpc.wire.ids import ID_BYTES, parse_id
+from pyfi_hpc.errors import DatabaseUnavailable, PyfiError
+from pyfi_hpc.model.priority import Priority
+from pyfi_hpc.wire.ids import ID_BYTES, new_id, parse_id
+from pyfi_hpc.wire.messages import Answer
 
 if TYPE_CHECKING:
     from pyfi_hpc.client.network import Network
@@ -67,6 +70,7 @@ class Client:
         deadline: float | datetime.datetime | None = None,
         delay: float | None = None,
         at: datetime.datetime | None = None,
+        priority: str = Priority.NORMAL,
         **kwargs: object,
     ) -> Future:
         """Call the task behind `socket`; returns once the call is accepted.
@@ -74,7 +78,8 @@ class Client:
         `timeout` is the seconds that each attempt may run, `deadline` a time (or UTC seconds since 1970) after which it
         need not start: its outcome is then FAILED with E_TIMEOUT. `delay` seconds from now, or `at` a time, it may
         start; until then the database holds it. `id` is an id of the caller's own: repeating a call with it never makes
-        a second outcome.
+        a second outcome. `priority` is high, normal or low: while all wait, eight high calls and two normal ones run
+        for each low one.
 
         Raises:
             BadInput: E_NOT_FOUND; E_TYPE, arguments that cannot be sent, or that the task does not take; E_RANGE, a
@@ -82,7 +87,9 @@ class Client:
             Unavailable: E_BROKER, E_BROKER_BLOCKED, E_BACKPRESSURE, E_DB_UNAVAILABLE, E_STORAGE_FULL: not accepted, or
                 not known to be; may be repeated, with the same id where it says so.
         """
-        return self._submit(socket, args, kwargs, id=id, timeout=timeout, deadline=deadline, delay=delay, at=at)
+        return self._submit(
+            socket, args, kwargs, id=id, timeout=timeout, deadline=deadline, delay=delay, at=at, priority=priority
+        )
 
     def _submit(self, socket: str, args: tuple[object, ...], kwargs: Mapping[str, object], **how: Any) -> Future:
         future, stream = self.begin(socket, args, kwargs, **how)
@@ -100,6 +107,7 @@ class Client:
         deadline: float | datetime.datetime | None = None,
         delay: float | None = None,
         at: datetime.datetime | None = None,
+        priority: str = Priority.NORMAL,
     ) -> tuple[Future, Stream]:
         """Hand one call over, as `submit` does, and do not wait until it is accepted: the stream's ticket tells that.
 
@@ -108,7 +116,7 @@ class Client:
         identity = None if id is None else parse_id(id)
         limits = {"timeout": times.timeout_of(timeout), "deadline": (latest := times.deadline_of(deadline))}
         seconds = times.delay_of(delay, at, latest)
-        stream = Stream(self._session, socket)
+        stream = Stream(self._session, socket, priority)
         if seconds:
             return self._held(stream, args, kwargs, seconds, id=identity, **limits), stream
         future = stream.made(args, kwargs, id=identity, **limits)
@@ -126,9 +134,16 @@ class Client:
 
     def call(self, socket: str, *args: object, timeout: float | None = None, **kwargs: object) -> Any:
         """The value of one call, waited for `timeout` seconds at most. Raises what `submit` and `Future.result` do."""
-        return self._submit(socket, args, kwargs).result(timeout)
+        future, stream = self.begin(socket, args, kwargs)
+        try:
+            # an outcome proves that the call was accepted: it may come before the broker's own word
+            return future.result(timeout)
+        except PyfiError:
+            if not isinstance(future.answer, Answer):
+                raise_refused(stream)
+            raise
 
-    def submit_many(self, socket: str, inputs: Iterable[object]) -> list[Future]:
+    def submit_many(self, socket: str, inputs: Iterable[object], *, priority: str = Priority.NORMAL) -> list[Future]:
         """One call for each input (a tuple is several arguments); returns once all are accepted.
 
         Calls are handed over as inputs are read, without waiting for those before them; reading ends with the first
@@ -139,7 +154,7 @@ class Client:
                 was read, in their order: all that are not named are accepted. What is wrong with an input, as `submit`
                 says: those before it are accepted.
         """
-        stream = Stream(self._session, socket)
+        stream = Stream(self._session, socket, priority)
         futures: list[Future] = []
         try:
             for given in inputs:
@@ -152,6 +167,32 @@ class Client:
         _all_accepted(stream, futures)
         return futures
 
+    def publish(
+        self,
+        queue: str,
+        *args: object,
+        key: str = "",
+        id: str | uuid.UUID | None = None,
+        timeout: float | None = None,
+        deadline: float | datetime.datetime | None = None,
+        priority: str = Priority.NORMAL,
+        **kwargs: object,
+    ) -> Broadcast:
+        """Call every task that is bound to a logical queue; returns once each of these calls is accepted.
+
+        Each distinct task is called once, however many processors have it, under an id derived from `id` (a new one
+        where none is given) and the task. A topic queue reaches those whose binding `key` fits. The rest is as in
+        `submit`. The broadcast's `result` is the values by their sockets' names.
+
+        Raises:
+            BadInput: E_NOT_FOUND; E_UNKNOWN_SOCKET, no task is bound; what `submit` raises, and then nothing is sent.
+            PyfiError: E_NOT_ACCEPTED, not accepted everywhere; it may be repeated with `facts["id"]`.
+        """
+        identity = new_id() if id is None else parse_id(id)
+        limits = {"timeout": times.timeout_of(timeout), "deadline": times.deadline_of(deadline)}
+        decided = (lambda _: False) if id is None else self._decided
+        return publish(self._session, queue, key, args, kwargs, identity, priority, decided, **limits)
+
     def map(
         self,
         socket: str,
@@ -160,6 +201,7 @@ class Client:
         return_exceptions: bool = False,
         ordered: bool = True,
         timeout: float | None = None,
+        priority: str = Priority.NORMAL,
     ) -> Iterator[Any]:
         """Yield the value of each call, in the order of the inputs or, not `ordered`, as they come.
 
@@ -173,7 +215,7 @@ class Client:
             WaitTimeout: `timeout` seconds after this call the next value is not there; `facts["ids"]` go on.
         """
         check_most(max_in_flight)
-        stream = Stream(self._session, socket)
+        stream = Stream(self._session, socket, priority)
         outcomes = Outcomes(timeout, return_exceptions=return_exceptions)
         run = Map(stream, zip(*iterables, strict=False), max_in_flight, outcomes)
         return run.in_order() if ordered else run.as_they_come()

@@ -5,13 +5,16 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 from pyfi_hpc.client.link import Link
 from pyfi_hpc.client.signature import ArgumentCheck
 from pyfi_hpc.db import topology
 from pyfi_hpc.db.topology import SocketInfo
 from pyfi_hpc.errors import BadInput, DatabaseUnavailable
+from pyfi_hpc.model import priority as priorities
 from pyfi_hpc.model.names import nearest
+from pyfi_hpc.model.priority import Priority
 
 #: After this long a socket is looked up again.
 FRESH_SECONDS = 30.0
@@ -24,18 +27,57 @@ class Way:
         self.socket, self.check = socket, ArgumentCheck(socket)
         #: learned seconds of one call, None before the first
         self.pace: float | None = None
+        self.priority = Priority.NORMAL
+        #: those of other priorities, by which calls were sent already
+        self.levels: dict[Priority, Level] = {}
+
+    def check_timeout(self, seconds: float | None) -> None:
+        """Raise E_RANGE where a call may not run for so long: those of a fifo socket hold up all others."""
+        most = self.socket.timeout_seconds
+        if seconds is not None and most is not None and self.socket.ordered and seconds > most:
+            what = f"socket {self.socket.name} is fifo: no call may take longer than its time limit of {most:g} s"
+            raise BadInput.of("E_RANGE", "timeout", seconds, what)
 
     def renewed(self, socket: SocketInfo) -> None:
         """It was read again."""
         if socket != self.socket:
             self.socket, self.check = socket, ArgumentCheck(socket)
+            for level in self.levels.values():
+                level.follow()
+
+
+class Level(Way):
+    """The same socket for calls of another priority: they go to a queue of their own."""
+
+    def __init__(self, usual: Way, priority: Priority) -> None:
+        self._usual = usual
+        super().__init__(_at(usual.socket, priority))
+        self.priority = priority
+
+    @property
+    def pace(self) -> float | None:
+        """Calls run for as long, whatever their priority."""
+        return self._usual.pace
+
+    @pace.setter
+    def pace(self, seconds: float | None) -> None:
+        if seconds is not None:
+            self._usual.pace = seconds
+
+    def follow(self) -> None:
+        """The socket was read again."""
+        self.renewed(_at(self._usual.socket, self.priority))
+
+
+def _at(socket: SocketInfo, priority: Priority) -> SocketInfo:
+    return replace(socket, key=priorities.level_key(socket.key, priority))
 
 
 class Directory:
     """The sockets of one network, by name."""
 
-    def __init__(self, link: Link, network: str, declare: Callable[[str], None]) -> None:
-        """`declare` makes the queue of the socket so called."""
+    def __init__(self, link: Link, network: str, declare: Callable[[str, Priority], None]) -> None:
+        """`declare` makes the queue of the socket so called, for calls of that priority."""
         self._link, self._network, self._declare = link, network, declare
         self._lock = threading.Lock()
         #: those read so far
@@ -64,16 +106,36 @@ class Directory:
         """Whether `way` answers at once."""
         return name in self.ways and time.monotonic() - self._read[name] < FRESH_SECONDS
 
-    def mend(self, name: str) -> None:
-        """The broker knows no queue of `name`: read where it is now, and have it declared again."""
+    def level(self, way: Way, priority: str) -> Way:
+        """The way for calls of that priority; the first to go it has its queue declared.
+
+        Raises:
+            BadInput: E_CHOICE. DatabaseUnavailable, BrokerUnavailable: it was never gone before.
+        """
+        wanted = priorities.checked(priority, way.socket.priorities, way.socket.name)
+        if wanted is Priority.NORMAL:
+            return way
         with self._lock:
-            self._declare(name)
-            self._look(name, None)
+            if wanted not in way.levels:
+                level = Level(way, wanted)
+                if not self._is_declared(level.socket):
+                    self._declare(level.socket.name, wanted)
+                way.levels[wanted] = level
+            return way.levels[wanted]
+
+    def _is_declared(self, socket: SocketInfo) -> bool:
+        return self._link.run(lambda cursor: topology.declared(cursor, socket.id, socket.key))
+
+    def mend(self, way: Way) -> None:
+        """The broker knows no queue for that way: read where it is now, and have it declared again."""
+        with self._lock:
+            self._declare(way.socket.name, way.priority)
+            self._look(way.socket.name, None)
 
     def _look(self, name: str, patience: float | None) -> Way:
         socket = self._find(name, patience)
         if not socket.declared:
-            self._declare(socket.name)
+            self._declare(socket.name, Priority.NORMAL)
             socket = self._find(name, patience)
         way = self.ways.get(socket.name) or Way(socket)
         way.renewed(socket)

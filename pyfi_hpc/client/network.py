@@ -33,6 +33,7 @@ from pyfi_hpc.db.engine import database_errors
 from pyfi_hpc.envs.mirror import Mirror
 from pyfi_hpc.envs.repository import Allow
 from pyfi_hpc.errors import BadInput, BrokerUnavailable
+from pyfi_hpc.model.priority import Priority, level_key
 from pyfi_hpc.model.status import Requested
 
 _MODULES: dict[str, Any] = {
@@ -335,12 +336,12 @@ class Network:
 
     # the broker's queues
 
-    def ensure_declared(self, socket: Which) -> None:
-        """Have the socket's durable queue declared now. Raises BrokerUnavailable."""
+    def ensure_declared(self, socket: Which, priority: Priority = Priority.NORMAL) -> None:
+        """Have the socket's durable queue for calls of that priority declared now. Raises BrokerUnavailable."""
 
         def work(tools: Tools) -> None:
             row = find(tools, tables.Socket, socket)
-            if not declaring.declare(tools, row.queue, row.task_key):
+            if not declaring.ensure(tools, row.queue, level_key(row.task_key, priority)):
                 raise BrokerUnavailable("E_BROKER", "the queue cannot be declared: the broker is away")
 
         self._change(work)

@@ -29,6 +29,7 @@ from pyfi_hpc.db import versions
 from pyfi_hpc.db.plain import place
 from pyfi_hpc.db.record import Cursor
 from pyfi_hpc.errors import PyfiError
+from pyfi_hpc.model.priority import Priority
 from pyfi_hpc.wire.ids import id_text
 from pyfi_hpc.wire.messages import Answer, Kind
 from pyfi_hpc.wire.values import Items
@@ -71,12 +72,16 @@ class Session:
         self.tell: Callable[[str], None] = note or _warn
         self._database_uri = database_uri or settings.database.uri
         self._broker_uri = broker_uri or settings.broker.uri or None
-        self._make_broker = make_broker or (lambda uri: connect(self._broker_uri, database_uri=uri))
+        self._make_broker = make_broker or self._connect_broker
         self.lock = threading.RLock()
         self._opening = threading.RLock()
         self._closed = False
         self._callbacks: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._callback_thread: threading.Thread | None = None
+
+    def _connect_broker(self, database_uri: str) -> Broker:
+        limit = self.settings.broker.ack_timeout_seconds
+        return connect(self._broker_uri, database_uri=database_uri, ack_timeout_seconds=limit)
 
     # what is opened when it is first used: always under `_opening`, so that two threads open one
 
@@ -115,7 +120,7 @@ class Session:
         """Where sockets are."""
         return self._opened(
             "_directory",
-            lambda: Directory(self.link, self.network_name, lambda name: self.network.ensure_declared(name)),
+            lambda: Directory(self.link, self.network_name, lambda *way: self.network.ensure_declared(*way)),
         )
 
     @property
@@ -323,6 +328,7 @@ class Session:
         if (waiter := self.__dict__.get("_waiter")) is not None:
             waiter.forget(futures)
 
-    def way(self, socket: str) -> Way:
-        """Where the calls of that socket go."""
-        return self.directory.way(socket)
+    def way(self, socket: str, priority: str = Priority.NORMAL) -> Way:
+        """Where the calls of that socket with that priority go."""
+        way = self.directory.way(socket)
+        return way if priority == Priority.NORMAL else self.directory.level(way, priority)

@@ -12,6 +12,7 @@ from pyfi_hpc.client.session import Session
 from pyfi_hpc.client.tickets import Ticket, not_accepted
 from pyfi_hpc.db.topology import SocketInfo
 from pyfi_hpc.errors import PyfiError
+from pyfi_hpc.model.priority import Priority
 from pyfi_hpc.wire.ids import call_digest
 from pyfi_hpc.wire.messages import Call
 
@@ -22,10 +23,10 @@ class Stream:
     """Not for several threads at once. What is gathered goes out by itself when a message is full or none is under
     way; `flush` before waiting for anything."""
 
-    def __init__(self, session: Session, socket: str) -> None:
+    def __init__(self, session: Session, socket: str, priority: str = Priority.NORMAL) -> None:
         began = time.monotonic()
         self._session, self._name = session, socket
-        self._way, self._sender = session.way(socket), session.sender
+        self._way, self._sender = session.way(socket, priority), session.sender
         self._patience = session.settings.client.connect_seconds
         #: what was spent on the way to the first call is not spent again, but for half of it
         self._spent = min(time.monotonic() - began, self._patience / 2)
@@ -36,7 +37,7 @@ class Stream:
     def send(self, args: tuple[object, ...]) -> Future:
         """Have one call sent, soon; raises as `made` does."""
         future = self.made(args)
-        if self.hungry:
+        if self._sender.hungry(self._way, len(self._gathered)):
             self.flush()
         return future
 
@@ -77,6 +78,7 @@ class Stream:
         """One call that is not to be sent by this stream; raises as `made` does."""
         way = self._way
         way.check(args, kwargs)
+        way.check_timeout(timeout)
         data = self._session.packer.pack(args, kwargs)
         call = Call(id or self._ids.next(), data, call_digest(way.socket.id, data), 1, deadline, timeout)
         return Future(self._session, call.id, self._name, call.digest if id else None), call
@@ -93,6 +95,11 @@ class Stream:
             # watched first: a reply may be here before the confirm is
             self._session.waiter.watch([item.future for item in items])
             self._sender.put(self._way, items)
+
+    def offer(self) -> None:
+        """Hand over what has gathered if it would go at once, alone or with more; else it may as well wait here."""
+        if self._gathered and self._sender.eager(self._way):
+            self.flush()
 
     def let_go(self, given: Iterable[Future | Exception]) -> None:
         """Nobody here will ask for the outcomes of these any more; the calls go on."""

@@ -22,6 +22,9 @@ class BrokerQueue(Base):
     key: Mapped[str]
     generation: Mapped[int]
     max_length: Mapped[int | None]
+    #: one message is in hands at a time, in those of consumer `active`
+    single: Mapped[bool] = mapped_column(server_default=text("false"))
+    active: Mapped[int | None]
     __table_args__ = (UniqueConstraint("name"), Index(None, "exchange", "key"))
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import psycopg2
+import psycopg2.extensions
 
 #: For links that go silent; a unix socket ignores them. Source: libpq, "Parameter Key Words".
 LINK: dict[str, Any] = {"connect_timeout": 5, "keepalives_idle": 5, "keepalives_interval": 2, "keepalives_count": 3}
@@ -15,13 +18,38 @@ IDLE_SECONDS = 10
 LOST = (psycopg2.OperationalError, psycopg2.InterfaceError, psycopg2.errors.IdleInTransactionSessionTimeout)
 
 
+@contextmanager
+def _readable() -> Iterator[None]:
+    """What the server seems to say is no text: whatever came over the link, the session is of no use any more."""
+    try:
+        yield
+    except UnicodeDecodeError as error:
+        raise psycopg2.OperationalError(f"the server's words cannot be read: {error}") from error
+
+
+class _Cursor(psycopg2.extensions.cursor):
+    def execute(self, *statement: Any) -> Any:
+        with _readable():
+            return super().execute(*statement)
+
+
+class _Connection(psycopg2.extensions.connection):
+    def cursor(self, *args: Any, **kwargs: Any) -> Any:
+        return super().cursor(*args, **{"cursor_factory": _Cursor, **kwargs})
+
+    def commit(self) -> None:
+        with _readable():
+            super().commit()
+
+
 def opened(uri: str, name: str, *, patient: bool = False) -> Any:
     """A new connection that the server lists as `name`; a `patient` one may wait in a transaction.
 
     Raises what psycopg2 raises.
     """
     dsn = uri.replace("postgresql+psycopg2:", "postgresql:", 1)
-    connection = psycopg2.connect(dsn, application_name=name, **LINK)
+    with _readable():
+        connection = psycopg2.connect(dsn, application_name=name, connection_factory=_Connection, **LINK)
     if patient:
         return connection
     # not an option of the connection's start: poolers refuse those

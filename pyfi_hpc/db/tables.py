@@ -122,15 +122,21 @@ class Queue(Owned, Base):
     name: Mapped[str]
     type: Mapped[QueueType] = mapped_column(QUEUE_TYPE, server_default="direct")
     max_length: Mapped[int | None]
+    #: what RabbitMQ makes of it: `quorum`, or `classic`, which is quicker and not replicated
+    kind: Mapped[str] = mapped_column(server_default=text("'quorum'"))
     network: Mapped[Network] = relationship(lazy="joined")
     __table_args__ = (
         UniqueConstraint("network_id", "name"),
         CheckConstraint("max_length IS NULL OR max_length > 0", name="max_length"),
+        CheckConstraint("kind IN ('quorum', 'classic')", name="kind"),
     )
 
 
 class TaskQueue(Base):
     """A durable queue of the broker: one task bound to one logical queue, in one generation.
+
+    Calls of another priority than the usual have one of their own, made when the first is sent: its `task_key` ends in
+    that priority (`model.priority`). That of a fifo socket ends in `.fifo`.
 
     A generation is never used again, also when queue and socket are deleted and made anew: a broker's queue of an old
     name may still be on its way out.
@@ -212,11 +218,17 @@ class Socket(Owned, Base):
     #: parameters as recorded from the source at the pinned commit: name, kind, has_default
     signature: Mapped[dict[str, Any] | None]
     source: Mapped[str | None]
+    #: how many priorities its calls may have: 1 the usual one alone, 2 also high, 3 also low
+    priorities: Mapped[int] = mapped_column(server_default=text("3"))
+    #: `none`, or `fifo`: one call at a time, in the order in which they were accepted
+    ordering: Mapped[str] = mapped_column(server_default=text("'none'"))
     processor: Mapped[Processor] = relationship(lazy="joined")
     queue: Mapped[Queue] = relationship(lazy="joined")
     __table_args__ = (
         UniqueConstraint("network_id", "name"),
         CheckConstraint("timeout_seconds IS NULL OR timeout_seconds > 0", name="timeout_seconds"),
+        CheckConstraint("priorities BETWEEN 1 AND 3", name="priorities"),
+        CheckConstraint("ordering = 'none' OR ordering = 'fifo' AND priorities = 1", name="ordering"),
         Index(None, "queue_id"),
         Index(None, "processor_id"),
     )

@@ -9,6 +9,7 @@ from typing import Any
 
 from pyfi_hpc.brokers.base import TaskQueue
 from pyfi_hpc.db.record import Cursor
+from pyfi_hpc.model.names import is_fifo
 from pyfi_hpc.model.status import QueueType
 from pyfi_hpc.wire.messages import Route
 
@@ -31,17 +32,26 @@ class SocketInfo:
     timeout_seconds: float | None
     #: parameters of the task at the pinned commit, None where they are not known
     signature: dict[str, Any] | None
+    #: how many priorities its calls may have
+    priorities: int = 3
+
+    @property
+    def ordered(self) -> bool:
+        """Whether its calls run one at a time, in the order in which they were accepted."""
+        return is_fifo(self.key)
 
 
-def task_queue(network: str, queue: str, key: str, generation: int, max_length: int | None = None) -> TaskQueue:
+def task_queue(
+    network: str, queue: str, key: str, generation: int, max_length: int | None = None, kind: str = "quorum"
+) -> TaskQueue:
     """The broker's queue for one task bound to one logical queue."""
-    return TaskQueue(network, queue, key, generation, max_length)
+    return TaskQueue(network, queue, key, generation, max_length, kind)
 
 
 def task_queues(cursor: Cursor, network: str) -> tuple[TaskQueue, ...]:
     """Every queue of `network` that was ever declared."""
     cursor.execute(
-        """SELECT q.name, t.task_key, t.generation, q.max_length
+        """SELECT q.name, t.task_key, t.generation, q.max_length, q.kind
            FROM pyfi.task_queue t JOIN pyfi.queue q ON q.id = t.queue_id JOIN pyfi.network n ON n.id = q.network_id
            WHERE n.name = %s AND t.declared IS NOT NULL""",
         (network,),
@@ -51,7 +61,7 @@ def task_queues(cursor: Cursor, network: str) -> tuple[TaskQueue, ...]:
 
 _SOCKETS = """
     SELECT uuid_send(s.id), s.name, s.owner, p.name, p.commit, s.task, q.name, s.task_key, coalesce(t.generation, 1),
-        t.declared IS NOT NULL, coalesce(s.timeout_seconds, p.timeout_seconds), s.signature
+        t.declared IS NOT NULL, coalesce(s.timeout_seconds, p.timeout_seconds), s.signature, s.priorities
     FROM pyfi.socket s JOIN pyfi.processor p ON p.id = s.processor_id JOIN pyfi.queue q ON q.id = s.queue_id
     JOIN pyfi.network n ON n.id = s.network_id
     LEFT JOIN pyfi.task_queue t ON t.queue_id = s.queue_id AND t.task_key = s.task_key
@@ -78,8 +88,18 @@ def _info(network: str, row: Any) -> SocketInfo:
     queue = task_queue(network, row[6], row[7], row[8])
     return SocketInfo(
         bytes(row[0]), row[1], row[2], row[3], row[4], row[5], queue.exchange, queue.key, queue.generation, row[9],
-        row[10], row[11],
+        row[10], row[11], row[12],
     )  # fmt: skip
+
+
+def declared(cursor: Cursor, socket: bytes, key: str) -> bool:
+    """Whether the broker has confirmed the queue by which calls of `socket` with that key go."""
+    cursor.execute(
+        "SELECT FROM pyfi.task_queue t JOIN pyfi.socket s ON s.queue_id = t.queue_id"
+        " WHERE s.id = %s::uuid AND t.task_key = %s AND t.declared IS NOT NULL",
+        (socket.hex(), key),
+    )
+    return cursor.fetchone() is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +139,29 @@ def routes(cursor: Cursor, network: str) -> dict[bytes, tuple[Route, ...]]:
             if end.processor == plug.processor and plug.source in (None, end.id):
                 found.setdefault(end.id, []).extend(targets)
     return {identity: tuple(ways) for identity, ways in found.items() if ways}
+
+
+def bound(cursor: Cursor, network: str, queue: str, key: str = "") -> dict[str, str] | None:
+    """Whom a message to a logical queue reaches: socket -> task key, one socket for each distinct task, the first made.
+
+    On a topic queue those bound by a pattern that `key` fits. None: there is no such queue.
+    """
+    cursor.execute(
+        """SELECT q.type, s.name, s.task_key, s.binding
+           FROM pyfi.queue q JOIN pyfi.network n ON n.id = q.network_id
+           LEFT JOIN (pyfi.socket s JOIN pyfi.processor p ON p.id = s.processor_id AND p.status <> 'REMOVED')
+               ON s.queue_id = q.id
+           WHERE n.name = %s AND q.name = %s ORDER BY s.created, s.id""",
+        (network, queue),
+    )
+    rows = cursor.fetchall()
+    if not rows:
+        return None
+    first: dict[str, str] = {}
+    for type_, name, task_key, binding in rows:
+        if name is not None and (QueueType(type_) is not QueueType.TOPIC or matches(binding, key)):
+            first.setdefault(task_key, name)
+    return {name: task_key for task_key, name in first.items()}
 
 
 def _plugs(cursor: Cursor, network: str) -> list[_Plug]:

@@ -52,7 +52,7 @@ def _queues(broker: Broker, database: Database) -> Iterator[Finding]:
 
 def _queue(broker: Broker, row: Any) -> Iterator[Finding]:
     """Declare the queue, which changes nothing where it stands as asked."""
-    queue, declared = TaskQueue(*row[:5]), row[5]
+    queue, declared = TaskQueue(*row[:6]), row[6]
     was_there = _exists(broker, queue)
     broker.declare(queue)
     if declared and not was_there:

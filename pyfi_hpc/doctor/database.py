@@ -132,9 +132,10 @@ class Database:
         yield from processors.judged([processors.Seen(*row) for row in rows], self._start)
 
     def task_queues(self) -> list[Any]:
-        """Network, queue, task key, generation and length limit of each queue that the broker should have."""
+        """Network, queue, task key, generation, length limit and kind of each queue that the broker should have."""
         return self._rows(
-            """SELECT w.name, q.name, t.task_key, t.generation, q.max_length, t.declared IS NOT NULL
+            """SELECT w.name, q.name, t.task_key, t.generation, q.max_length, q.kind,
+                   t.declared IS NOT NULL
                FROM pyfi.task_queue t JOIN pyfi.queue q ON q.id = t.queue_id JOIN pyfi.network w ON w.id = q.network_id
                WHERE w.name = :network ORDER BY q.name, t.task_key"""
         )

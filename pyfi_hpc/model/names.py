@@ -9,6 +9,8 @@ from collections.abc import Iterable
 
 from pyfi_hpc.errors import BadInput
 
+#: Ends the key of a task whose calls keep their order.
+FIFO = ".fifo"
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,62}")
 
 
@@ -44,10 +46,15 @@ def checked_choice(value: str, allowed: Iterable[str], field: str) -> str:
     raise BadInput.of("E_CHOICE", field, value, f"{field} has no {value!r}", cure=cure)
 
 
-def task_key(repository: str, module: str, task: str) -> str:
-    """What makes two tasks the same task: repository, module and function, not the commit.
+def task_key(repository: str, module: str, task: str, *, fifo: bool = False) -> str:
+    """What makes two tasks the same task: repository, module and function, not the commit; and whether in order.
 
     Processors with the same key compete for the same queue, and a new commit goes on with it.
     """
     digest = hashlib.sha256("\0".join((repository, module, task)).encode()).hexdigest()
-    return f"{task[:24]}-{digest[:16]}"
+    return f"{task[:24]}-{digest[:16]}{FIFO if fifo else ''}"
+
+
+def is_fifo(key: str) -> bool:
+    """Whether what is sent by this key is taken one by one, in order."""
+    return key.endswith(FIFO)

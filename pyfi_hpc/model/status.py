@@ -119,6 +119,13 @@ class QueueType(StrEnum):
     FANOUT = "fanout"
 
 
+class QueueKind(StrEnum):
+    """How RabbitMQ keeps a durable queue; the embedded broker knows one kind only."""
+
+    QUORUM = "quorum"
+    CLASSIC = "classic"
+
+
 #: Causes that spend the retry budget. AGENT_LOST does: it is only ever charged to a call that ran alone.
 SPENDS_BUDGET = frozenset(
     {Cause.USER_ERROR, Cause.TIMEOUT, Cause.HOST_OOM, Cause.GPU_OOM, Cause.SIGNAL, Cause.WORKER_LOST, Cause.AGENT_LOST}

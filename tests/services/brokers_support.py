@@ -17,6 +17,7 @@ from pyfi_hpc.brokers.memory import Hub, MemoryBroker
 from pyfi_hpc.db import schema
 from pyfi_hpc.db.embedded import ADMIN, ROLE, EmbeddedPostgres
 from pyfi_hpc.errors import PyfiError
+from pyfi_hpc.model.names import FIFO
 
 #: Nothing here takes this long unless it is broken.
 PATIENCE = 30.0
@@ -38,6 +39,8 @@ class Service(Protocol):
     uri: str | None
     #: Whether what is confirmed outlives the service's own process.
     durable: bool
+    #: What a message's delivery count is raised by when it comes back: 0 where nobody counts.
+    counts: int
 
     def connect(self) -> Broker:
         """A new connection; the test closes it."""
@@ -58,6 +61,7 @@ class MemoryService:
     kind = "memory"
     uri: str | None = None
     durable = False
+    counts = 1
 
     def __init__(self) -> None:
         self._hub = Hub()
@@ -87,6 +91,7 @@ class PostgresService:
 
     kind = "postgres"
     durable = True
+    counts = 1
 
     def __init__(self, uri: str, restart: Callable[[], None]) -> None:
         self.uri: str | None = uri
@@ -122,10 +127,11 @@ def prepare(server: EmbeddedPostgres) -> None:
     schema.init(server.uri(ADMIN), grant_to=ROLE)
 
 
-def a_queue(max_length: int | None = None) -> TaskQueue:
+def a_queue(max_length: int | None = None, *, fifo: bool = False) -> TaskQueue:
     """A task queue that no other test uses, in a network of its own."""
     mark = uuid.uuid4().hex[:10]
-    return TaskQueue(network=f"net-{mark}", queue="work", key=f"square-{mark}", max_length=max_length)
+    key = f"square-{mark}{FIFO if fifo else ''}"
+    return TaskQueue(network=f"net-{mark}", queue="work", key=key, max_length=max_length)
 
 
 def a_message(queue: TaskQueue, body: bytes = b"body") -> Publication:

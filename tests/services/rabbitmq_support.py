@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 from pyfi_hpc.box.rabbitmq import RabbitMQ
-from pyfi_hpc.brokers.base import Broker
+from pyfi_hpc.brokers.base import Broker, TaskQueue
 from pyfi_hpc.brokers.rabbitmq import RabbitBroker
 from pyfi_hpc.brokers.rabbitmq.broker import SETTLE_SECONDS
 
@@ -15,6 +16,7 @@ class RabbitService:
 
     kind = "rabbitmq"
     durable = True
+    counts = 1
 
     def __init__(self, server: RabbitMQ) -> None:
         self.server = server
@@ -38,3 +40,21 @@ class RabbitService:
         # the one place where age is a condition: a younger quorum queue does not come back
         time.sleep(SETTLE_SECONDS)
         self.server.restart(kill=True)
+
+
+class ClassicBroker(RabbitBroker):
+    """Every queue that it declares is a classic one."""
+
+    def declare(self, queue: TaskQueue) -> None:
+        """As asked otherwise."""
+        super().declare(replace(queue, kind="classic"))
+
+
+class ClassicService(RabbitService):
+    """The same node, with classic queues."""
+
+    counts = 0
+
+    def connect(self) -> Broker:
+        """A broker that declares classic queues."""
+        return ClassicBroker(self.server.uri, settle_seconds=0)

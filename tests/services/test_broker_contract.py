@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import queue as queues
 import signal
 import subprocess
 import sys
@@ -11,10 +12,11 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import pytest
 
-from pyfi_hpc.brokers.base import Broker, Confirm, Reason, TaskQueue, dead_queue
+from pyfi_hpc.brokers.base import Broker, Confirm, Delivery, Reason, Subscription, TaskQueue, dead_queue
 from pyfi_hpc.db.embedded import EmbeddedPostgres
 from pyfi_hpc.errors import BadInput, PyfiError
 from tests.services.brokers_support import (
@@ -32,8 +34,9 @@ from tests.services.brokers_support import (
     prepare,
     send,
 )
+from tests.services.rabbitmq_support import ClassicService
 
-KINDS = ("memory", "postgres", "rabbitmq")
+KINDS = ("memory", "postgres", "rabbitmq", "classic")
 #: Those with a process of their own, which other processes reach and which can be killed.
 SERVED = ("postgres", "rabbitmq")
 
@@ -84,6 +87,8 @@ def service(request: pytest.FixtureRequest) -> Service:
     """The service of the kind that the test was asked for."""
     if request.param == "memory":
         return MemoryService()
+    if request.param == "classic":
+        return ClassicService(request.getfixturevalue("rabbitmq_service").server)
     found: Service = request.getfixturevalue(f"{request.param}_service")
     return found
 
@@ -278,7 +283,9 @@ class TestPrefetch:
 class TestRedelivery:
     """What is unacked comes back."""
 
-    def test_dropped_deliveries_come_back_at_once_in_their_place(self, broker: Broker, queue: TaskQueue) -> None:
+    def test_dropped_deliveries_come_back_at_once_in_their_place(
+        self, service: Service, broker: Broker, queue: TaskQueue
+    ) -> None:
         inbox = Inbox()
         subscription = broker.consume(queue.name, prefetch=2, deliver=inbox)
         send(broker, queue, b"1", b"2", b"3")
@@ -292,13 +299,13 @@ class TestRedelivery:
         # the kinds differ in whether what came back stands before or after what was ready
         assert sorted(again.bodies()) == [b"1", b"2", b"3"]
         assert {d.body: (d.redelivered, d.delivery_count) for d in again.deliveries} == {
-            b"1": (True, 1),
-            b"2": (True, 1),
+            b"1": (True, service.counts),
+            b"2": (True, service.counts),
             b"3": (False, 0),
         }
 
     def test_a_message_comes_back_when_its_consumer_closes(
-        self, connect: Callable[[], Broker], queue: TaskQueue
+        self, service: Service, connect: Callable[[], Broker], queue: TaskQueue
     ) -> None:
         first, inbox = connect(), Inbox()
         first.consume(queue.name, prefetch=2, deliver=inbox)
@@ -310,7 +317,7 @@ class TestRedelivery:
         again = Inbox()
         connect().consume(queue.name, prefetch=2, deliver=again)
         (delivery,) = again.wait(1, timeout=5)
-        assert (delivery.body, delivery.redelivered, delivery.delivery_count) == (b"mine", True, 1)
+        assert (delivery.body, delivery.redelivered, delivery.delivery_count) == (b"mine", True, service.counts)
 
     def test_acks_given_before_close_count(self, connect: Callable[[], Broker], queue: TaskQueue) -> None:
         first, inbox = connect(), Inbox(ack=True)
@@ -333,7 +340,7 @@ class TestRedelivery:
         service.cut()
 
         again = inbox.wait(2)[1]
-        assert (again.body, again.redelivered, again.delivery_count) == (b"1", True, 1)
+        assert (again.body, again.redelivered, again.delivery_count) == (b"1", True, service.counts)
         old.ack()
         # an ack that is not void would be done before this message is
         eventually(lambda: outcome(broker.publish(a_message(queue, b"2"))) == "held")
@@ -441,7 +448,7 @@ class TestRefusals:
         send(broker, standing, b"kept")
         broker.declare(standing)
 
-        other = TaskQueue(standing.network, standing.queue, standing.key, max_length=6)
+        other = replace(standing, max_length=6)
         with pytest.raises(BadInput) as refusal:
             broker.declare(other)
 
@@ -604,6 +611,112 @@ class TestHints:
             return bool(replies and hints)
 
         eventually(heard)
+
+
+@every_kind
+class TestSingle:
+    """Queues whose messages are taken one by one, in order."""
+
+    @pytest.fixture
+    def single(self, broker: Broker) -> TaskQueue:
+        """A declared queue of this sort."""
+        fresh = a_queue(fifo=True)
+        broker.declare(fresh)
+        return fresh
+
+    def test_one_message_is_in_hands_at_a_time_over_all_consumers_in_order(
+        self, broker: Broker, connect: Callable[[], Broker], single: TaskQueue
+    ) -> None:
+        bodies = [str(number).encode() for number in range(12)]
+        taken, in_hands, at_once = list[bytes](), threading.Semaphore(0), list[int]()
+        lock = threading.Lock()
+        held: list[Delivery] = []
+
+        def take(delivery: Delivery) -> None:
+            with lock:
+                taken.append(delivery.body)
+                held.append(delivery)
+                at_once.append(len(held))
+            in_hands.release()
+
+        for consumer in (connect(), connect(), broker):
+            consumer.consume(single.name, prefetch=1, deliver=take)
+        send(broker, single, *bodies)
+        for _ in bodies:
+            assert in_hands.acquire(timeout=PATIENCE)
+            with lock:
+                held.pop().ack()
+
+        assert taken == bodies
+        assert set(at_once) == {1}
+        eventually(lambda: is_empty(broker, single))
+
+    def test_what_its_consumer_had_in_hands_goes_first_to_the_one_that_stood_by(
+        self, broker: Broker, connect: Callable[[], Broker], single: TaskQueue
+    ) -> None:
+        first, second = Inbox(), Inbox(ack=True)
+        subscription = connect().consume(single.name, prefetch=1, deliver=first)
+        send(broker, single, b"1", b"2", b"3")
+        (delivery,) = first.wait(1)
+        connect().consume(single.name, prefetch=1, deliver=second)
+        assert delivery.held()
+
+        subscription.drop()
+
+        assert [(each.body, each.redelivered) for each in second.wait(3)] == [
+            (b"1", True), (b"2", False), (b"3", False),
+        ]  # fmt: skip
+        assert (first.bodies(), delivery.held()) == ([b"1"], False)
+
+    def test_what_is_given_back_again_and_again_stays_first(
+        self, connect: Callable[[], Broker], single: TaskQueue
+    ) -> None:
+        came: queues.SimpleQueue[tuple[int, Delivery]] = queues.SimpleQueue()
+        brokers = [connect(), connect()]
+        bodies = [str(number).encode() for number in range(24)]
+
+        def consume(number: int) -> Subscription:
+            return brokers[number].consume(
+                single.name, prefetch=1, deliver=lambda delivery: came.put((number, delivery))
+            )
+
+        subscriptions = [consume(number) for number in range(2)]
+        send(brokers[0], single, *bodies)
+        settled, given_back = list[bytes](), set[int]()
+        while len(settled) < len(bodies):
+            number, delivery = came.get(timeout=PATIENCE)
+            if len(settled) % 3 or len(settled) in given_back:
+                settled.append(delivery.body)
+                delivery.ack()
+                continue
+            given_back.add(len(settled))
+            if len(settled) == 12:
+                brokers[number].close()
+                brokers[number] = connect()
+                subscriptions[number] = consume(number)
+            else:
+                subscriptions[number].drop()
+                subscriptions[number] = consume(number)
+
+        assert settled == bodies
+
+    def test_order_is_kept_when_connections_are_cut_again_and_again(
+        self, service: Service, broker: Broker, connect: Callable[[], Broker], single: TaskQueue
+    ) -> None:
+        bodies = [str(number).encode() for number in range(30)]
+        inbox = Inbox(ack=True)
+        for _ in range(2):
+            connect().consume(single.name, prefetch=1, deliver=inbox)
+        send(broker, single, *bodies[:10])
+        service.cut()
+        send(broker, single, *bodies[10:20])
+        service.cut()
+        send(broker, single, *bodies[20:])
+
+        eventually(lambda: set(inbox.bodies()) == set(bodies))
+        eventually(lambda: is_empty(broker, single))
+        # a message whose ack was lost comes again at once, before any later one
+        assert sorted(inbox.bodies(), key=int) == inbox.bodies()
 
 
 @every_kind

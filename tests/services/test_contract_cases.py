@@ -65,6 +65,10 @@ class Handed:
         """The message is settled."""
         self.acked.append(self._look() if self._look else True)
 
+    def held(self) -> bool:
+        """It is in hands."""
+        return True
+
 
 class Moody(MemoryBroker):
     """A broker that refuses its next letter."""

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
 
 from pyfi_hpc.agent.dispatch import Dispatcher, Hand
+from pyfi_hpc.model.priority import Priority
 
 P, Q = b"p" * 16, b"q" * 16
 
@@ -48,6 +49,21 @@ def test_a_long_call_never_waits_behind_another() -> None:
     dispatcher.done(1, 10, [(0, 2.0)])
 
     assert handed(dispatcher.hand_out()) == [(1, 10, (1,))]
+
+
+def test_a_call_whose_worker_lost_its_core_for_a_moment_makes_the_others_no_longer() -> None:
+    dispatcher = Dispatcher()
+    dispatcher.add_worker(1, P)
+    dispatcher.offer(10, P, "task", [0])
+    dispatcher.hand_out()
+    dispatcher.done(1, 10, [(0, 0.0001)])
+    dispatcher.offer(11, P, "task", range(40))
+    dispatcher.hand_out()
+
+    dispatcher.done(1, 11, [(index, 0.5 if index in (3, 30) else 0.0001) for index in range(40)])
+
+    dispatcher.offer(12, P, "task", range(64))
+    assert handed(dispatcher.hand_out()) == [(1, 12, tuple(range(40))), (1, 12, tuple(range(40, 64)))]
 
 
 def test_work_goes_only_to_workers_of_its_processor() -> None:
@@ -138,10 +154,15 @@ class EveryMemberIsSomewhere(RuleBasedStateMachine):
         self.with_worker[self.next] = []
         return self.next
 
-    @rule(processor=st.sampled_from([P, Q]), size=st.integers(1, 70), careful=st.booleans())
-    def offer(self, processor: bytes, size: int, careful: bool) -> None:
+    @rule(
+        processor=st.sampled_from([P, Q]),
+        size=st.integers(1, 70),
+        careful=st.booleans(),
+        priority=st.sampled_from(list(Priority)),
+    )
+    def offer(self, processor: bytes, size: int, careful: bool, priority: Priority) -> None:
         self.next += 1
-        self.dispatcher.offer(self.next, processor, "task", range(size), careful=careful)
+        self.dispatcher.offer(self.next, processor, "task", range(size), careful=careful, priority=priority)
         self.members |= {(self.next, index) for index in range(size)}
 
     @rule()

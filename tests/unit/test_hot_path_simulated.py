@@ -349,6 +349,7 @@ class _Info:
 
     signature = None
     name = "p.task"
+    ordered = False
 
 
 def _calls(stored: Stored) -> tuple[Call, ...]:

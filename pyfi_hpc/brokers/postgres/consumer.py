@@ -17,7 +17,7 @@ import structlog
 from psycopg2 import sql as identifiers
 from psycopg2.extras import Json
 
-from pyfi_hpc.brokers.base import DELIVERY_LIMIT, Delivery, Reason, dead_queue
+from pyfi_hpc.brokers.base import DELIVERY_LIMIT, Delivery, Reason, dead_queue, is_single
 from pyfi_hpc.brokers.letters import notes
 from pyfi_hpc.brokers.postgres import queues, sql
 from pyfi_hpc.brokers.postgres.names import queue_channel
@@ -69,6 +69,10 @@ class PostgresDelivery:
     def ack(self) -> None:
         """The message is settled; dropped where another incarnation has it now."""
         self._settle(self._claim)
+
+    def held(self) -> bool:
+        """False once the session was lost, or the subscription dropped."""
+        return self._claim.seq in self._claim.subscription.unacked
 
 
 class PostgresSubscription:
@@ -124,6 +128,8 @@ class Consumer:
         self._cursor: Any = None
         self._listening: dict[str, str] = {}
         self._enrolled: list[str] = []
+        #: single queues whose active consumer this is
+        self._singles: set[str] = set()
         #: queues that may have messages that nobody claimed yet
         self._hungry: set[str] = set()
         #: the last number claimed in a queue; nothing is ready before it unless somebody said so
@@ -151,6 +157,7 @@ class Consumer:
         """Become a new incarnation; whatever the old one held is not ours any more."""
         cursor.execute("SET synchronous_commit TO off")  # a lost ack is a redelivery
         cursor.execute(sql.STEADY_PLANS)
+        cursor.execute(f"{sql.CLAIM.prepare}; {sql.SETTLE.prepare}")
         cursor.execute(sql.ENTER, {"queues": [], "space": sql.LOCK_SPACE})
         self._previous, self._me = self._me, cursor.fetchone()[0]
         self._cursor, self._listening, self._enrolled = cursor, {}, []
@@ -191,7 +198,7 @@ class Consumer:
         claims = [self._acks.popleft() for _ in range(len(self._acks))]
         mine = [claim for claim in claims if claim.incarnation == self._me]
         if mine:
-            self._cursor.execute(sql.SETTLE, {"seqs": [claim.seq for claim in mine], "me": self._me})
+            self._cursor.execute(sql.SETTLE.execute, {"seqs": [claim.seq for claim in mine], "me": self._me})
         for claim in mine:
             claim.subscription.unacked.discard(claim.seq)
 
@@ -218,6 +225,7 @@ class Consumer:
         self._hungry.update(names)
         self._enrolled = names
         self._renewed = 0.0
+        self._activate()
 
     def _renew(self) -> None:
         if time.monotonic() - self._renewed < RENEW_SECONDS:
@@ -236,6 +244,14 @@ class Consumer:
         self._swept = time.monotonic()
         self._hungry.update(self._enrolled)
         self._after.clear()
+        self._activate()
+
+    def _activate(self) -> None:
+        """Single queues that nobody serves are ours."""
+        wanted = [name for name in self._enrolled if is_single(name)]
+        if wanted or self._singles:
+            self._cursor.execute(sql.ACTIVATE, {"me": self._me, "queues": wanted})
+            self._singles = {name for (name,) in self._cursor.fetchall()}
 
     def _claim(self) -> bool:
         """Take what there is room for; True when something was taken."""
@@ -243,11 +259,16 @@ class Consumer:
         for subscription in self._all():
             if subscription.queue in self._hungry and subscription.free() > 0:
                 wanted[subscription.queue] += subscription.free()
+        for name in self._singles & wanted.keys():
+            wanted[name] = 1
+            if any(found.unacked for found in self._all() if found.queue == name):
+                del wanted[name]  # it stays hungry: the ack of what is in hands lets it go on
         if not wanted:
             return False
         free = [min(number, CLAIM_MESSAGES) for number in wanted.values()]
-        after = [self._after.get(name, 0) for name in wanted]
-        self._cursor.execute(sql.CLAIM, {"me": self._me, "names": list(wanted), "free": free, "after": after})
+        # what was given back comes first, whether we heard of it yet or not
+        after = [0 if name in self._singles else self._after.get(name, 0) for name in wanted]
+        self._cursor.execute(sql.CLAIM_DURABLY, {"me": self._me, "names": list(wanted), "free": free, "after": after})
         rows = sorted(itertools.starmap(Row, self._cursor.fetchall()))
         taken = Counter(row.queue for row in rows)
         self._hungry -= {name for name, most in zip(wanted, free, strict=True) if taken[name] < most}

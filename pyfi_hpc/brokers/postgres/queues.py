@@ -16,7 +16,7 @@ def declare(cursor: Any, queue: TaskQueue) -> None:
     """The queue stands as asked, and so do the dead letters of its network."""
     ensure_dead_of(cursor, dead_queue(queue.network))
     names = {"network": queue.network, "exchange": queue.exchange, "key": queue.key}
-    numbers = {"generation": queue.generation, "max_length": queue.max_length}
+    numbers = {"generation": queue.generation, "max_length": queue.max_length, "single": queue.single}
     cursor.execute(sql.DECLARE, {"name": queue.name, **names, **numbers})
     cursor.execute(sql.STANDS, {"name": queue.name})
     stands = found(cursor, queue.name)[0]
@@ -29,7 +29,7 @@ def ensure_dead_of(cursor: Any, name: str) -> None:
     if name.startswith(prefix := dead_queue("")):
         network = name.removeprefix(prefix)
         names = {"name": name, "network": network, "exchange": DEAD_EXCHANGE, "key": network}
-        cursor.execute(sql.DECLARE, {**names, "generation": 1, "max_length": None})
+        cursor.execute(sql.DECLARE, {**names, "generation": 1, "max_length": None, "single": False})
 
 
 def delete(cursor: Any, queue: TaskQueue) -> None:

@@ -2,6 +2,20 @@
 
 from __future__ import annotations
 
+import re
+
+
+class Prepared:
+    """A statement that a session plans once: planning what the hot path asks takes as long as running it."""
+
+    def __init__(self, name: str, statement: str) -> None:
+        """`statement` has `%(name)s` for its parameters, whose types follow from where they stand."""
+        names = list(dict.fromkeys(re.findall(r"%\((\w+)\)s", statement)))
+        numbered = re.sub(r"%\((\w+)\)s", lambda found: f"${names.index(found[1]) + 1}", statement)
+        self.prepare = f"PREPARE {name} AS {numbered}"
+        self.execute = f"EXECUTE {name} ({', '.join(f'%({each})s' for each in names)})"
+
+
 #: First half of the advisory locks' keys: "pyfi" as four bytes; the second is the consumer's id.
 LOCK_SPACE = 0x70796669
 
@@ -47,10 +61,13 @@ EXECUTE publish (%(exchanges)s::text[], %(keys)s::text[], %(counted)s::bool[], %
 STEADY_PLANS = "SET enable_seqscan TO off; SET plan_cache_mode TO force_generic_plan"
 
 #: Hints need no disk: they may be lost.
-NOTIFY = """
+NOTIFY = Prepared(
+    "say",
+    """
 SELECT set_config('synchronous_commit', 'off', true), pg_notify(channel, payload)
 FROM unnest(%(channels)s::text[], %(payloads)s::text[]) AS h(channel, payload)
-"""
+""",
+)
 
 #: The row is seen by others only after the statement, when its lock is held.
 ENTER = f"""
@@ -67,28 +84,36 @@ WHERE id = %(me)s
 
 #: A claim survives a crash of the server, so that what may have been in hands is always marked. The lock on the own
 #: row makes `SWEEP` wait for a claim under way, and a claim after it take nothing. `after` skips what the index still
-#: remembers of messages that are long gone.
-CLAIM = """
-SET LOCAL synchronous_commit TO on;
+#: remembers of messages that are long gone. Of a single queue its active consumer alone takes, one message at a time.
+CLAIM = Prepared(
+    "claim",
+    """
 WITH picked AS MATERIALIZED (
     SELECT ready.seq, w.name
     FROM unnest(%(names)s::text[], %(free)s::int[], %(after)s::bigint[]) AS w(name, free, after)
-    JOIN pyfi.broker_queue q ON q.name = w.name
+    JOIN pyfi.broker_queue q ON q.name = w.name AND (NOT q.single OR q.active = %(me)s AND NOT EXISTS (
+        SELECT FROM pyfi.broker_message h WHERE h.queue = q.id AND h.consumer IS NOT NULL
+    ))
     CROSS JOIN LATERAL (
         SELECT m.seq FROM pyfi.broker_message m WHERE m.queue = q.id AND m.consumer IS NULL AND m.seq > w.after
-        ORDER BY m.seq LIMIT w.free FOR UPDATE SKIP LOCKED
+        ORDER BY m.seq LIMIT CASE WHEN q.single THEN 1 ELSE w.free END FOR UPDATE SKIP LOCKED
     ) AS ready
 ), mine AS MATERIALIZED (
     SELECT id FROM pyfi.broker_consumer WHERE id = %(me)s AND EXISTS (SELECT FROM picked) FOR KEY SHARE
 )
 UPDATE pyfi.broker_message m SET consumer = mine.id FROM picked, mine WHERE m.seq = picked.seq
 RETURNING m.seq, picked.name, m.body, m.content_type, m.headers, m.delivery_count
-"""
+""",
+)
+CLAIM_DURABLY = "SET LOCAL synchronous_commit TO on; " + CLAIM.execute
 
 #: NOT DISTINCT keeps the planner off the index of held messages, which remembers all that were ever held.
-SETTLE = """
+SETTLE = Prepared(
+    "settle",
+    """
 DELETE FROM pyfi.broker_message WHERE seq = ANY(%(seqs)s::bigint[]) AND consumer IS NOT DISTINCT FROM %(me)s
-"""
+""",
+)
 
 GIVE_BACK = """
 WITH freed AS (
@@ -116,6 +141,20 @@ SELECT pg_notify('pyfi_q_' || md5(name), '') FROM pyfi.broker_queue WHERE id IN 
 """
 LEAVE = "BEGIN; DELETE FROM pyfi.broker_consumer WHERE id = %(me)s"
 
+#: Become the active consumer of single queues that have none which is alive, leave those that are not consumed any
+#: more; which ones are ours. An incarnation is never used again, so that who was seen to be gone stays gone.
+ACTIVATE = """
+WITH orphan AS MATERIALIZED (
+    SELECT q.id, q.active FROM pyfi.broker_queue q
+    WHERE q.single AND q.name = ANY(%(queues)s::text[])
+        AND NOT EXISTS (SELECT FROM pyfi.broker_consumer c WHERE c.id = q.active)
+)
+UPDATE pyfi.broker_queue q SET active = %(me)s FROM orphan
+WHERE q.id = orphan.id AND q.active IS NOT DISTINCT FROM orphan.active;
+UPDATE pyfi.broker_queue SET active = NULL WHERE single AND active = %(me)s AND NOT name = ANY(%(queues)s::text[]);
+SELECT name FROM pyfi.broker_queue WHERE single AND active = %(me)s
+"""
+
 QUEUE = "SELECT network, exchange, key FROM pyfi.broker_queue WHERE name = %(name)s"
 SET_ASIDE = """
 WITH moved AS (
@@ -128,8 +167,8 @@ SELECT pg_notify('pyfi_q_' || md5(%(dead)s), '')
 """
 
 DECLARE = """
-INSERT INTO pyfi.broker_queue (name, network, exchange, key, generation, max_length)
-VALUES (%(name)s, %(network)s, %(exchange)s, %(key)s, %(generation)s, %(max_length)s)
+INSERT INTO pyfi.broker_queue (name, network, exchange, key, generation, max_length, single)
+VALUES (%(name)s, %(network)s, %(exchange)s, %(key)s, %(generation)s, %(max_length)s, %(single)s)
 ON CONFLICT (name) DO NOTHING
 """
 STANDS = "SELECT max_length, pg_notify('pyfi_q_' || md5(name), '') FROM pyfi.broker_queue WHERE name = %(name)s"

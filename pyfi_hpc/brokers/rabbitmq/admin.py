@@ -60,13 +60,13 @@ class Admin:
             _bind(connection, DEAD_EXCHANGE, network, dead_queue(network))
 
     def _declare_queues(self, connection: Any, wanted: Mapping[str, dict[str, object]]) -> None:
-        is_new = not all(_exists(connection, checked_name(name)) for name in wanted)
-        if is_new:
+        new = [name for name in wanted if not _exists(connection, checked_name(name))]
+        if new:
             # a consumer of a deleted queue hangs where the name returns before it has heard of the end
             connection.sleep(self._settle_seconds / 4)
         for name, arguments in wanted.items():
             _declare_queue(connection, name, arguments)
-        if is_new:
+        if any(wanted[name]["x-queue-type"] == "quorum" for name in new):
             connection.sleep(self._settle_seconds)
 
     def delete(self, queue: TaskQueue) -> None:

@@ -30,13 +30,16 @@ def task_queue_arguments(queue: TaskQueue) -> dict[str, object]:
     Source: RabbitMQ, "Quorum Queues": at-least-once dead lettering needs `reject-publish`.
     """
     arguments: dict[str, object] = {
-        "x-queue-type": "quorum",
-        "x-delivery-limit": DELIVERY_LIMIT,
+        "x-queue-type": queue.kind,
         "x-dead-letter-exchange": DEAD_EXCHANGE,
         "x-dead-letter-routing-key": queue.network,
-        "x-dead-letter-strategy": "at-least-once",
         "x-overflow": "reject-publish",
     }
+    if queue.kind == "quorum":
+        # a classic queue has neither: it never gives up on a message, so it has no dead letters of its own
+        arguments |= {"x-delivery-limit": DELIVERY_LIMIT, "x-dead-letter-strategy": "at-least-once"}
+    if queue.single:
+        arguments["x-single-active-consumer"] = True
     if queue.max_length is not None:
         arguments["x-max-length"] = queue.max_length
     return arguments

@@ -16,6 +16,8 @@ from pyfi_hpc.errors import BrokerUnavailable
 
 #: How long a new listener is waited for; what it hears may be lost, so going on without it is no fault.
 LISTENING_SECONDS = 3.0
+#: How long it is waited at the end for the broker to take back what has to be delivered first.
+PARTING_SECONDS = 2.0
 
 
 class Consumer:
@@ -27,6 +29,8 @@ class Consumer:
     def __init__(self, parameters: Any, uri: str) -> None:
         self._connection: Any = None
         self._channels: list[KeptChannel] = []
+        #: consumers of single queues that may have something in hands
+        self._singles: list[Consumption] = []
         self._settled: deque[tuple[Incarnation, int]] = deque()
         self._tasks: deque[Callable[[], None]] = deque()
         self._listeners: list[Listener] = []
@@ -35,6 +39,8 @@ class Consumer:
     def consume(self, queue: str, prefetch: int, deliver: Callable[[Delivery], None]) -> RabbitSubscription:
         """See `Broker.consume`."""
         consumption = Consumption(queue, checked_prefetch(prefetch), deliver, self._settle)
+        if consumption.single:
+            self._singles = [each for each in self._singles if not each.gone.is_set()] + [consumption]
         self._keep(consumption)
         return RabbitSubscription(consumption, self._on_link)
 
@@ -48,6 +54,11 @@ class Consumer:
 
     def close(self) -> None:
         """Send the acks that are due and end the connection; unacked deliveries go back."""
+        for single in self._singles:
+            single.stop_handing_over()
+            self._on_link(single.drop)
+        for single in self._singles:
+            single.gone.wait(PARTING_SECONDS)
         self._link.close()
 
     def _settle(self, incarnation: Incarnation, tag: int) -> None:

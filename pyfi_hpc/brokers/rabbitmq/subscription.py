@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import threading
 import uuid
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import structlog
 
-from pyfi_hpc.brokers.base import Delivery
+from pyfi_hpc.brokers.base import Delivery, is_single
 from pyfi_hpc.brokers.rabbitmq.channels import KeptChannel
 from pyfi_hpc.brokers.rabbitmq.deliveries import Incarnation, RabbitDelivery
+from pyfi_hpc.brokers.rabbitmq.reader import Delivered
 from pyfi_hpc.errors import BadInput
 
 log = structlog.get_logger()
 
 #: AMQP writes the prefetch into two bytes, and 0 would mean "no limit".
 PREFETCH_MOST = 65_535
+#: No delivery has this number.
+NO_TAG = 2**62
 #: A subscription that grew this often starts anew with one consumer.
 PARTS_MOST = 4
 
@@ -38,6 +43,9 @@ class Consumption(KeptChannel):
     ) -> None:
         super().__init__(queue)
         self._prefetch = prefetch
+        self.single = is_single(queue)
+        #: it was dropped, and the broker knows
+        self.gone = threading.Event()
         self._deliver, self._settle = deliver, settle
         self._handing_over = True
         self._forget()
@@ -58,15 +66,34 @@ class Consumption(KeptChannel):
             self.drop()
             return
         self._incarnation = Incarnation(channel, self._settle)
+        self._reader.deliveries[channel.channel_number] = partial(self._received, self._incarnation)
         channel.add_on_cancel_callback(self._cancelled_by_broker)
         self._top_up()
 
     def lost(self, reason: BaseException) -> None:
         self._forget()
+        self._note_gone()
 
     def detach(self) -> None:
         super().detach()
         self._forget()
+        self._note_gone()
+
+    def drop(self) -> None:
+        super().drop()
+        self._note_gone()
+
+    def _note_gone(self) -> None:
+        if not self.wanted and self._channel is None:
+            self.gone.set()
+
+    def part_with(self, channel: Any) -> None:
+        if self.single:
+            # RabbitMQ 3.10.8 serves the next consumer of a quorum queue before it takes back what an orderly closed
+            # channel had in hands; a channel that it closes for an error gives that back first
+            channel.basic_ack(NO_TAG)
+        else:
+            super().part_with(channel)
 
     def watch(self) -> None:
         super().watch()
@@ -123,13 +150,12 @@ class Consumption(KeptChannel):
             self._consume(room)
 
     def _consume(self, part: int) -> None:
-        tag, incarnation = f"pyfi-{uuid.uuid4().hex}", self._incarnation
-        assert incarnation is not None
+        tag = f"pyfi-{uuid.uuid4().hex}"
         self._parts[tag] = part
         self._channel.basic_qos(prefetch_count=part)
         self._channel.basic_consume(
             self.name,
-            lambda _channel, method, properties, body: self._received(incarnation, method, properties, body),
+            lambda *_: None,
             consumer_tag=tag,
             callback=lambda _frame: self.ready(),
         )
@@ -151,16 +177,16 @@ class Consumption(KeptChannel):
 
         return answered
 
-    def _received(self, incarnation: Incarnation, method: Any, properties: Any, body: bytes) -> None:
+    def _received(self, incarnation: Incarnation, delivered: Delivered) -> None:
         if not self._handing_over:
-            incarnation.channel.basic_nack(method.delivery_tag, requeue=True)
+            incarnation.channel.basic_nack(delivered.tag, requeue=True)
             return
-        incarnation.delivered(method.delivery_tag)
+        incarnation.delivered(delivered.tag)
         try:
-            self._deliver(RabbitDelivery(self.name, incarnation, method, properties, body))
+            self._deliver(RabbitDelivery(self.name, incarnation, delivered))
         except Exception:
             # it stays unacked: whatever failed there, the message is safe
-            log.exception("delivery not taken", queue=self.name, message=properties.message_id)
+            log.exception("delivery not taken", queue=self.name, tag=delivered.tag)
 
     def _cancelled_by_broker(self, _frame: Any) -> None:
         log.warning("consumer cancelled by the broker", queue=self.name)

@@ -72,8 +72,11 @@ def close(tools: Tools, which: Which) -> list[TaskQueue]:
         row.requested_status = request(row.requested_status, Requested.REMOVED, row.name)
         event(tools, "processor", row, "asked to be REMOVED, its calls discarded")
     alone = [socket for socket in processors.sockets(tools, row) if not declaring.shared(tools, socket)]
-    rows = [(socket.queue, tools.session.get(tables.TaskQueue, (socket.queue_id, socket.task_key))) for socket in alone]
-    return [declaring.name_of(tools, queue, found) for queue, found in rows if found is not None]
+    return [
+        declaring.name_of(tools, socket.queue, found)
+        for socket in alone
+        for found in declaring.rows(tools, socket.queue, socket.task_key)
+    ]
 
 
 def remove(tools: Tools, which: Which, discarded: int = 0) -> Record:

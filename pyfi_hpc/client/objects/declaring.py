@@ -9,14 +9,20 @@ from pyfi_hpc.brokers.base import TaskQueue
 from pyfi_hpc.client.objects.common import Tools, in_use
 from pyfi_hpc.db import tables
 from pyfi_hpc.errors import BadInput, BrokerUnavailable
+from pyfi_hpc.model import priority
 from pyfi_hpc.model.status import HoldState
 
 
 def bind(tools: Tools, queue: tables.Queue, task_key: str) -> None:
     """Have a durable queue for this task on this logical queue, declared at the broker if it can be reached."""
-    row = {"queue_id": queue.id, "task_key": task_key}
+    ensure(tools, queue, task_key)
+
+
+def ensure(tools: Tools, queue: tables.Queue, key: str) -> bool:
+    """As `declare`, where there may be no row of the durable queue yet."""
+    row = {"queue_id": queue.id, "task_key": key}
     tools.session.execute(insert(tables.TaskQueue).values(row).on_conflict_do_nothing())
-    declare(tools, queue, task_key)
+    return declare(tools, queue, key)
 
 
 def declare(tools: Tools, queue: tables.Queue, task_key: str) -> bool:
@@ -36,7 +42,7 @@ def declare(tools: Tools, queue: tables.Queue, task_key: str) -> bool:
 
 def name_of(tools: Tools, queue: tables.Queue, row: tables.TaskQueue) -> TaskQueue:
     """The broker's queue of a row."""
-    return TaskQueue(tools.network.name, queue.name, row.task_key, row.generation, queue.max_length)
+    return TaskQueue(tools.network.name, queue.name, row.task_key, row.generation, queue.max_length, queue.kind)
 
 
 def queued(tools: Tools, queue: tables.Queue, task_key: str) -> int:
@@ -45,17 +51,23 @@ def queued(tools: Tools, queue: tables.Queue, task_key: str) -> int:
     Raises:
         BrokerUnavailable: nobody can tell.
     """
-    row = tools.session.get(tables.TaskQueue, (queue.id, task_key))
-    if row is None:
-        return 0
-    name = name_of(tools, queue, row)
+    return sum(_queued(tools, name_of(tools, queue, row), bool(row.declared)) for row in rows(tools, queue, task_key))
+
+
+def rows(tools: Tools, queue: tables.Queue, task_key: str) -> list[tables.TaskQueue]:
+    """The durable queues for this task on this logical queue, one for each priority that was ever used."""
+    found = (tools.session.get(tables.TaskQueue, (queue.id, key)) for key in priority.keys(task_key))
+    return [row for row in found if row is not None]
+
+
+def _queued(tools: Tools, name: TaskQueue, declared: bool) -> int:
     # those that are OUT are the broker's, and counted there
     held = sa.select(sa.func.count()).where(
         tables.Hold.exchange == name.exchange,
         tables.Hold.key == name.key,
         tables.Hold.state.in_([HoldState.DUE, HoldState.LEASED]),
     )
-    return (tools.session.scalar(held) or 0) + (_depth(tools, name) if row.declared else 0)
+    return (tools.session.scalar(held) or 0) + (_depth(tools, name) if declared else 0)
 
 
 def _depth(tools: Tools, name: TaskQueue) -> int:
@@ -95,9 +107,8 @@ def unbind(tools: Tools, socket: tables.Socket) -> None:
 
 
 def drop(tools: Tools, queue: tables.Queue, task_key: str) -> None:
-    """The durable queue goes once this is committed."""
-    row = tools.session.get(tables.TaskQueue, (queue.id, task_key))
-    if row is not None:
+    """The durable queues go once this is committed."""
+    for row in rows(tools, queue, task_key):
         tools.gone.append(name_of(tools, queue, row))
         tools.session.delete(row)
         tools.session.flush()

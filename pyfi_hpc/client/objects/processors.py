@@ -21,9 +21,11 @@ from pyfi_hpc.client.objects.common import (
     in_use,
     refuse_taken,
 )
+from pyfi_hpc.client.objects.ordering import check_time_limit
 from pyfi_hpc.db import tables
 from pyfi_hpc.errors import BadInput
 from pyfi_hpc.model.names import checked_choice, checked_name, task_key
+from pyfi_hpc.model.ordering import Ordering
 from pyfi_hpc.model.request import ResourceRequest
 from pyfi_hpc.model.status import JobStatus, Requested, WorkerStatus, request
 
@@ -134,6 +136,8 @@ def update(
         values["shape"] = {**(row.shape or {}), **values["shape"]}
     for key, value in values.items():
         setattr(row, key, value)
+    for socket in sockets(tools, row) if "timeout_seconds" in values else ():
+        check_time_limit(tools, socket, row)
     event(tools, "processor", row, "updated", {"commit": row.commit})
     return record(tools, row)
 
@@ -145,7 +149,7 @@ def _move(tools: Tools, row: tables.Processor, found: code.Code, default_task: s
     for socket in sockets(tools, row):
         task = found.task(socket.task)
         socket.source, socket.signature = task.source, code.signature(task)
-        key = task_key(found.repository, found.module, socket.task)
+        key = task_key(found.repository, found.module, socket.task, fifo=socket.ordering == Ordering.FIFO)
         if key != socket.task_key:
             declaring.unbind(tools, socket)
             socket.task_key = key

@@ -21,18 +21,26 @@ from pyfi_hpc.client.objects.common import (
 )
 from pyfi_hpc.db import tables
 from pyfi_hpc.model.names import checked_choice, checked_name
-from pyfi_hpc.model.status import QueueType
+from pyfi_hpc.model.priority import Priority, of_key
+from pyfi_hpc.model.status import QueueKind, QueueType
 
 
 def add(
-    tools: Tools, *, name: str, type: str = "direct", max_length: int | None = None, id: uuid.UUID | None = None
+    tools: Tools,
+    *,
+    name: str,
+    type: str = "direct",
+    max_length: int | None = None,
+    kind: str = "quorum",
+    id: uuid.UUID | None = None,
 ) -> Record:
-    """Add a queue. Raises E_NAME, E_EXISTS, E_CHOICE, E_RANGE."""
+    """Add a queue. `kind` is how RabbitMQ keeps it. Raises E_NAME, E_EXISTS, E_CHOICE, E_RANGE."""
     checked_name(name)
-    checked_choice(type, [kind.value for kind in QueueType], "type")
+    checked_choice(type, [each.value for each in QueueType], "type")
+    checked_choice(kind, list(QueueKind), "kind")
     check_range("max_length", max_length, 1, 1_000_000_000)
     refuse_taken(tools, tables.Queue, name, id)
-    row = tables.Queue(network_id=tools.network.id, name=name, type=QueueType(type), max_length=max_length)
+    row = tables.Queue(network_id=tools.network.id, name=name, type=QueueType(type), max_length=max_length, kind=kind)
     if id is not None:
         row.id = id
     tools.session.add(row)
@@ -40,16 +48,24 @@ def add(
     return record(tools, row)
 
 
-def update(tools: Tools, which: Which, *, generation: int | None = None, max_length: int | None = None) -> Record:
-    """Change a queue's limit; only while no task is bound, since the broker never changes a queue that stands."""
+def update(
+    tools: Tools,
+    which: Which,
+    *,
+    generation: int | None = None,
+    max_length: int | None = None,
+    kind: str | None = None,
+) -> Record:
+    """Change a queue's limit or kind; only while no task is bound: the broker never changes a queue that stands."""
     row = find(tools, tables.Queue, which)
     claim(tools, row, generation)
     check_range("max_length", max_length, 1, 1_000_000_000)
     bound = _count(tools, tables.Socket, row)
     if bound:
         raise in_use("queue", row.name, {"socket": bound}, "delete its sockets first, or add another queue")
-    row.max_length = max_length
-    event(tools, "queue", row, "updated", {"max_length": max_length})
+    row.max_length = max_length if max_length is not None else row.max_length
+    row.kind = checked_choice(kind, list(QueueKind), "kind") if kind is not None else row.kind
+    event(tools, "queue", row, "updated", {"max_length": row.max_length, "kind": row.kind})
     return record(tools, row)
 
 
@@ -76,4 +92,11 @@ def record(tools: Tools, row: tables.Queue) -> Record:
     """A queue as it is shown."""
     tools.session.flush()
     tools.session.refresh(row)
-    return columns(row, leave_out=("network_id",))
+    return {**columns(row, leave_out=("network_id",)), "priorities": _priorities(tools, row)}
+
+
+def _priorities(tools: Tools, row: tables.Queue) -> list[str]:
+    """The priorities that have a durable queue, in their order."""
+    keys = tools.session.scalars(sa.select(tables.TaskQueue.task_key).where(tables.TaskQueue.queue_id == row.id)).all()
+    found = {of_key(key) for key in keys}
+    return [each.value for each in Priority if each in found]

@@ -19,10 +19,13 @@ from pyfi_hpc.client.objects.common import (
     in_use,
     refuse_taken,
 )
+from pyfi_hpc.client.objects.ordering import check_time_limit
+from pyfi_hpc.client.objects.ordering import checked as checked_ordering
 from pyfi_hpc.db import tables
 from pyfi_hpc.envs import tasks as modules
 from pyfi_hpc.errors import BadInput
 from pyfi_hpc.model.names import checked_name, task_key
+from pyfi_hpc.model.ordering import Ordering
 
 
 def add(
@@ -34,11 +37,18 @@ def add(
     task: str | None = None,
     timeout_seconds: float | None = None,
     binding: str = "#",
+    priorities: int | None = None,
+    ordering: str = "none",
     id: uuid.UUID | None = None,
 ) -> Record:
-    """Bind a task of a processor to a queue; without `task` the processor's own, or its module's only one."""
+    """Bind a task of a processor to a queue; without `task` the processor's own, or its module's only one.
+
+    `priorities`: 1 calls have none, 2 some may be high, 3 some may be low as well. `ordering` fifo: calls run one at a
+    time, in the order in which they were accepted; they need a time limit, and have no priorities.
+    """
     checked_name(name)
     check_range("timeout_seconds", timeout_seconds, 0.001, 31_536_000)
+    order, levels = checked_ordering(ordering, priorities)
     refuse_taken(tools, tables.Socket, name, id)
     owner = find(tools, tables.Processor, processor)
     through = find(tools, tables.Queue, queue)
@@ -49,12 +59,15 @@ def add(
         processor_id=owner.id,
         queue_id=through.id,
         task=found.name,
-        task_key=task_key(owner.repository, owner.module, found.name),
+        task_key=task_key(owner.repository, owner.module, found.name, fifo=order is Ordering.FIFO),
         binding=binding,
         timeout_seconds=timeout_seconds,
         signature=code.signature(found),
         source=found.source,
+        priorities=levels,
+        ordering=order.value,
     )
+    check_time_limit(tools, row, owner)
     if id is not None:
         row.id = id
     tools.session.add(row)
@@ -92,19 +105,32 @@ def update(
     task: str | None = None,
     timeout_seconds: float | None = None,
     binding: str | None = None,
+    priorities: int | None = None,
+    ordering: str | None = None,
 ) -> Record:
-    """Change a socket; calls that wait for its old task stay where they are and must be worked off first."""
+    """Change a socket; calls that wait for its old task, or in its old order, must be worked off first.
+
+    Calls of a priority that it is to have no more are worked off as those before.
+    """
     row = find(tools, tables.Socket, which)
     claim(tools, row, generation)
     check_range("timeout_seconds", timeout_seconds, 0.001, 31_536_000)
-    if task is not None and task != row.task:
-        found = _task(tools, row.processor, task)
+    kept = row.priorities if ordering in (None, row.ordering) else None
+    order, levels = checked_ordering(ordering or row.ordering, kept if priorities is None else priorities)
+    found = _task(tools, row.processor, task) if task is not None and task != row.task else None
+    name = found.name if found else row.task
+    key = task_key(row.processor.repository, row.processor.module, name, fifo=order is Ordering.FIFO)
+    if key != row.task_key:
         declaring.unbind(tools, row)
+    if found is not None:
         row.task, row.source, row.signature = found.name, found.source, code.signature(found)
-        row.task_key = task_key(row.processor.repository, row.processor.module, found.name)
-        declaring.bind(tools, row.queue, row.task_key)
     row.timeout_seconds = timeout_seconds if timeout_seconds is not None else row.timeout_seconds
     row.binding = binding if binding is not None else row.binding
+    row.priorities, row.ordering = levels, order.value
+    check_time_limit(tools, row, row.processor)
+    if key != row.task_key:
+        row.task_key = key
+        declaring.bind(tools, row.queue, row.task_key)
     event(tools, "socket", row, "updated")
     cycles.refuse(tools, "socket", row.name)
     return record(tools, row)
