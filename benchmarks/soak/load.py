@@ -38,7 +38,7 @@ PATIENCE_SECONDS = 180.0
 
 @dataclass
 class Counts:
-    """`errors`: what submits raised, by code; `slowest`: seconds from submit to result, socket and id of a few calls."""
+    """`errors`: what submits raised, by code; `slowest`: of a few calls seconds from submit to result, socket, id."""
 
     submitted: int = 0
     right: int = 0
