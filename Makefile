@@ -26,7 +26,7 @@ test: packages venv-test lint
 	@echo "==> Running all tests; they start the services they need themselves" >&2
 	@scripts/all-tests $(AT_ONCE)
 	@echo "==> One short round of the benchmarks; docs/benchmarks.md has the full table" >&2
-	@$(BIN)/python -m benchmarks --systems $(SHORT_ROUND) --only bulk --only single --only cpu --rounds 1 --seconds 1
+	@$(BIN)/python -m benchmarks --systems $(SHORT_ROUND) --only bulk --only single --only cpu --rounds 1 --seconds 0.7
 	@$(BIN)/python -m benchmarks.cluster --only pass --only queries --rounds 1 --seconds 1.5
 
 check: venv-test lint

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from benchmarks.system import WORKERS, ServedPeer
+from benchmarks.peers import ServedPeer
+from benchmarks.system import WORKERS
 
 
 class Dramatiq(ServedPeer):

@@ -6,7 +6,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.system import WORKERS, Peer, Surroundings
+from benchmarks.peers import Peer
+from benchmarks.system import WORKERS, Surroundings
 
 
 class Parsl(Peer):

@@ -35,11 +35,16 @@ LINES: Mapping[str, tuple[int, str]] = {"alone": (1, ""), "chain": (3, ""), "hop
 class BenchSite(Site):
     """A site with the tasks that every system has."""
 
+    #: Whether its processors are given NumPy, which takes a while.
+    numpy = False
+
     @cached_property
     def repository(self) -> str:
-        """Its processors have NumPy."""
-        tasks = (ROOT / "benchmarks" / "drivers" / "tasks.py").read_text()
-        url, _ = make_repository(self.home / "repository", {"tasks.py": tasks, "requirements.txt": "numpy\n"})
+        """Of those tasks."""
+        files = {"tasks.py": (ROOT / "benchmarks" / "drivers" / "tasks.py").read_text()}
+        if self.numpy:
+            files["requirements.txt"] = "numpy\n"
+        url, _ = make_repository(self.home / "repository", files)
         return url
 
     def furnish(self) -> None:
@@ -110,6 +115,7 @@ class _Pyfi:
         home.mkdir()
         self._made = site = self._site(around, home)
         around.stack.callback(site.close)
+        site.numpy = any(measure.startswith("array-") for measure in around.wanted)
         site.furnish()
         self._workers = WORKERS
         if {"chain", "hop"} & set(around.wanted):
