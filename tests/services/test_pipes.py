@@ -241,7 +241,10 @@ def test_a_chain_of_three_names_its_head_all_along(node: Node) -> None:
 
     parents = [call(number) for number in range(100)]
     token = first.give("one", *parents)
-    node.until(lambda: len(node.links(second)) >= 100 and len(node.links(third)) >= 100)
+    children = [child_id(parent.id, EDGE) for parent in parents]
+    node.until(lambda: {link.id for link in node.links(second)} >= set(children))
+    ends = {child_id(child, b"f" * 16) for child in children}
+    node.until(lambda: {link.id for link in node.links(third)} >= ends)
 
     middle = {link.id: link for link in node.links(second)}
     last = {link.id: link for link in node.links(third)}
@@ -310,7 +313,7 @@ def test_a_chain_ends_before_it_is_too_deep(node: Node) -> None:
 def test_an_error_goes_nowhere_and_is_told_of(node: Node) -> None:
     first, second = pair(node, "fail")
     first.give("one", call(1))
-    node.until(lambda: node.links(second))
+    node.until(lambda: node.items(first) and node.links(second))
     (link,) = node.links(second)
     assert link.item.error is not None and link.item.error.type == "builtins.ValueError"
 
