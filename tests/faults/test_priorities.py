@@ -31,6 +31,7 @@ def test_high_calls_overtake_the_others_and_low_ones_do_not_starve(site: Site) -
     assert set(site.executions().values()) == {1}
 
 
+@pytest.mark.parametrize("broker_uri", ["postgres"], indirect=True)
 def test_a_priority_has_a_queue_from_its_first_call_on_and_what_is_tried_again_stays_in_it(site: Site) -> None:
     site.processor("needs", workers=1, retry_delay_seconds=5)
     network, file = site.client.network, site.home / "there"
@@ -52,6 +53,7 @@ def test_a_priority_has_a_queue_from_its_first_call_on_and_what_is_tried_again_s
     site.quiet()
 
 
+@pytest.mark.parametrize("broker_uri", ["rabbitmq"], indirect=True)
 def test_what_waits_with_any_priority_is_seen_counted_and_purged(site: Site) -> None:
     site.processor("work")
     operations, network = site.client.operations, site.client.network
@@ -72,6 +74,7 @@ def test_what_waits_with_any_priority_is_seen_counted_and_purged(site: Site) -> 
     assert site.rows("SELECT FROM pyfi.task_queue") == []
 
 
+@pytest.mark.parametrize("broker_uri", ["postgres"], indirect=True)
 def test_a_priority_that_a_socket_has_no_more_is_refused_and_what_was_sent_by_it_runs(site: Site) -> None:
     site.processor("work", workers=1)
     future = site.client.submit("p.work", 4, str(site.runs), priority="low")
