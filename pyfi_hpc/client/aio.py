@@ -136,10 +136,12 @@ class AsyncClient:
             raise
         return await awaiting.value(future)
 
-    async def submit_many(self, socket: str, inputs: Iterable[object] | AsyncIterable[object]) -> list[Future]:
+    async def submit_many(
+        self, socket: str, inputs: Iterable[object] | AsyncIterable[object], *, priority: str = Priority.NORMAL
+    ) -> list[Future]:
         """One call for each input (a tuple is several arguments); returns once all are accepted. See
         `Client.submit_many`."""
-        stream = await LoopStream.opened(self._client.session, socket)
+        stream = await LoopStream.opened(self._client.session, socket, priority)
         futures: list[Future] = []
         try:
             async for (given,) in Inputs(inputs):
@@ -164,13 +166,15 @@ class AsyncClient:
         return_exceptions: bool = False,
         ordered: bool = True,
         timeout: float | None = None,
+        priority: str = Priority.NORMAL,
     ) -> AsyncGenerator[Any, None]:
         """`async for` over the value of each call; see `Client.map`. Inputs may come from asynchronous iterators.
 
         `aclose` of what this gives reads no more; calls that were sent go on.
         """
         check_most(max_in_flight)
-        run = AsyncMap(self._client.session, socket, Inputs(*iterables), max_in_flight, timeout, return_exceptions)
+        session, inputs = self._client.session, Inputs(*iterables)
+        run = AsyncMap(session, socket, inputs, max_in_flight, timeout, return_exceptions, priority)
         return run.in_order() if ordered else run.as_they_come()
 
     async def as_completed(self, futures: Iterable[Future], timeout: float | None = None) -> AsyncIterator[Future]:

@@ -12,6 +12,7 @@ from pyfi_hpc.client.loopstream import LoopStream
 from pyfi_hpc.client.mapping import Entry, Outcomes
 from pyfi_hpc.client.session import Session
 from pyfi_hpc.errors import PyfiError
+from pyfi_hpc.model.priority import Priority
 
 
 class Inputs:
@@ -48,15 +49,17 @@ class AsyncMap:
         most: int,
         timeout: float | None,
         return_exceptions: bool,
+        priority: str = Priority.NORMAL,
     ) -> None:
         self._session, self._socket, self._inputs, self._most = session, socket, inputs, most
+        self._priority = priority
         self._outcomes = Outcomes(timeout, return_exceptions=return_exceptions)
         self._more = True
         self._broken: Exception | None = None
 
     async def in_order(self) -> AsyncGenerator[Any, None]:
         """Values in the order of the inputs."""
-        stream = await LoopStream.opened(self._session, self._socket)
+        stream = await LoopStream.opened(self._session, self._socket, self._priority)
         flying: deque[Entry] = deque()
         try:
             while (sent := await self._sent(stream, len(flying))) or flying:
@@ -69,7 +72,7 @@ class AsyncMap:
 
     async def as_they_come(self) -> AsyncGenerator[Any, None]:
         """Values in the order in which they are there."""
-        stream = await LoopStream.opened(self._session, self._socket)
+        stream = await LoopStream.opened(self._session, self._socket, self._priority)
         arrivals = awaiting.LoopArrivals()
         flying: set[Entry] = set()
         try:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
+from pyfi_hpc.client.aio import AsyncClient
 from pyfi_hpc.client.client import Client
 from pyfi_hpc.errors import BadInput
 from tests.site import Site
@@ -60,13 +63,15 @@ def test_what_waits_with_any_priority_is_seen_counted_and_purged(site: Site) -> 
     futures = [
         site.client.submit("p.work", 1, str(site.runs), priority=priority) for priority in ("high", "normal", "low")
     ]
+    lot = asyncio.run(AsyncClient.of(site.client).submit_many("p.work", [(2, str(site.runs))], priority="low"))
+    futures += lot
     site.accepted += [future.id for future in futures]
 
     assert {each["id"] for each in operations.peek(site.queue)} == {future.id for future in futures}
-    assert operations.waiting(site.queue) == 3
-    with pytest.raises(BadInput, match="3 queued messages"):
+    assert operations.waiting(site.queue) == 4
+    with pytest.raises(BadInput, match="4 queued messages"):
         network.delete("socket", "p.work")
-    assert operations.purge(site.queue) == 3
+    assert operations.purge(site.queue) == 4
     site.quiet()
     assert set(site.outcomes().values()) == {"CANCELLED"}
 
