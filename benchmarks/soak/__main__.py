@@ -82,7 +82,8 @@ def _soak(stage: Stage, minutes: float, seed: int, every: float, rate: float) ->
     return Soak(
         seed, minutes, counts, record,
         outcomes=dict(stage.site.rows("SELECT status::text, count(*) FROM pyfi.outcome GROUP BY status")),
-        held=int(stage.site.rows("SELECT count(*) FROM pyfi.hold WHERE state <> 'DEAD'")[0][0]),
+        held=stage.held(),
+        queued=stage.queued(),
         repeats=sum(count - 1 for count in stage.site.executions().values()),
         kills=dict(harm.done),
         memory=[watch.line(name) for name, seen in watch.seen.items() if seen],

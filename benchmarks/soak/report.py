@@ -13,7 +13,8 @@ from pyfi_hpc.verify import Report
 class Soak:
     """`counts` is the last line of `load`; `record` what the checker says once all is quiet, or will not be.
 
-    `outcomes` by status; `held` are the calls that wait for ever; `repeats` executions beyond one of a call.
+    `outcomes` by status; `held` are accepted calls without an outcome that have a hold row, `queued` messages that no
+    agent has taken; `repeats` executions beyond one of a call.
     """
 
     seed: int
@@ -22,16 +23,27 @@ class Soak:
     record: Report
     outcomes: Mapping[str, int]
     held: int
+    queued: int
     repeats: int
     kills: Mapping[str, int]
     memory: Sequence[str]
 
     @property
+    def stuck(self) -> int:
+        """Calls without an outcome that are somewhere, or may be: messages are not opened."""
+        return self.record.lost if self.queued else min(self.held, self.record.lost)
+
+    @property
+    def lost(self) -> int:
+        """Calls without an outcome that are nowhere."""
+        return self.record.lost - self.stuck
+
+    @property
     def faults(self) -> list[str]:
         """What must not be."""
         counts, found = self.counts, []
-        found += [f"lost {self.record.lost}"] if self.record.lost else []
-        found += [f"stuck {self.held}"] if self.held else []
+        found += [f"lost {self.lost}"] if self.lost else []
+        found += [f"stuck {self.stuck}"] if self.stuck else []
         found += [f"recorded twice {self.record.twice}"] if self.record.twice else []
         found += [f"{counts['waiting']} results never came to the client"] if counts["waiting"] else []
         found += (
@@ -48,7 +60,7 @@ class Soak:
             f"seed {self.seed}, {self.minutes:g} minutes",
             f"kills: {kills}",
             f"accepted {self.record.sent:,}, outcomes with those of their children: {listed}",
-            f"lost {self.record.lost}, stuck {self.held}, recorded twice {self.record.twice}, repeats {self.repeats:,}",
+            f"lost {self.lost}, stuck {self.stuck}, recorded twice {self.record.twice}, repeats {self.repeats:,}",
             f"results at the client: {self.counts['right']:,} right, {len(self.counts['wrong'])} wrong;"
             f" the slowest took {self.counts['slowest']:.1f} s; failed submits {sum(self.counts['errors'].values())}",
             *self.memory,

@@ -5,19 +5,23 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+import psycopg2
+
 from benchmarks.system import ROOT
 from pyfi_hpc import verify
 from pyfi_hpc.box.postgres import ADMIN, ROLE, Postgres
 from pyfi_hpc.box.rabbitmq import RabbitMQ
+from pyfi_hpc.brokers.base import dead_queue
+from pyfi_hpc.brokers.connect import connect
 from pyfi_hpc.brokers.rabbitmq.broker import SETTLE_SECONDS
 from pyfi_hpc.client.session import ACCEPTED_LOG
-from pyfi_hpc.db import schema
+from pyfi_hpc.db import schema, topology
 from pyfi_hpc.processes import arguments, children, until
 from pyfi_hpc.wire.ids import id_text
 from tests.site import Site
@@ -123,6 +127,22 @@ class Stage:
         self.postgres.start()
         if self.rabbitmq is not None:
             self.rabbitmq.start()
+
+    def held(self) -> int:
+        """How many calls have a hold row and no outcome."""
+        query = "SELECT count(*) FROM pyfi.hold h WHERE NOT EXISTS (SELECT FROM pyfi.outcome o WHERE o.id = h.id)"
+        return int(self.site.rows(query)[0][0])
+
+    def queued(self) -> int:
+        """How many messages are in queues, dead letters among them, taken or not."""
+        broker = connect(self.site.broker_uri or None, database_uri=self.site.database_uri)
+        with closing(psycopg2.connect(self.site.database_uri)) as connection, connection.cursor() as cursor:
+            queues = [queue.name for queue in topology.task_queues(cursor, "default")]
+        try:
+            depths = [broker.depth(name) for name in [*queues, dead_queue("default")]]
+        finally:
+            broker.close()
+        return sum(depth.ready + (depth.unacked or 0) for depth in depths)
 
     def checked(self) -> verify.Report:
         """What the invariant checker says now."""

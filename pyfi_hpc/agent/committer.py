@@ -171,7 +171,7 @@ class Committer(threading.Thread):
         self._connect, self._broker, self._network, self._agent = connect, broker, network, agent
         self._publish = mender.publish
         self._spool, self._post, self._due_in = spool, post, due_in
-        self._jobs: queue.SimpleQueue[Job] = queue.SimpleQueue()
+        self._jobs: queue.SimpleQueue[tuple[Job, ...]] = queue.SimpleQueue()
         #: jobs that came while the database was away, spooled where they are finished values
         self._gathered: deque[Job] = deque()
         self._spooling = False
@@ -184,9 +184,9 @@ class Committer(threading.Thread):
 
     # from any thread
 
-    def put(self, job: Job) -> None:
-        """Have `job` done, soon, on this thread."""
-        self._jobs.put(job)
+    def put(self, *jobs: Job) -> None:
+        """Have `jobs` done, soon, on this thread."""
+        self._jobs.put(jobs)
 
     def stop(self, seconds: float) -> None:
         """End after what is queued and forwarded, at the latest in `seconds`."""
@@ -217,11 +217,11 @@ class Committer(threading.Thread):
             return [self._gathered.popleft() for _ in range(min(_MOST_JOBS, len(self._gathered)))]
         wait = self._forwarder.again_seconds or (0.05 if self._stopping.is_set() or self._drop_later else 1.0)
         try:
-            jobs = [self._jobs.get(timeout=wait)]
+            jobs = list(self._jobs.get(timeout=wait))
         except queue.Empty:
             return []
         while len(jobs) < _MOST_JOBS and not self._jobs.empty():
-            jobs.append(self._jobs.get_nowait())
+            jobs += self._jobs.get_nowait()
         return jobs
 
     def _turn(self, jobs: Sequence[Job]) -> None:
@@ -255,14 +255,8 @@ class Committer(threading.Thread):
             try:
                 if self._connection is None:
                     self._connection = self._connect()
-                with self._connection, self._connection.cursor() as cursor:
-                    self._finish(cursor, finished, after)
-                    for job in others:
-                        self._do(cursor, job, after)
-                    record.drop_holds(cursor, [verdict.lot.key(verdict.index) for verdict in dropping])
-                    record.park_holds(cursor, _parked(parking))
-                after.parked.extend(parking)
-                after.dropped.extend(dropping)
+                if others or dropping or parking or not self._commit_plain(finished, after):
+                    self._commit(finished, others, dropping, parking, after)
             except sessions.LOST as error:
                 self._lost(error, finished, tries)
                 tries += 1
@@ -276,6 +270,38 @@ class Committer(threading.Thread):
             else:
                 self._recovered()
                 return after
+
+    def _commit_plain(self, finished: Sequence[Finished], after: _After) -> bool:
+        """Write them by one statement in one round trip; False where that cannot be done."""
+        if not all(map(verdicts.is_plain, finished)):
+            return False
+        self._connection.autocommit = True
+        try:
+            with self._connection.cursor() as cursor:
+                after.verdicts += verdicts.commit_plain(cursor, finished)
+        except psycopg2.errors.UniqueViolation:
+            return False
+        finally:
+            if not self._connection.closed:
+                self._connection.autocommit = False
+        return True
+
+    def _commit(
+        self,
+        finished: Sequence[Finished],
+        others: Sequence[Job],
+        dropping: Sequence[Verdict],
+        parking: Sequence[Parcel],
+        after: _After,
+    ) -> None:
+        with self._connection, self._connection.cursor() as cursor:
+            self._finish(cursor, finished, after)
+            for job in others:
+                self._do(cursor, job, after)
+            record.drop_holds(cursor, [verdict.lot.key(verdict.index) for verdict in dropping])
+            record.park_holds(cursor, _parked(parking))
+        after.parked.extend(parking)
+        after.dropped.extend(dropping)
 
     def _one_by_one(
         self,
@@ -312,7 +338,7 @@ class Committer(threading.Thread):
         """What comes in while the database is away waits its turn here; values are spooled at once."""
         gathered: list[Job] = []
         while not self._jobs.empty():
-            gathered.append(self._jobs.get_nowait())
+            gathered += self._jobs.get_nowait()
         self._write_spool([job for job in gathered if isinstance(job, Finished)])
         self._gathered.extend(gathered)
 

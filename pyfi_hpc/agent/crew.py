@@ -13,7 +13,7 @@ import structlog
 
 from pyfi_hpc.agent import keeper
 from pyfi_hpc.agent.builder import Builder, Built
-from pyfi_hpc.agent.committer import Job, Within
+from pyfi_hpc.agent.committer import Within
 from pyfi_hpc.agent.dispatch import Dispatcher
 from pyfi_hpc.agent.keeper import LongCall, OwnWorker, Program, View
 from pyfi_hpc.agent.lots import Finished, Lot
@@ -70,7 +70,7 @@ class Crew:
         self,
         dispatcher: Dispatcher,
         builder: Builder,
-        put: Callable[[Job], None],
+        put: Callable[..., None],
         streams: Streams,
         lots: Callable[[int], Lot | None],
         watch: Callable[[WorkerProcess], None],
@@ -80,8 +80,8 @@ class Crew:
         blobs: Path,
         max_value_bytes: int,
     ) -> None:
-        """`lots` finds a lot by token; `watch` and `forget` (un)register a process's socket with the main loop;
-        `changed` asks for a fresh view of the database."""
+        """`put` hands jobs to the committer; `lots` finds a lot by token; `watch` and `forget` (un)register a process's
+        socket with the main loop; `changed` asks for a fresh view of the database."""
         self._dispatcher, self._builder, self._put, self._lots = dispatcher, builder, put, lots
         self._streams = streams
         streams.taken, streams.overtaken = self._taken, self._overtaken
@@ -164,10 +164,9 @@ class Crew:
     def run(self, number: int, lot: Lot, task: str, indexes: tuple[int, ...], body: bytes) -> None:
         """Hand members to a worker that has them by the dispatcher's books."""
         hand = self._by_number.get(number)
-        if hand is not None and hand.process is not None:
-            kept = tuple(index for index in indexes if self._dispatcher.holding(number, lot.token, index))
-            if kept:
-                hand.process.send(Run(lot.token, task, body, kept))
+        kept = self._dispatcher.held_of(number, lot.token, indexes)
+        if kept and hand is not None and hand.process is not None:
+            hand.process.send(Run(lot.token, task, body, kept))
 
     def row_of(self, number: int) -> bytes:
         """The row of a worker by its number."""
@@ -269,9 +268,9 @@ class Crew:
         timings = [(item.index, max(0.0, item.ended - item.started)) for item in done.items]
         accepted = set(self._dispatcher.done(process.number, done.token, timings))
         hand.calls += len(accepted)
-        for item in done.items:
-            if lot is not None and item.index in accepted:
-                self._streams.finish(self._finished(lot, item, hand.row))
+        if lot is not None and accepted:
+            items = [item for item in done.items if item.index in accepted]
+            self._streams.finish(*[self._finished(lot, item, hand.row) for item in items])
 
     def _yielded(self, hand: Hand, process: WorkerProcess, frame: Yielded) -> None:
         lot = self._lots(frame.token)

@@ -20,6 +20,8 @@ SLICE_SECONDS = 0.004
 _LEARNING = 0.3
 #: A call is short when so many of them make less than a slice: a whole message is run at once.
 _MANY = 64
+#: What has been short stays so until its calls take so many times longer.
+_FAR = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +84,14 @@ class Dispatcher:
 
     def holding(self, worker: int, token: int, index: int) -> bool:
         """True when `worker` has that member and has not finished it."""
+        return bool(self.held_of(worker, token, (index,)))
+
+    def held_of(self, worker: int, token: int, indexes: tuple[int, ...]) -> tuple[int, ...]:
+        """Those of `indexes` that `worker` has and has not finished."""
         known = self._workers.get(worker)
-        return known is not None and any(unit.token == token and index in unit.indexes for unit in known.units)
+        units = [unit for unit in known.units if unit.token == token] if known else []
+        held = {index for unit in units for index in unit.indexes}
+        return indexes if held.issuperset(indexes) else tuple(index for index in indexes if index in held)
 
     # lots
 
@@ -192,11 +200,14 @@ class Dispatcher:
         for unit in known.units if known else ():
             if unit.token != token:
                 continue
+            took = []
             for index, seconds in finished:
                 if index in unit.indexes:
                     unit.indexes.remove(index)
                     accepted.append(index)
-                    self._learn(unit.task, seconds)
+                    took.append(seconds)
+            if took:
+                self._learn(unit.task, took)
         if known:
             known.units = [unit for unit in known.units if unit.indexes]
         return accepted
@@ -205,6 +216,11 @@ class Dispatcher:
         """Whether calls of `task` are known to be short."""
         return _MANY * self._seconds.get(task, 1.0) < SLICE_SECONDS
 
-    def _learn(self, task: str, seconds: float) -> None:
-        before = self._seconds.get(task)
+    def long(self, task: str) -> bool:
+        """Whether calls of `task` are known to be far from short."""
+        return _MANY * self._seconds.get(task, 1.0) > _FAR * SLICE_SECONDS
+
+    def _learn(self, task: str, took: list[float]) -> None:
+        # the middle one of those that came together: a call whose worker lost its core for a moment tells nothing
+        seconds, before = sorted(took)[len(took) // 2], self._seconds.get(task)
         self._seconds[task] = seconds if before is None else before + _LEARNING * (seconds - before)

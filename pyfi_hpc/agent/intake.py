@@ -90,16 +90,23 @@ class Intake:
             self._unsubscribe(key)
         self._sources = wanted
         for key, source in wanted.items():
-            self._subscribe(key, self._prefetch_of(source))
+            self._subscribe(key, self._prefetch_of(source, self._prefetch.get(key, 0)))
         if fresh:
             # an old view may be older than a socket: while the database is away nothing is unknown for good
             self._retry_unknown()
 
-    def _prefetch_of(self, source: _Source) -> int:
+    def _prefetch_of(self, source: _Source, before: int = 0) -> int:
+        """How many messages to hold; where it was deep `before`, less only for good reason.
+
+        RabbitMQ takes back what is on its way to a consumer whose prefetch is lowered, and then counts it as delivered
+        twice: each of its calls is announced before it runs.
+        """
         if source.ordered:
             return 1
+        deep = source.workers * _PREFETCH_OF_SHORT
         short = all(map(self._dispatcher.short, source.tasks))
-        return source.workers * (_PREFETCH_OF_SHORT if short else _PREFETCH_PER_WORKER)
+        stays = before >= deep and not any(map(self._dispatcher.long, source.tasks))
+        return deep if short or stays else source.workers * _PREFETCH_PER_WORKER
 
     def _deepen(self, key: tuple[bytes, str]) -> None:
         """Hold more once calls have turned out to be short; the next look at what is wanted may take it back."""

@@ -35,6 +35,7 @@ from pyfi_hpc.agent.process import WorkerProcess
 from pyfi_hpc.agent.registering import Application, Identity, register
 from pyfi_hpc.agent.spool import Spool, Spooled
 from pyfi_hpc.agent.streams import Streams
+from pyfi_hpc.baton import Baton
 from pyfi_hpc.brokers.base import Broker, Delivery, Publication, dead_queue
 from pyfi_hpc.control import reconcile
 from pyfi_hpc.control.retention import Keep
@@ -81,6 +82,7 @@ class Service:
         self.id = application.agent
         self._posted: deque[Callable[[], None]] = deque()
         self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._rung, self._baton = False, Baton()
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._bell, selectors.EVENT_READ, None)
         self._spool = Spool(state / "spool", self.id)
@@ -130,7 +132,10 @@ class Service:
     def post(self, do: Callable[[], None]) -> None:
         """Have `do` run on the main thread."""
         self._posted.append(do)
-        os.eventfd_write(self._bell, 1)
+        # one ring for all that is posted before it is heard
+        if not self._rung:
+            self._rung = True
+            os.eventfd_write(self._bell, 1)
 
     def stop(self) -> None:
         """Drain and end, as a person asked."""
@@ -140,7 +145,17 @@ class Service:
         self._samples = samples
 
     def _delivered(self, processor: bytes, delivery: Delivery) -> None:
-        self.post(partial(self._intake.take, processor, delivery))
+        # a worker is fed from here where the main thread only waits: it would have to wake up for it
+        if self._posted or not self._baton.borrow(partial(self._take, processor, delivery)):
+            self.post(partial(self._intake.take, processor, delivery))
+
+    def _take(self, processor: bytes, delivery: Delivery) -> None:
+        try:
+            self._intake.take(processor, delivery)
+            self._hand_out()
+        except Exception as error:
+            # a fault of ours must end the agent, as it does on its own thread
+            self.post(partial(_raise, error))
 
     def _from_committer(self, news: Looked | Announced) -> None:
         if isinstance(news, Looked):
@@ -160,10 +175,14 @@ class Service:
         signal.signal(signal.SIGINT, lambda *_: self.post(self._told_to_end))
         signal.signal(signal.SIGUSR2, lambda *_: self.post(self._warned))
         self._committer.start()
+        with self._baton:
+            return self._serve()
+
+    def _serve(self) -> int:
         self._register()
         tick = sweep = 0.0
         while not self._finished():
-            for key, mask in self._selector.select(TICK_SECONDS):
+            for key, mask in self._baton.laid_down(self._selector.select, TICK_SECONDS):
                 self._event(key, mask)
             self._drain_posts()
             self._hand_out()
@@ -188,6 +207,8 @@ class Service:
         if process is None:
             with contextlib.suppress(BlockingIOError):
                 os.eventfd_read(self._bell)
+            # before what was posted is looked at: what comes after rings again
+            self._rung = False
             return
         if mask & selectors.EVENT_WRITE:
             process.flush()
@@ -499,6 +520,10 @@ class Service:
             post = self._application.post
             raise superseded(post.token or "", post.incarnation)
         return 0 if self._failed is None else 1
+
+
+def _raise(error: Exception) -> None:
+    raise error
 
 
 def _skipped(index: int) -> Item:

@@ -35,7 +35,7 @@ class _Running:
 class Streams:
     """Every call of this agent that yields."""
 
-    def __init__(self, put: Callable[[Finished], None], post: Callable[[Callable[[], None]], None]) -> None:
+    def __init__(self, put: Callable[..., None], post: Callable[[Callable[[], None]], None]) -> None:
         """`put` hands what is to be committed on; `post` has something done on the main thread, from any."""
         self._put, self._post = put, post
         self._running: dict[At, _Running] = {}
@@ -89,15 +89,19 @@ class Streams:
         self.taken(at, running.settled)
         self._end(at, running)
 
-    def finish(self, done: Finished) -> None:
-        """An attempt is over: have its end committed, of one that has yielded once its items are settled."""
-        at = done.lot.token, done.index
-        if at not in self._running and done.item.yielded is None:
-            self._put(done)
-        else:
-            running = self._begun(done.lot, done.index)
-            running.end = msgspec.structs.replace(done, stream=running.stream, opens=running.came == 0)
-            self._end(at, running)
+    def finish(self, *finished: Finished) -> None:
+        """Attempts are over: have their ends committed, of one that has yielded once its items are settled."""
+        plain = [done for done in finished if not self._yielded_before(done)]
+        if plain:
+            self._put(*plain)
+        for done in finished if len(plain) < len(finished) else ():
+            if self._yielded_before(done):
+                running = self._begun(done.lot, done.index)
+                running.end = msgspec.structs.replace(done, stream=running.stream, opens=running.came == 0)
+                self._end((done.lot.token, done.index), running)
+
+    def _yielded_before(self, done: Finished) -> bool:
+        return done.item.yielded is not None or (done.lot.token, done.index) in self._running
 
     def _end(self, at: At, running: _Running) -> None:
         if running.end is not None and running.settled == running.came:

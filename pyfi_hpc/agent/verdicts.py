@@ -15,7 +15,7 @@ import msgspec
 from pyfi_hpc.agent.lots import Finished, Lot
 from pyfi_hpc.control import losses
 from pyfi_hpc.db import record
-from pyfi_hpc.db.record import Cursor, Decided, Held, Key, NewAttempt, NewHold, NewOutcome
+from pyfi_hpc.db.record import Cursor, Decided, Held, Key, NewAttempt, NewHold, NewOutcome, NewValue, Way
 from pyfi_hpc.model.status import NEVER_RETRIED, SPENDS_BUDGET, AttemptStatus, Cause, HoldState, OutcomeStatus
 from pyfi_hpc.wire import messages
 from pyfi_hpc.wire.frames import Item
@@ -77,6 +77,37 @@ def commit(cursor: Cursor, finished: Sequence[Finished], agent: bytes) -> list[V
         verdicts = [msgspec.structs.replace(each, overtaken=_key(each) in overtaken) for each in verdicts]
     record.drop_holds(cursor, [_key(verdict) for verdict in verdicts if verdict.drop_hold and not verdict.routes])
     return verdicts
+
+
+def is_plain(done: Finished) -> bool:
+    """A first attempt that succeeded without a word, of a delivery that nobody else has had: most are."""
+    lot, item = done.lot, done.item
+    quiet = not (lot.careful or lot.leased or item.out or item.err or done.stream)
+    return quiet and item.error is None and item.value is not None
+
+
+def commit_plain(cursor: Cursor, finished: Sequence[Finished]) -> list[Verdict]:
+    """As `commit`, for plain ones alone, at less than half the price; the cursor commits by itself.
+
+    Raises:
+        UniqueViolation: something is decided of one of them, nothing was written; `commit` sorts it out.
+    """
+    record.insert_values(cursor, [_new_value(done) for done in finished])
+    return [_decided_now(done) for done in finished]
+
+
+def _new_value(done: Finished) -> NewValue:
+    call, item, lot = done.lot.message.calls[done.index], done.item, done.lot
+    assert item.value is not None
+    routes = messages.encode(lot.socket.routes) if lot.socket.routes else None
+    way = Way(lot.message.owner, lot.message.socket, done.worker, routes)
+    return NewValue(call.id, way, item.value, call.digest, item.started, item.ended)
+
+
+def _decided_now(done: Finished) -> Verdict:
+    value, lot = done.item.value, done.lot
+    answer = Answer(lot.message.calls[done.index].id, Kind.VALUE, value)
+    return Verdict(lot, done.index, value, lot.socket.routes, answer)
 
 
 def _final(decided: Decided | None) -> bool:

@@ -56,8 +56,8 @@ def waiting_for(future: Future, client: Client) -> str:
     if status == "QUEUED" and not future.socket:  # somebody else's submit, or nobody's
         return f"waiting for {future.id}, queued or unknown"
     line = f"waiting for {short(future.identity)}, {status}"
-    if status == "WAITING":
-        return f"{line} until {client.operations.invocation(future.id)['due']}"
+    if status == "WAITING" and (due := client.operations.invocation(future.id)["due"]):
+        return f"{line} until {due}"
     try:
         found = client.operations.behind(future.socket) if status == "QUEUED" else None
     except PyfiError:

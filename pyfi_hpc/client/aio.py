@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime
+import itertools
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterable, Mapping
 from types import TracebackType
@@ -18,15 +19,18 @@ from pyfi_hpc.client import awaiting
 from pyfi_hpc.client.aiomapping import AsyncMap, Inputs
 from pyfi_hpc.client.client import Client, arguments, raise_refused
 from pyfi_hpc.client.futures import Future
+from pyfi_hpc.client.items import late
 from pyfi_hpc.client.loopstream import LoopStream, heavy
 from pyfi_hpc.client.mapping import check_most
 from pyfi_hpc.client.tickets import not_accepted
 from pyfi_hpc.config import Settings
 from pyfi_hpc.errors import WaitTimeout
 from pyfi_hpc.model.priority import Priority
+from pyfi_hpc.wire.ids import item_id
 
 T = TypeVar("T")
 
+_END = object()
 #: A call is named by its future or its id.
 Which: TypeAlias = "Future | str | uuid.UUID"
 
@@ -197,6 +201,24 @@ class AsyncClient:
         finally:
             for each in left:
                 each.untell(arrivals)
+
+    async def items(self, which: Which, timeout: float | None = None) -> AsyncGenerator[Any, None]:
+        """`async for` over what a task that is a generator yields. See `Future.items`."""
+        future = which if isinstance(which, Future) else await self.future(which)
+        session, found = self._client.session, future.items(timeout)
+        for number in itertools.count():
+            item = session.watched(Future(session, item_id(future.identity, number), future.socket))
+            try:
+                there = await awaiting.one_done([item, future], timeout)
+            finally:
+                session.let_go([item])
+            if not there:
+                raise late(future, timeout)
+            # it is there, or the call is over: what is left is a look into the record
+            value = await asyncio.to_thread(next, found, _END)
+            if value is _END:
+                return
+            yield value
 
     # what is asked of the record, each on another thread
 

@@ -6,7 +6,7 @@ import asyncio
 import threading
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 from pyfi_hpc.client.futures import Future, Latch
 from pyfi_hpc.wire.limits import REPLY_INLINE_BYTES
 from pyfi_hpc.wire.messages import Answer, Kind
-from pyfi_hpc.wire.values import blob_in
+from pyfi_hpc.wire.values import blob_in, encode_items
 
 if TYPE_CHECKING:
     from pyfi_hpc.client.mapping import Entry
     from pyfi_hpc.client.tickets import Ticket
+
+_ITEMS_MARK = encode_items(0)[:2]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -99,7 +101,9 @@ def _at_hand(future: Future) -> bool:
     answer = future.answer
     if not isinstance(answer, Answer) or answer.kind is not Kind.VALUE or answer.value is None:
         return False
-    return len(answer.value) <= REPLY_INLINE_BYTES and blob_in(answer.value) is None
+    # the items of a generator are rows of their own
+    elsewhere = blob_in(answer.value) is not None or answer.value.startswith(_ITEMS_MARK)
+    return len(answer.value) <= REPLY_INLINE_BYTES and not elsewhere
 
 
 @cache
@@ -118,6 +122,17 @@ async def settled(ticket: Ticket) -> None:
     bell = Bell()
     ticket.tell(bell.ring)
     await bell.wait()
+
+
+async def one_done(futures: Sequence[Future], seconds: float | None) -> bool:
+    """Whether one of these is done within so many seconds."""
+    arrivals = LoopArrivals()
+    arrivals.put(futures)
+    try:
+        return await arrivals.next(seconds) is not None
+    finally:
+        for each in futures:
+            each.untell(arrivals)
 
 
 class LoopArrivals(Latch):

@@ -19,9 +19,10 @@ from pyfi_hpc.client.stream import Stream
 from pyfi_hpc.client.tickets import not_accepted
 from pyfi_hpc.client.waiter import conflict
 from pyfi_hpc.config import Settings
-from pyfi_hpc.errors import DatabaseUnavailable
+from pyfi_hpc.errors import DatabaseUnavailable, PyfiError
 from pyfi_hpc.model.priority import Priority
 from pyfi_hpc.wire.ids import ID_BYTES, new_id, parse_id
+from pyfi_hpc.wire.messages import Answer
 
 if TYPE_CHECKING:
     from pyfi_hpc.client.network import Network
@@ -133,7 +134,14 @@ class Client:
 
     def call(self, socket: str, *args: object, timeout: float | None = None, **kwargs: object) -> Any:
         """The value of one call, waited for `timeout` seconds at most. Raises what `submit` and `Future.result` do."""
-        return self._submit(socket, args, kwargs).result(timeout)
+        future, stream = self.begin(socket, args, kwargs)
+        try:
+            # an outcome proves that the call was accepted: it may come before the broker's own word
+            return future.result(timeout)
+        except PyfiError:
+            if not isinstance(future.answer, Answer):
+                raise_refused(stream)
+            raise
 
     def submit_many(self, socket: str, inputs: Iterable[object], *, priority: str = Priority.NORMAL) -> list[Future]:
         """One call for each input (a tuple is several arguments); returns once all are accepted.

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED, PENDING
+from contextlib import suppress
 from typing import Any, Protocol
 
 import structlog
@@ -95,13 +96,19 @@ class Latch:
 class _Latch(Latch):
     """Waits for one future."""
 
-    __slots__ = ("event",)
+    __slots__ = ("_lock",)
 
     def __init__(self) -> None:
-        self.event = threading.Event()
+        self._lock = threading.Lock()
+        self._lock.acquire()
+
+    def wait(self, timeout: float | None) -> None:
+        """Return once the future is done, or `timeout` seconds are over."""
+        self._lock.acquire(timeout=-1 if timeout is None else max(0.0, timeout))
 
     def ring(self, future: Future) -> None:
-        self.event.set()
+        with suppress(RuntimeError):  # it was let go before
+            self._lock.release()
 
 
 class Future(concurrent.futures.Future[Any]):
@@ -110,16 +117,17 @@ class Future(concurrent.futures.Future[Any]):
     Attributes:
         identity: the id's 16 bytes; `id` is its text.
         socket: name of the socket that was called, empty where only the id is known.
+        made: when, on the monotonic clock.
         digest: what a foreign outcome is told by, where the caller chose the id; else None.
     """
 
     # concurrent.futures uses these names too; `_waiters` is made when somebody waits
-    __slots__ = ("_answer", "_calls", "_got", "_home", "_latches", "_made", "_state", "digest", "identity", "socket")
+    __slots__ = ("_answer", "_calls", "_got", "_home", "_latches", "_state", "digest", "identity", "made", "socket")
 
     def __init__(self, home: Home, identity: bytes, socket: str = "", digest: bytes | None = None) -> None:
         self.identity, self.socket, self.digest, self._home = identity, socket, digest, home
         self._state = PENDING
-        self._made = time.monotonic()
+        self.made = time.monotonic()
         self._answer: Answer | PyfiError | None = None
         self._latches: list[Any] | None = None
         self._calls: list[Callable[[Any], object]] | None = None
@@ -323,7 +331,7 @@ class Future(concurrent.futures.Future[Any]):
             self._waiters.append(latch)
         try:
             if (closed := self._home.closed_error()) is None:
-                latch.event.wait(timeout)
+                latch.wait(timeout)
                 closed = self._home.closed_error()
         finally:
             with self._condition:
@@ -341,7 +349,7 @@ class Future(concurrent.futures.Future[Any]):
     # how it is shown
 
     def __repr__(self) -> str:
-        age = f" {time.monotonic() - self._made:.0f} s" if not self.done() else ""
+        age = f" {time.monotonic() - self.made:.0f} s" if not self.done() else ""
         return f"<Future {short(self.identity)} {self._known or 'QUEUED'} {self.socket or '?'}{age}>"
 
     def _repr_html_(self) -> str:

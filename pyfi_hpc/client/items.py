@@ -74,5 +74,10 @@ def _wait(call: Future, item: Future, timeout: float | None) -> None:
     waited = [item] if call.done() else [item, call]
     done, _ = concurrent.futures.wait(waited, timeout, concurrent.futures.FIRST_COMPLETED)
     if not done:
-        what = f"no item of {short(call.identity)} came for {timeout or 0.0:g} s; the work goes on"
-        raise WaitTimeout("E_TIMEOUT", what, cure=f"pyfi wait {call.id}", id=call.id)
+        raise late(call, timeout)
+
+
+def late(call: Future, timeout: float | None) -> WaitTimeout:
+    """What is raised where no item came for `timeout` seconds."""
+    what = f"no item of {short(call.identity)} came for {timeout or 0.0:g} s; the work goes on"
+    return WaitTimeout("E_TIMEOUT", what, cure=f"pyfi wait {call.id}", id=call.id)

@@ -57,6 +57,11 @@ class Arrivals(Latch):
             if isinstance(entry, Exception) or not entry.tell(self):
                 self._done.put(entry)
 
+    @property
+    def empty(self) -> bool:
+        """Whether the next one has to be waited for."""
+        return self._done.empty()
+
     def next(self, seconds: float | None) -> Entry | None:
         """The next that is done; None where there is none within so many seconds."""
         try:
@@ -83,6 +88,7 @@ class Map:
                 flying.popleft()
             self._end()
         finally:
+            self._stream.flush()
             self._stream.let_go(flying)
 
     def as_they_come(self) -> Iterator[Any]:
@@ -93,6 +99,8 @@ class Map:
             while (sent := self._sent(len(flying))) or flying:
                 flying.update(sent)
                 arrivals.put(sent)
+                if arrivals.empty:
+                    self._stream.flush()
                 done = arrivals.next(self._outcomes.left)
                 if done is None:
                     raise self._outcomes.late(flying)
@@ -100,6 +108,7 @@ class Map:
                 yield self._value(done, flying)
             self._end()
         finally:
+            self._stream.flush()
             self._stream.let_go(flying)
 
     def _sent(self, flying: int) -> list[Entry]:
@@ -108,7 +117,7 @@ class Map:
         sent: list[Entry] = []
         while self._more and flying + len(sent) < self._most:
             sent += self._read()
-        self._stream.flush()
+        self._stream.offer()
         return sent
 
     def _read(self) -> list[Entry]:
@@ -126,6 +135,8 @@ class Map:
     def _value(self, entry: Entry, flying: Iterable[Entry]) -> Any:
         if isinstance(entry, Exception):
             return self._outcomes.failed(entry)
+        if not entry.done():
+            self._stream.flush()
         try:
             return entry.result(self._outcomes.left)
         except Exception as error:

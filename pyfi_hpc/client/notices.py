@@ -66,7 +66,8 @@ def answers(broker: Broker) -> bool:
     said = threading.Event()
 
     def ask() -> None:
-        with suppress(PyfiError):
+        # whatever else it raises is no answer either, and must end nobody's thread
+        with suppress(Exception):
             broker.check()
             said.set()
 

@@ -15,10 +15,10 @@ from pyfi_hpc.client.link import Link
 from pyfi_hpc.errors import PyfiError
 
 #: A socket's pace is looked up again after this long.
-_AGAIN_SECONDS = 1.0
+_AGAIN_SECONDS = 0.25
 _SAMPLE = 64
-#: The newest sample counts this much, once there is an older figure.
-_WEIGHT = 0.5
+#: The newest sample counts this much, once there is an older figure; one of fewer calls than `_FEW` for less.
+_WEIGHT, _FEW = 0.5, 8
 
 log = structlog.get_logger()
 
@@ -54,7 +54,8 @@ class Pacer:
                 log.debug("no pace learned", reason=str(error))
                 continue
             if seconds is not None:
-                way.pace = seconds if way.pace is None else way.pace + _WEIGHT * (seconds - way.pace)
+                weight = 1.0 if way.pace is None else _WEIGHT * min(1.0, len(ids) / _FEW)
+                way.pace = weight * seconds + (1.0 - weight) * (way.pace or 0.0)
 
     def close(self) -> None:
         """End the thread and its session."""

@@ -15,7 +15,7 @@ from pyfi_hpc.errors import PyfiError
 from pyfi_hpc.wire.messages import Call
 
 #: A message holds at most so many calls, bytes of arguments, and seconds of work.
-MOST_CALLS, MOST_BYTES, MOST_SECONDS = 64, 100 * 1024, 0.005
+MOST_CALLS, MOST_BYTES, MOST_SECONDS = 256, 100 * 1024, 0.005
 #: Calls of unknown run time are sent in smaller parts, so that several workers get some.
 UNKNOWN_CALLS = 8
 #: A message that is not full waits while so many of its socket are unconfirmed: more will gather meanwhile.
@@ -74,10 +74,13 @@ class Lane:
     most: int = MOST_CALLS
     waiting: deque[Item] = field(default_factory=deque)
     unconfirmed: int = 0
+    #: how many calls make a full message, by what was known when the last one was made
+    limit: int = field(init=False)
 
-    @property
-    def limit(self) -> int:
-        """How many calls make a full message."""
+    def __post_init__(self) -> None:
+        self.limit = self._learned()
+
+    def _learned(self) -> int:
         pace = self.way.pace
         if pace is None:
             # those of a fifo socket run one after another: a message must not last long
@@ -94,7 +97,8 @@ class Lane:
     def take(self) -> list[Item]:
         """The calls of the next message."""
         items: list[Item] = []
-        size, limit = 0, self.limit
+        size, limit = 0, self._learned()
+        self.limit = limit
         while self.waiting and len(items) < limit:
             size += len(self.waiting[0].call.args)
             if items and size > MOST_BYTES:

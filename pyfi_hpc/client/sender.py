@@ -1,7 +1,8 @@
-"""Sending: callers append and go on, one thread sends whatever has gathered, a window of messages is unconfirmed.
+"""Sending: callers append and go on, whoever comes by sends what has gathered, a window of messages is unconfirmed.
 
-No timer waits for a message to fill: the first calls of a socket go at once, and while those are unconfirmed more
-gather. Whoever hands over more than there is room for waits.
+No timer waits for a message to fill: the first calls of a socket go at once, sent by the caller itself, and while those
+are unconfirmed more gather, to be sent by the thread that brings a confirm. One thread at a time sends, so messages
+leave in order. Whoever hands over more than there is room for waits. A thread of our own sees to what time brings.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from itertools import groupby
+from operator import attrgetter
 
 import structlog
 
@@ -19,7 +21,7 @@ from pyfi_hpc.brokers.base import Broker, Confirm, Publication
 from pyfi_hpc.client import notices
 from pyfi_hpc.client.directory import Way
 from pyfi_hpc.client.notices import Notices, Stuck
-from pyfi_hpc.client.parcels import MOST_CALLS, Item, Lane, Parcel
+from pyfi_hpc.client.parcels import EAGER_PARCELS, MOST_CALLS, Item, Lane, Parcel
 from pyfi_hpc.client.tickets import AcceptedLog
 from pyfi_hpc.errors import BrokerUnavailable, PyfiError, Unavailable
 from pyfi_hpc.failpoints import reach
@@ -64,7 +66,7 @@ class Sender:
         #: when the first of all calls here runs out of time
         self._late_at = _NEVER
         self._notices, self._tell = Notices(), tell
-        self._closing = False
+        self._closing = self._sending = False
         self._thread = threading.Thread(target=self._run, name="pyfi-sender", daemon=True)
         self._thread.start()
 
@@ -75,6 +77,11 @@ class Sender:
         lane = self._lanes.get(way)
         return lane is None or gathered >= lane.limit or (lane.unconfirmed == 0 and not lane.waiting)
 
+    def eager(self, way: Way) -> bool:
+        """Whether what is handed over goes at once, even if it makes no full message."""
+        lane = self._lanes.get(way)
+        return lane is None or lane.unconfirmed < EAGER_PARCELS
+
     @property
     def roomy(self) -> bool:
         """Whether `put` would not wait; asked well before it has to, since others put meanwhile."""
@@ -82,14 +89,16 @@ class Sender:
 
     def put(self, way: Way, items: Sequence[Item]) -> None:
         """Have the calls sent, soon; waits while there is no room. Each is accepted or refused through its ticket."""
-        for ticket, group in groupby(items, key=lambda item: item.ticket):
-            ticket.add(sum(1 for _ in group))
-        size = sum(len(item.call.args) for item in items)
+        for ticket, group in groupby(items, _ticket):
+            ticket.add(len(list(group)))
+        size = sum([len(item.call.args) for item in items])
         with self._lock:
             roomy = self._wait_for_room(items[0].deadline)
             if roomy:
                 self._append(way, items, size)
-        if not roomy:
+        if roomy:
+            self._send_ready()
+        else:
             _refuse(items, self._refusal(None))
 
     def _wait_for_room(self, deadline: float) -> bool:
@@ -112,8 +121,6 @@ class Sender:
         if items[0].deadline < self._late_at:
             self._late_at = items[0].deadline
             self._news.notify()
-        elif lane.ready:
-            self._news.notify()
 
     def close(self) -> None:
         """Refuse what is not sent, and end the thread; what was sent is the broker's business."""
@@ -134,22 +141,50 @@ class Sender:
 
     def _run(self) -> None:
         while not self._closing:
+            self._send_ready()
             with self._lock:
-                parcel = self._next()
                 late = self._late()
                 stuck = self._stuck()
-                if parcel is None and not late and stuck is None and not self._closing:
+                if not late and stuck is None and not self._closing:
                     self._news.wait(self._pause())
             if stuck is not None:
                 notices.told(self._broker, stuck, time.monotonic(), self._tell)
-            if late:
-                self._give_up(late)
-            if parcel is not None:
+            self._give_up(late)
+
+    # any thread
+
+    def _send_ready(self) -> None:
+        """Send what may go now; where another thread is at it, that one does."""
+        mine, parcel = False, None
+        try:
+            while True:
+                with self._lock:
+                    if self._sending and not mine:
+                        return
+                    parcel = self._next()
+                    mine = self._sending = parcel is not None
+                if parcel is None:
+                    return
                 self._send(parcel)
+        except BaseException:  # a caller may be interrupted anywhere
+            self._resume(mine, parcel)
+            raise
+
+    def _resume(self, mine: bool, cut_off: Parcel | None) -> None:
+        """The thread that sent was interrupted: what it may not have sent goes again, which does no harm."""
+        with self._lock:
+            self._sending = self._sending and not mine
+            # those of another thread that sends are on their way
+            unsent = [each for each in self._window if each is cut_off or (each.confirm is None and not self._sending)]
+            for parcel in unsent:
+                self._leave(parcel)
+                parcel.confirm, parcel.due = None, time.monotonic()
+                self._again.append(parcel)
+            self._news.notify()
 
     def _next(self) -> Parcel | None:
         """The parcel to send now, put into the window; None where there is none, or no room in the window."""
-        if len(self._window) >= WINDOW:
+        if self._closing or len(self._window) >= WINDOW:
             return None
         now = time.monotonic()
         for parcel in self._again:
@@ -172,7 +207,7 @@ class Sender:
 
     def _leave_room(self, items: Sequence[Item]) -> None:
         self._waiting -= len(items)
-        self._bytes -= sum(len(item.call.args) for item in items)
+        self._bytes -= sum([len(item.call.args) for item in items])
         self._room.notify_all()
 
     def _enter(self, parcel: Parcel) -> Parcel:
@@ -180,10 +215,15 @@ class Sender:
         parcel.lane.unconfirmed += 1
         return parcel
 
+    def _leave(self, parcel: Parcel) -> None:
+        self._window.discard(parcel)
+        parcel.lane.unconfirmed -= 1
+
     def _pause(self) -> float | None:
         """Seconds until something is due."""
         first = min([self._late_at, self._notices.at, *(parcel.due for parcel in self._again)])
-        return None if first == _NEVER else max(0.0, first - time.monotonic())
+        # what is due and finds no room goes with the next confirm
+        return None if first == _NEVER else max(0.01, first - time.monotonic())
 
     def _stuck(self) -> Stuck | None:
         """What people are to be told of now."""
@@ -218,13 +258,15 @@ class Sender:
         if error is None:
             reach("client_after_publish")
         with self._lock:
-            self._window.discard(parcel)
-            parcel.lane.unconfirmed -= 1
+            if confirm is not parcel.confirm:
+                return  # it was sent again since
+            self._leave(parcel)
             items = parcel.items
             again = error is not None and bool(items) and self._may_go_again(parcel, error)
             if again:
                 self._again.append(parcel)
-            self._news.notify()
+                self._news.notify()
+        self._send_ready()
         if error is None:
             self._accepted(items)
         elif not again:
@@ -262,7 +304,7 @@ class Sender:
                 self._log.write(item.future for item in items)
         finally:
             # they are accepted, whatever becomes of the log
-            for ticket, group in groupby(items, key=lambda item: item.ticket):
+            for ticket, group in groupby(items, key=_ticket):
                 ticket.settle(sum(1 for _ in group))
 
     # calls whose time is over
@@ -311,6 +353,7 @@ class Sender:
         return "E_BROKER_BLOCKED", "the broker takes no messages for now"
 
 
+_ticket = attrgetter("ticket")
 _REPEAT = "repeat it with the same id: it will not run twice for that"
 
 
@@ -331,6 +374,6 @@ def _error(confirm: Confirm) -> PyfiError | None:
 def _refuse(items: Sequence[Item], error: PyfiError) -> None:
     for item in items:
         item.future.settle(error)
-    for ticket, group in groupby(items, key=lambda item: item.ticket):
+    for ticket, group in groupby(items, key=_ticket):
         refused = [(item.future, error) for item in group]
         ticket.settle(len(refused), refused)

@@ -37,7 +37,7 @@ class Stream:
     def send(self, args: tuple[object, ...]) -> Future:
         """Have one call sent, soon; raises as `made` does."""
         future = self.made(args)
-        if self.hungry:
+        if self._sender.hungry(self._way, len(self._gathered)):
             self.flush()
         return future
 
@@ -95,6 +95,11 @@ class Stream:
             # watched first: a reply may be here before the confirm is
             self._session.waiter.watch([item.future for item in items])
             self._sender.put(self._way, items)
+
+    def offer(self) -> None:
+        """Hand over what has gathered if it would go at once, alone or with more; else it may as well wait here."""
+        if self._gathered and self._sender.eager(self._way):
+            self.flush()
 
     def let_go(self, given: Iterable[Future | Exception]) -> None:
         """Nobody here will ask for the outcomes of these any more; the calls go on."""

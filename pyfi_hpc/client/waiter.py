@@ -1,7 +1,8 @@
 """Waiting for outcomes: replies are hints, the rows are the truth.
 
-A reply settles its futures at once. Because replies may be lost, one thread also asks the database for all that is
-pending: soon at first, then less and less often while replies do come. It spends a small part of its time on that.
+A reply settles its futures at once. Because replies may be lost, one thread also asks the database for what has been
+pending for a moment: soon at first, then less and less often while replies do come. It spends a small part of its time
+on that, and calls that are answered faster never wake it.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterable
+from itertools import takewhile
 
 import msgspec
 import structlog
@@ -40,6 +42,8 @@ class Waiter:
         #: futures whose id was pending already
         self._twins: dict[bytes, list[Future]] = {}
         self._interval = FIRST_SECONDS
+        #: the thread waits until it is told that there is something to wait for
+        self._asleep = False
         self._closing = False
         self._thread: threading.Thread | None = None
 
@@ -51,9 +55,10 @@ class Waiter:
                 if self._pending.setdefault(future.identity, future) is not future:
                     self._twins.setdefault(future.identity, []).append(future)
             if was_empty and self._pending:
-                self._interval = FIRST_SECONDS
                 self._start()
-                self._news.notify()
+                if self._asleep or self._interval > FIRST_SECONDS:
+                    self._interval = FIRST_SECONDS
+                    self._news.notify()
 
     def _start(self) -> None:
         if self._thread is None and not self._closing:
@@ -61,12 +66,12 @@ class Waiter:
             self._thread.start()
 
     def forget(self, futures: Iterable[Future]) -> None:
-        """These will have no outcome: they were not accepted."""
+        """Nobody waits for these: they were not accepted, or are of no use any more. Others of the same ids are."""
         with self._news:
             for future in futures:
-                if self._pending.get(future.identity) is future:
-                    others = self._take(future.identity)[1:]
-                    self._keep(future.identity, others)
+                if future.identity in self._twins or self._pending.get(future.identity) is future:
+                    waiting = self._take(future.identity)
+                    self._keep(future.identity, [each for each in waiting if each is not future])
 
     def _keep(self, identity: bytes, futures: list[Future]) -> None:
         """Go on waiting for these: the same call, handed over once more, may well be accepted."""
@@ -119,10 +124,17 @@ class Waiter:
         while not self._closing:
             with self._news:
                 if not self._closing:
-                    self._news.wait(self._interval if self._pending else None)
-                ids = list(self._pending)
+                    self._asleep = not self._pending
+                    self._news.wait(None if self._asleep else self._interval)
+                    self._asleep = False
+                ids = self._old()
             if ids and not self._closing:
                 self._round(ids)
+
+    def _old(self) -> list[bytes]:
+        """What has been pending for so long that its reply may be lost."""
+        before = time.monotonic() - FIRST_SECONDS
+        return [identity for identity, _ in takewhile(lambda each: each[1].made <= before, self._pending.items())]
 
     def _round(self, ids: list[bytes]) -> None:
         """Ask about all of `ids`, oldest first."""

@@ -34,6 +34,8 @@ TAIL_LINES = 30
 _ASK = "import sys, sysconfig; print(sys.executable, sys.version.replace(chr(10), ' '), sep='\\n');" + (
     "print(sysconfig.get_config_var('SOABI'))"
 )
+#: Asked once, at import: of two threads that ask first at the same time, one may be told None.
+_OWN_ABI = str(sysconfig.get_config_var("SOABI"))
 # what uv says when an index or a host could not be reached
 _PASSING = re.compile(r"error sending request|dns error|connection (refused|reset|closed)|timed out|50[234] ", re.I)
 
@@ -132,7 +134,7 @@ class EnvironmentCache:
         try:
             job.run("venv", "--relocatable", "--python", interpreter.path, str(fresh))
             self.mirror.export(spec.url, spec.commit, fresh / "source")
-            own = runner.carried(self.cache, interpreter.abi) if interpreter.abi == _own_abi() else None
+            own = runner.carried(self.cache, interpreter.abi) if interpreter.abi == _OWN_ABI else None
             job.install([] if own else list(runner.CARRIED), spec.requirements)
             _put_on_path(fresh, root, [runner.runner(self.cache), *([own] if own else [])])
             fresh.rename(root)
@@ -217,7 +219,7 @@ def find_interpreter(python: str | None) -> Interpreter:
     """
     if python is None:
         base = os.path.realpath(getattr(sys, "_base_executable", None) or sys.executable)
-        return Interpreter(base, sys.version.replace("\n", " "), _own_abi())
+        return Interpreter(base, sys.version.replace("\n", " "), _OWN_ABI)
     path = _said([uv.find_uv_bin(), "python", "find", "--no-project", "--", python], python)
     facts = _said([path, "-I", "-c", _ASK], python).splitlines()
     return Interpreter(path, facts[1], facts[2])
@@ -229,10 +231,6 @@ def _said(command: Sequence[str], python: str) -> str:
         what = f"no Python {shown(python)} on this machine"
         raise BadInput.of("E_BUILD", "python", python, what, cure="install it, or name the path of another")
     return done.stdout.strip()
-
-
-def _own_abi() -> str:
-    return str(sysconfig.get_config_var("SOABI"))
 
 
 def _installable(source: Path) -> bool:

@@ -26,7 +26,9 @@ PAGES = [ROOT / "README.md", ROOT / "ARCHITECTURE.md", *sorted(DOCS.glob("**/*.m
 FENCE = re.compile(r"^```(?P<kind>\w*)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
 FILE = re.compile(r"# (?P<path>[\w./]+\.py)\n")
 #: What a command says that had to wait for more than a second, on a slow machine.
-WAITING = re.compile(r"(waiting for \w+, \w+|srun: job \d+ (queued and waiting for|has been allocated) resources)\n")
+WAITING = re.compile(
+    r"(waiting for \w+, \w+( until \S+)?|srun: job \d+ (queued and waiting for|has been allocated) resources)\n"
+)
 LINK = re.compile(r"\]\((?P<target>[^)#]+)(?:#[^)]*)?\)")
 TEST_FILE = re.compile(r"`(tests/[\w/]+\.py)`")
 
@@ -114,8 +116,8 @@ def reader(tmp_path: Path) -> Iterator[Reader]:
 
 
 @pytest.mark.slow
-def test_the_tutorial_does_what_it_says(reader: Reader) -> None:
-    follow(reader, DOCS / "tutorial.md")
+def test_the_tutorial_and_the_page_about_python_do_what_they_say(reader: Reader) -> None:
+    follow(reader, DOCS / "tutorial.md", "pyfi local stop", DOCS / "python.md")
 
 
 def follow(reader: Reader, page: Path, before: str = "", meanwhile: Path | None = None) -> None:

@@ -14,8 +14,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeAlias
 
-import pika.channel
-
 from pyfi_hpc.agent import committer, keeper, verdicts
 from pyfi_hpc.agent.committer import Committer, SetAside
 from pyfi_hpc.agent.lots import Finished, Lot
@@ -23,6 +21,7 @@ from pyfi_hpc.agent.main import main as agent
 from pyfi_hpc.agent.verdicts import Verdict
 from pyfi_hpc.brokers.base import Broker, Reason
 from pyfi_hpc.brokers.postgres import PostgresBroker
+from pyfi_hpc.brokers.rabbitmq import frames
 from pyfi_hpc.brokers.rabbitmq.acks import Ack, AckLedger
 from pyfi_hpc.brokers.rabbitmq.deliveries import Incarnation, RabbitDelivery
 from pyfi_hpc.brokers.rabbitmq.subscription import Consumption
@@ -107,6 +106,7 @@ def global_id_key(patch: Patch) -> None:
         return right(cursor, [outcome for outcome in new if outcome.id not in taken])
 
     patch(record, "insert_outcomes", insert)
+    patch(verdicts, "is_plain", lambda done: False)
 
 
 def wall_clock_lease(patch: Patch) -> None:
@@ -169,12 +169,12 @@ def ack_of_an_old_channels_tag(patch: Patch) -> None:
 
 
 def no_mandatory(patch: Patch) -> None:
-    right = pika.channel.Channel.basic_publish
+    right = frames.publish
 
-    def publish(self: Any, *given: Any, mandatory: bool = False, **named: Any) -> Any:
-        return right(self, *given, **named)
+    def publish(*given: Any, mandatory: bool, **named: Any) -> bytes:
+        return right(*given, mandatory=False, **named)
 
-    patch(pika.channel.Channel, "basic_publish", publish)
+    patch(frames, "publish", publish)
 
 
 # circumstances: nothing is wrong with these

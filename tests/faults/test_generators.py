@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 
 import pytest
 
-from pyfi_hpc.errors import BadInput
+from pyfi_hpc import AsyncClient
+from pyfi_hpc.errors import BadInput, WaitTimeout
 from tests.site import Site, embedded_broker_only
 from tests.support import eventually
 
@@ -158,3 +160,38 @@ def test_a_generator_waits_for_a_slow_database_and_stops_when_it_is_cancelled(si
     eventually(lambda: count.read_text() not in ("", seen[-1]), timeout=60)
     assert future.cancel(running=True)
     eventually(lambda: site.worker_pids() != [worker] or site.rows("SELECT running FROM pyfi.worker") == [(None,)])
+
+
+@embedded_broker_only
+def test_a_coroutine_takes_items_as_they_come(site: Site) -> None:
+    site.processor("counts", "double", workers=1)
+    site.agent()
+    site.ready()
+    client = AsyncClient.of(site.client)
+
+    async def work() -> None:
+        future = await client.submit("p.counts", 30, str(site.runs), 0.05)
+        items = client.items(future, 60)
+        assert [await anext(items) for _ in range(3)] == [0, 1, 2]
+        assert not future.done()
+        assert [item async for item in items] == list(range(3, 30))
+        assert await future == list(range(30))
+        # from the record, by its id
+        assert [item async for item in client.items(future.id)] == list(range(30))
+        site.accepted += [future.id]
+        broken = await client.submit("p.counts", 3, str(site.runs), 0.0, None, 1)
+        got = []
+        with pytest.raises(ValueError, match="no item 1"):
+            async for item in client.items(broken):
+                got.append(item)
+        assert got == [0]
+        slow = await client.submit("p.counts", 2, str(site.runs), 3600.0)
+        with pytest.raises(WaitTimeout, match="the work goes on"):
+            await anext(client.items(slow, 0.2))
+        await client.cancel(broken, slow)
+        with pytest.raises(BadInput, match="does not yield"):
+            await anext(client.items(await client.submit("p.double", 1)))
+
+    asyncio.run(work())
+    # nobody waits for items that nobody will take; the cancelled calls are heard of before long
+    eventually(lambda: len(site.client.session.waiter) == 0, timeout=60)

@@ -55,12 +55,13 @@ def test_a_call_starts_and_ends_within_the_times_that_it_was_given(site: Site, p
     late_as_typed = client.future(out.strip())
     at = datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=4)
     timed = client.submit("p.work", 3, runs, at=at, deadline=at + datetime.timedelta(seconds=LONG))
+    assert timed.status == "WAITING"
     delayed = client.submit("p.work", 4, runs, delay=4.0)
+    assert delayed.status == "WAITING"
     code, out, _ = pyfi("call", "p.work", "5", json.dumps(runs), "--delay", "4s", "--no-wait")
     delayed_as_typed = client.future(out.strip())
     waits = [timed, delayed, delayed_as_typed]
     site.accepted += [each.id for each in (late, late_as_typed, *waits)]
-    assert {each.status for each in waits} == {"WAITING"}
     eventually(lambda: time.time() > began + 0.5)
 
     site.agent()
@@ -84,6 +85,14 @@ def test_a_call_starts_and_ends_within_the_times_that_it_was_given(site: Site, p
     assert {each.id for each in (late, late_as_typed)}.isdisjoint(ran)
     assert {ran[each.id] for each in (*waits, endless)} == {1}
     assert all(starts(site)[each.id] >= began + 4.0 for each in waits)
+    listed = {row["id"]: row for row in client.operations.invocations(100)}
+    assert [listed[each.id]["status"] for each in (late, endless, timed)] == ["FAILED", "DEAD", "SUCCEEDED"]
+    assert (listed[late.id]["code"], listed[timed.id]["error"], listed[timed.id]["node"]) == (
+        "E_TIMEOUT",
+        None,
+        "host1",
+    )
+    assert len(client.operations.invocations(1)) == 1
 
 
 @embedded_broker_only

@@ -216,6 +216,15 @@ class World:
         return runner
 
 
+class Unhurried(MemoryBroker):
+    """Confirms from a thread of its own, as other brokers do."""
+
+    def publish(self, publication: Publication) -> Confirm:
+        confirm, held = Confirm(), super().publish(publication)
+        self._calls.put(lambda: confirm.set_result(held.result()))
+        return confirm
+
+
 class Stubborn(MemoryBroker):
     """Gives no confirm until it is let go; then the calls that `refuse` names are refused for good."""
 

@@ -349,6 +349,31 @@ class TestRedelivery:
         inbox.wait(3)[2].ack()
         eventually(lambda: is_empty(broker, queue))
 
+    def test_a_cancelled_subscription_stays_so_when_its_connection_is_cut(
+        self, service: Service, connect: Callable[[], Broker], broker: Broker, queue: TaskQueue
+    ) -> None:
+        cancelled, other, busy = Inbox(), Inbox(), a_queue()
+        broker.declare(busy)
+        subscription = broker.consume(queue.name, prefetch=2, deliver=cancelled)
+        broker.consume(busy.name, prefetch=2, deliver=other)
+        send(broker, queue, b"1")
+        cancelled.wait(1)
+        # what it has in hand keeps its channel open
+        subscription.cancel()
+        subscription.resize(4)
+        eventually(lambda: depth_is(broker, queue, ready=0, unacked=1, consumers=0))
+
+        service.cut()
+
+        eventually(lambda: outcome(broker.publish(a_message(busy, b"2"))) == "held")
+        other.wait(1)
+        eventually(lambda: depth_is(broker, queue, ready=1, unacked=0, consumers=0))
+        fresh = Inbox(ack=True)
+        connect().consume(queue.name, prefetch=2, deliver=fresh)
+        assert [(each.body, each.delivery_count) for each in fresh.wait(1)] == [(b"1", 1)]
+        eventually(lambda: is_empty(broker, queue))
+        assert len(cancelled.deliveries) == 1
+
 
 LIMIT_HOME = {"memory": "memory", "postgres": "postgres.consumer"}
 

@@ -21,7 +21,7 @@ import numpy
 import psycopg2
 import pytest
 
-from pyfi_hpc.brokers.base import Broker, Publication
+from pyfi_hpc.brokers.base import Broker, Confirm, Publication
 from pyfi_hpc.brokers.postgres import PostgresBroker
 from pyfi_hpc.client import api
 from pyfi_hpc.client.client import Client
@@ -32,7 +32,7 @@ from pyfi_hpc.client.sender import ROOM_CALLS, WINDOW
 from pyfi_hpc.errors import BadInput, BrokerUnavailable, Cancelled, Dead, PyfiError, RemoteError, WaitTimeout
 from pyfi_hpc.wire.ids import id_text
 from pyfi_hpc.wire.messages import decode_message
-from tests.services.client_support import Place, Runner, Stubborn, World, execute, ids_in, settings_with
+from tests.services.client_support import Place, Runner, Stubborn, Unhurried, World, execute, ids_in, settings_with
 from tests.services.rabbitmq_support import RabbitService
 from tests.support import eventually
 
@@ -93,9 +93,30 @@ def test_map_keeps_the_order_of_the_inputs(world: World) -> None:
     assert list(world.client().map(socket, range(1000))) == [2 * x for x in range(1000)]
 
 
+def test_a_caller_that_is_interrupted_while_it_sends_holds_up_nobody(world: World) -> None:
+    class Interrupted(Unhurried):
+        times = 1
+
+        def publish(self, publication: Publication) -> Confirm:
+            self.times -= 1
+            if self.times >= 0:
+                raise KeyboardInterrupt
+            return super().publish(publication)
+
+    socket = world.place.socket("double")
+    runner, client = world.runner("double"), world.client(lambda _: Interrupted(world.hub))
+    with pytest.raises(KeyboardInterrupt):
+        client.submit(socket, 1)
+
+    assert client.call(socket, 2, timeout=60) == 4
+    assert [client.call(socket, x, timeout=60) for x in range(5)] == [0, 2, 4, 6, 8]
+    # what was interrupted is sent all the same: nobody knows whether it was
+    eventually(lambda: sum(runner.sizes) == 7)
+
+
 def test_short_calls_share_messages_once_their_run_time_is_known(world: World) -> None:
     socket = world.place.socket("double")
-    runner, client = world.runner("double"), world.client()
+    runner, client = world.runner("double"), world.client(lambda _: Unhurried(world.hub))
     assert list(client.map(socket, range(20))) == list(range(0, 40, 2))
     assert max(runner.sizes) <= UNKNOWN_CALLS
     eventually(lambda: client.session.way(socket).pace is not None)

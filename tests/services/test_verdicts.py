@@ -112,6 +112,55 @@ def attempts(cursor: Any, lot: Lot, index: int = 0) -> list[tuple[int, str, str 
     return list(cursor.fetchall())
 
 
+# the quick way of those that simply succeeded
+
+
+def test_plain_values_are_committed_in_one_statement_with_all_that_the_long_way_writes(cursor: Any) -> None:
+    way, worker = route(), new_id()
+    quick = lot_of(call(1), call(2), socket=served(routes=(way,)))
+    slow = lot_of(call(1), call(2), socket=served(routes=(way,)))
+    other = lot_of(call(3))
+    done = [Finished(quick, index, worked(quick, index, index).item, worker) for index in (0, 1)]
+
+    found = verdicts.commit_plain(cursor, [*done, worked(other, "alone")])
+    expected = commit(cursor, *[Finished(slow, each.index, each.item, worker) for each in done])
+
+    def told(verdict: Verdict) -> tuple[Any, ...]:
+        assert verdict.answer is not None
+        return verdict.index, verdict.value, verdict.routes, verdict.answer.kind, verdict.answer.value
+
+    def row(lot: Lot, index: int) -> Any:
+        columns = "owner, status, value, error, digest, socket_id, serial, worker_id, started, ended, routes, cleared"
+        cursor.execute(f"SELECT {columns} FROM pyfi.outcome WHERE id = %s::uuid", (lot.call(index).id.hex(),))
+        return [bytes(each) if isinstance(each, memoryview) else each for each in cursor.fetchone()]
+
+    assert list(map(told, found[:2])) == list(map(told, expected))
+    assert [row(quick, index) for index in (0, 1)] == [row(slow, index) for index in (0, 1)]
+    assert (outcome(cursor, other).value, outcome(cursor, other).routes) == (values.encode("alone"), None)
+
+
+def test_where_one_of_many_is_decided_nothing_is_written_the_quick_way(cursor: Any) -> None:
+    same = call()
+    commit(cursor, worked(lot_of(same), "first"), agent=OTHER)
+    lot = lot_of(same, call(2))
+
+    with pytest.raises(psycopg2.errors.UniqueViolation):
+        verdicts.commit_plain(cursor, [worked(lot, "second"), worked(lot, "new", 1)])
+
+    assert outcome(cursor, lot).value == values.encode("first")
+    assert outcome(cursor, lot, 1) is None
+
+
+def test_only_what_asks_for_nothing_but_its_row_goes_the_quick_way() -> None:
+    plain = worked(lot_of(call()))
+    leased = lot_of(call())
+    leased.leased[0] = 1
+    printed = Finished(plain.lot, 0, Item(0, b"\x01", None, 1.0, 2.0, b"out"), None)
+    others = [printed, failed(plain.lot), worked(leased), worked(lot_of(call(), careful=True))]
+
+    assert [verdicts.is_plain(each) for each in (plain, *others)] == [True, False, False, False, False]
+
+
 # the first commit wins
 
 

@@ -127,9 +127,9 @@ def test_systems_are_chosen_by_name_and_a_name_nobody_has_is_refused() -> None:
     assert all(name in listed.output for name in command.SYSTEMS)
 
 
-def soak(record: verify.Report, **changed: object) -> Soak:
+def soak(record: verify.Report, *, held: int = 0, queued: int = 0, **changed: object) -> Soak:
     counts = {"submitted": 10, "right": 10, "wrong": [], "errors": {}, "waiting": 0, "slowest": 1.5} | changed
-    return Soak(7, 1.0, counts, record, {"SUCCEEDED": 12}, 0, 3, {"worker": 2}, ["agent: 50 MiB"])
+    return Soak(7, 1.0, counts, record, {"SUCCEEDED": 12}, held, queued, 3, {"worker": 2}, ["agent: 50 MiB"])
 
 
 def test_a_soak_without_a_fault_says_so() -> None:
@@ -142,6 +142,8 @@ def test_a_soak_without_a_fault_says_so() -> None:
     ("found", "says"),
     [
         (soak(verify.Report(sent=10, done=9, lost=1)), "lost 1"),
+        (soak(verify.Report(sent=10, done=8, lost=2), held=2), "stuck 2"),
+        (soak(verify.Report(sent=10, done=8, lost=2), queued=1), "stuck 2"),
         (soak(verify.Report(sent=10, done=10, twice=2)), "recorded twice 2"),
         (soak(verify.Report(sent=10, done=10, problems=["I4: one message"])), "I4: one message"),
         (soak(verify.Report(sent=10, done=10), waiting=4), "4 results never came to the client"),

@@ -51,6 +51,21 @@ def test_a_long_call_never_waits_behind_another() -> None:
     assert handed(dispatcher.hand_out()) == [(1, 10, (1,))]
 
 
+def test_a_call_whose_worker_lost_its_core_for_a_moment_makes_the_others_no_longer() -> None:
+    dispatcher = Dispatcher()
+    dispatcher.add_worker(1, P)
+    dispatcher.offer(10, P, "task", [0])
+    dispatcher.hand_out()
+    dispatcher.done(1, 10, [(0, 0.0001)])
+    dispatcher.offer(11, P, "task", range(40))
+    dispatcher.hand_out()
+
+    dispatcher.done(1, 11, [(index, 0.5 if index in (3, 30) else 0.0001) for index in range(40)])
+
+    dispatcher.offer(12, P, "task", range(64))
+    assert handed(dispatcher.hand_out()) == [(1, 12, tuple(range(40))), (1, 12, tuple(range(40, 64)))]
+
+
 def test_work_goes_only_to_workers_of_its_processor() -> None:
     dispatcher = Dispatcher()
     dispatcher.add_worker(1, Q)

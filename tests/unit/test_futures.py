@@ -232,7 +232,7 @@ def an_item(ticket: Ticket | None = None, size: int = 10, patience: float = 60) 
 )
 def test_a_message_holds_a_few_milliseconds_of_work(pace: float | None, calls: int) -> None:
     lane = Lane(a_way(pace))
-    lane.waiting.extend(an_item() for _ in range(200))
+    lane.waiting.extend(an_item() for _ in range(MOST_CALLS + 1))
     assert len(lane.take()) == calls
 
 

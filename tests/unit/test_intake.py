@@ -82,6 +82,21 @@ def test_more_messages_are_in_hand_where_calls_are_short() -> None:
     assert held(seconds=1e-5) == 8
 
 
+def test_many_stay_in_hand_while_calls_are_a_little_longer_and_fewer_once_they_are_far_longer() -> None:
+    broker, dispatcher = MemoryBroker(Hub()), Dispatcher()
+    sizes: list[int] = []
+    try:
+        broker.declare(QUEUE)
+        intake = Intake(broker, dispatcher, lambda job: None, lambda processor, it: None)
+        for seconds in (1e-5, 3e-4, 0.5):
+            run_once(dispatcher, seconds)
+            intake.follow(VIEW, {P: 1}, open_for_work=True)
+            sizes.append(intake._prefetch[P, QUEUE.name])
+    finally:
+        broker.close()
+    assert sizes == [8, 8, 2]
+
+
 def test_a_socket_is_unknown_only_by_a_view_that_is_newer_than_its_call(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_UNKNOWN_SECONDS", 0.0)
     jobs: list[Job] = []

@@ -39,3 +39,16 @@ def test_a_future_is_waited_for_when_another_of_the_same_id_was_refused() -> Non
     waiter.hear(messages.encode(Reply(WIRE_VERSION, (answer,))))
     assert (refused.done(), accepted.done(), later.done()) == (False, True, True)
     assert waiter.close() == []
+
+
+def test_each_of_one_id_may_be_forgotten_whichever_came_first() -> None:
+    home, identity = cast(Any, Away()), new_id()
+    waiter = Waiter(cast(Link, home), "me", lambda settled: None)
+    first, second, third = (Future(home, identity) for _ in range(3))
+    waiter.watch([first, second, third])
+
+    waiter.forget([second])
+    waiter.forget([first])
+    assert len(waiter) == 1
+    waiter.forget([Future(home, identity)])  # nobody's
+    assert waiter.close() == [third]

@@ -1,10 +1,13 @@
-"""What of an agent's environment its workers get."""
+"""What of an agent's environment its workers get, and which Python."""
 
 from __future__ import annotations
+
+import sysconfig
 
 import pytest
 
 from pyfi_hpc.agent.process import environment
+from pyfi_hpc.envs.build import find_interpreter
 
 
 def test_a_worker_gets_what_the_set_up_of_a_pilot_exported_and_no_setting_of_ours(
@@ -25,3 +28,10 @@ def test_without_a_set_up_a_worker_has_a_thread_for_each_core(monkeypatch: pytes
     monkeypatch.delenv("PYFI_SETUP", raising=False)
     monkeypatch.setenv("OMP_NUM_THREADS", "64")
     assert environment([0, 1], {})["OMP_NUM_THREADS"] == "2"
+
+
+def test_the_own_interpreter_is_known_before_two_builds_ask_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = sysconfig.get_config_var("SOABI")
+    # as to a thread that asks while another one asks for the first time
+    monkeypatch.setattr(sysconfig, "get_config_var", lambda name: None)
+    assert find_interpreter(None).abi == wanted

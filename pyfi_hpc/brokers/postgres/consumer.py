@@ -157,6 +157,7 @@ class Consumer:
         """Become a new incarnation; whatever the old one held is not ours any more."""
         cursor.execute("SET synchronous_commit TO off")  # a lost ack is a redelivery
         cursor.execute(sql.STEADY_PLANS)
+        cursor.execute(f"{sql.CLAIM.prepare}; {sql.SETTLE.prepare}")
         cursor.execute(sql.ENTER, {"queues": [], "space": sql.LOCK_SPACE})
         self._previous, self._me = self._me, cursor.fetchone()[0]
         self._cursor, self._listening, self._enrolled = cursor, {}, []
@@ -197,7 +198,7 @@ class Consumer:
         claims = [self._acks.popleft() for _ in range(len(self._acks))]
         mine = [claim for claim in claims if claim.incarnation == self._me]
         if mine:
-            self._cursor.execute(sql.SETTLE, {"seqs": [claim.seq for claim in mine], "me": self._me})
+            self._cursor.execute(sql.SETTLE.execute, {"seqs": [claim.seq for claim in mine], "me": self._me})
         for claim in mine:
             claim.subscription.unacked.discard(claim.seq)
 
@@ -267,7 +268,7 @@ class Consumer:
         free = [min(number, CLAIM_MESSAGES) for number in wanted.values()]
         # what was given back comes first, whether we heard of it yet or not
         after = [0 if name in self._singles else self._after.get(name, 0) for name in wanted]
-        self._cursor.execute(sql.CLAIM, {"me": self._me, "names": list(wanted), "free": free, "after": after})
+        self._cursor.execute(sql.CLAIM_DURABLY, {"me": self._me, "names": list(wanted), "free": free, "after": after})
         rows = sorted(itertools.starmap(Row, self._cursor.fetchall()))
         taken = Counter(row.queue for row in rows)
         self._hungry -= {name for name, most in zip(wanted, free, strict=True) if taken[name] < most}

@@ -115,7 +115,7 @@ class Publisher:
         """Confirms are given by commits that are on disk, whatever the database's default."""
         cursor.execute("SET synchronous_commit TO on")
         cursor.execute(sql.STEADY_PLANS)
-        cursor.execute(sql.PREPARE_PUBLISH)
+        cursor.execute(f"{sql.PREPARE_PUBLISH}; {sql.NOTIFY.prepare}")
         self._cursor = cursor
 
     def turn(self) -> bool:
@@ -147,7 +147,7 @@ class Publisher:
         if hints:
             channels, payloads = zip(*hints, strict=True)
             try:
-                self._cursor.execute(sql.NOTIFY, {"channels": list(channels), "payloads": list(payloads)})
+                self._cursor.execute(sql.NOTIFY.execute, {"channels": list(channels), "payloads": list(payloads)})
             except (psycopg2.DataError, ValueError) as error:
                 log.warning("hints were dropped", reason=str(error).strip())
 

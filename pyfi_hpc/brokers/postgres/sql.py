@@ -2,6 +2,20 @@
 
 from __future__ import annotations
 
+import re
+
+
+class Prepared:
+    """A statement that a session plans once: planning what the hot path asks takes as long as running it."""
+
+    def __init__(self, name: str, statement: str) -> None:
+        """`statement` has `%(name)s` for its parameters, whose types follow from where they stand."""
+        names = list(dict.fromkeys(re.findall(r"%\((\w+)\)s", statement)))
+        numbered = re.sub(r"%\((\w+)\)s", lambda found: f"${names.index(found[1]) + 1}", statement)
+        self.prepare = f"PREPARE {name} AS {numbered}"
+        self.execute = f"EXECUTE {name} ({', '.join(f'%({each})s' for each in names)})"
+
+
 #: First half of the advisory locks' keys: "pyfi" as four bytes; the second is the consumer's id.
 LOCK_SPACE = 0x70796669
 
@@ -47,10 +61,13 @@ EXECUTE publish (%(exchanges)s::text[], %(keys)s::text[], %(counted)s::bool[], %
 STEADY_PLANS = "SET enable_seqscan TO off; SET plan_cache_mode TO force_generic_plan"
 
 #: Hints need no disk: they may be lost.
-NOTIFY = """
+NOTIFY = Prepared(
+    "say",
+    """
 SELECT set_config('synchronous_commit', 'off', true), pg_notify(channel, payload)
 FROM unnest(%(channels)s::text[], %(payloads)s::text[]) AS h(channel, payload)
-"""
+""",
+)
 
 #: The row is seen by others only after the statement, when its lock is held.
 ENTER = f"""
@@ -68,8 +85,9 @@ WHERE id = %(me)s
 #: A claim survives a crash of the server, so that what may have been in hands is always marked. The lock on the own
 #: row makes `SWEEP` wait for a claim under way, and a claim after it take nothing. `after` skips what the index still
 #: remembers of messages that are long gone. Of a single queue its active consumer alone takes, one message at a time.
-CLAIM = """
-SET LOCAL synchronous_commit TO on;
+CLAIM = Prepared(
+    "claim",
+    """
 WITH picked AS MATERIALIZED (
     SELECT ready.seq, w.name
     FROM unnest(%(names)s::text[], %(free)s::int[], %(after)s::bigint[]) AS w(name, free, after)
@@ -85,12 +103,17 @@ WITH picked AS MATERIALIZED (
 )
 UPDATE pyfi.broker_message m SET consumer = mine.id FROM picked, mine WHERE m.seq = picked.seq
 RETURNING m.seq, picked.name, m.body, m.content_type, m.headers, m.delivery_count
-"""
+""",
+)
+CLAIM_DURABLY = "SET LOCAL synchronous_commit TO on; " + CLAIM.execute
 
 #: NOT DISTINCT keeps the planner off the index of held messages, which remembers all that were ever held.
-SETTLE = """
+SETTLE = Prepared(
+    "settle",
+    """
 DELETE FROM pyfi.broker_message WHERE seq = ANY(%(seqs)s::bigint[]) AND consumer IS NOT DISTINCT FROM %(me)s
-"""
+""",
+)
 
 GIVE_BACK = """
 WITH freed AS (

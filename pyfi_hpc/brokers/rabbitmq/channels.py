@@ -27,6 +27,8 @@ class KeptChannel:
         self.wanted = True
         self.is_ready = False
         self._connection: Any = None
+        #: the connection's `Reader`; what is registered there in `begin` goes with the channel
+        self._reader: Any = None
         self._channel: Any = None
         self._since = 0.0
         self._retry = Backoff()
@@ -40,7 +42,7 @@ class KeptChannel:
 
     def attach(self, connection: Any) -> None:
         """There is a new connection to work on."""
-        self._connection, self._channel = connection, None
+        self._connection, self._reader, self._channel = connection, connection.reader, None
         self._retry.reset()
         self._open()
 
@@ -64,6 +66,7 @@ class KeptChannel:
         self.is_ready = False
         channel = self._channel
         if channel is not None and not (channel.is_closing or channel.is_closed):
+            self._reader.forget(channel.channel_number)
             self.part_with(channel)
 
     def part_with(self, channel: Any) -> None:
@@ -103,6 +106,7 @@ class KeptChannel:
         if channel is not self._channel:
             return
         self._channel, self.is_ready = None, False
+        self._reader.forget(channel.channel_number)
         self.lost(reason)
         if self.wanted and self._connection is not None and self._connection.is_open:
             delay = self._retry.next()

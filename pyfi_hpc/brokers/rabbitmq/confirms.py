@@ -13,6 +13,7 @@ import pika.exceptions as amqp
 import structlog
 
 from pyfi_hpc.brokers.base import Confirm, Publication
+from pyfi_hpc.brokers.rabbitmq import frames
 from pyfi_hpc.brokers.rabbitmq.channels import KeptChannel
 from pyfi_hpc.brokers.rabbitmq.window import Entry, Window
 from pyfi_hpc.brokers.refusals import closed, full, unroutable
@@ -72,7 +73,8 @@ class ConfirmChannel(KeptChannel):
     def begin(self, channel: Any) -> None:
         self._window.restart()
         channel.add_on_return_callback(self._returned)
-        channel.confirm_delivery(self._confirmed, callback=self._selected)
+        self._reader.confirms[channel.channel_number] = self._confirmed
+        channel.confirm_delivery(lambda _frame: None, callback=self._selected)
 
     def detach(self) -> None:
         super().detach()
@@ -97,28 +99,29 @@ class ConfirmChannel(KeptChannel):
         self.send_waiting()
 
     def _send(self, entry: Entry) -> None:
-        publication = entry.publication
-        properties = pika.BasicProperties(
-            content_type=publication.content_type,
-            delivery_mode=_PERSISTENT,
-            message_id=publication.message_id,
-            # a return carries no tag: this is how its entry is found
-            correlation_id=str(self._window.next_tag()),
-            headers=dict(publication.headers) or None,
-        )
+        publication, channel = entry.publication, self._channel
+        # a return carries no tag: this is how its entry is found
+        tag = str(self._window.next_tag())
         try:
-            self._channel.basic_publish(
-                publication.exchange, publication.key, publication.body, properties, mandatory=True
+            properties = _properties(publication, tag)
+            data = frames.publish(
+                channel.channel_number,
+                publication.exchange,
+                publication.key,
+                publication.body,
+                properties,
+                mandatory=True,
+                frame_max=channel.connection.params.frame_max,
             )
         except (amqp.ShortStringTooLong, amqp.UnsupportedAMQPFieldException, TypeError, ValueError) as error:
             entry.resolve(_unsendable(publication, error))
         else:
+            frames.write(channel, data)
             entry.sent = time.monotonic()
             self._window.add(entry)
 
-    def _confirmed(self, frame: Any) -> None:
-        refused = isinstance(frame.method, pika.spec.Basic.Nack)
-        for entry in self._window.take(frame.method.delivery_tag, frame.method.multiple):
+    def _confirmed(self, tag: int, multiple: bool, refused: bool) -> None:
+        for entry in self._window.take(tag, multiple):
             entry.resolve(full(_target(entry.publication)) if refused else entry.refusal)
         self.send_waiting()
 
@@ -145,6 +148,19 @@ class ConfirmChannel(KeptChannel):
             entry.refusal = None
         with self._lock:
             self._waiting.extendleft(reversed(unconfirmed))
+
+
+def _properties(publication: Publication, tag: str) -> bytes:
+    if not publication.headers:
+        return frames.durable(publication.content_type, tag, publication.message_id)
+    properties = pika.BasicProperties(
+        content_type=publication.content_type,
+        delivery_mode=_PERSISTENT,
+        message_id=publication.message_id,
+        correlation_id=tag,
+        headers=dict(publication.headers),
+    )
+    return b"".join(properties.encode())
 
 
 def _target(publication: Publication) -> str:

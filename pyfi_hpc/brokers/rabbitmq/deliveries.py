@@ -6,7 +6,9 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from pyfi_hpc.brokers.rabbitmq import frames
 from pyfi_hpc.brokers.rabbitmq.acks import AckLedger
+from pyfi_hpc.brokers.rabbitmq.reader import Delivered
 
 DELIVERY_COUNT = "x-delivery-count"
 
@@ -33,7 +35,7 @@ class Incarnation:
         """Send what is due; the acks of a channel that is gone are dropped."""
         if self.channel.is_open:
             for ack in self.ledger.due():
-                self.channel.basic_ack(ack.tag, ack.multiple)
+                frames.write(self.channel, frames.ack(self.channel.channel_number, ack.tag, ack.multiple))
 
 
 class RabbitDelivery:
@@ -44,15 +46,16 @@ class RabbitDelivery:
         "received", "redelivered",
     )  # fmt: skip
 
-    def __init__(self, queue: str, incarnation: Incarnation, method: Any, properties: Any, body: bytes) -> None:
-        self.queue, self.body, self.received = queue, body, time.monotonic()
+    def __init__(self, queue: str, incarnation: Incarnation, delivered: Delivered) -> None:
+        self.queue, self.body, self.received = queue, delivered.body, time.monotonic()
+        properties = delivered.properties
         self.content_type: str | None = properties.content_type
         self.content_encoding: str | None = properties.content_encoding
         self.headers: Mapping[str, object] = properties.headers or {}
-        self.redelivered: bool = method.redelivered
+        self.redelivered = delivered.redelivered
         count = self.headers.get(DELIVERY_COUNT, 0)
         self.delivery_count = count if isinstance(count, int) else 0
-        self._incarnation, self._tag = incarnation, method.delivery_tag
+        self._incarnation, self._tag = incarnation, delivered.tag
 
     def ack(self) -> None:
         self._incarnation.settle(self._tag)

@@ -10,10 +10,12 @@ from typing import Any, Protocol
 
 import pika
 import structlog
-from pika.adapters.select_connection import IOLoop
+from pika.adapters.select_connection import EPollPoller, IOLoop
 
+from pyfi_hpc.baton import Baton
 from pyfi_hpc.brokers.rabbitmq.address import unavailable
 from pyfi_hpc.brokers.rabbitmq.backoff import Backoff
+from pyfi_hpc.brokers.rabbitmq.reader import Reader
 from pyfi_hpc.errors import BrokerUnavailable
 
 log = structlog.get_logger()
@@ -24,6 +26,36 @@ WATCH_SECONDS = 2.0
 GOOD_SECONDS = 10.0
 #: How long an orderly end may take; a blocked connection is not read, so its close is not either.
 CLOSE_SECONDS = 2.0
+
+
+class _Poll:
+    """An epoll whose waiting lays the baton down."""
+
+    def __init__(self, poll: Any, baton: Baton) -> None:
+        self.register, self.modify, self.unregister, self.close = (
+            poll.register,
+            poll.modify,
+            poll.unregister,
+            poll.close,
+        )
+        self._wait, self._baton = poll.poll, baton
+
+    def poll(self, seconds: float) -> list[tuple[int, int]]:
+        return self._baton.laid_down(self._wait, seconds)
+
+
+class _Loop(IOLoop):  # type: ignore[misc]  # pika has no types
+    """pika's loop, whose baton others may borrow while it waits."""
+
+    def __init__(self, baton: Baton) -> None:
+        super().__init__()
+        inner = self._poller._create_poller
+        self._poller._create_poller = lambda: _Poll(inner(), baton)
+
+    @staticmethod
+    def _get_poller(get_wait_seconds: Any, process_timeouts: Any) -> Any:
+        # the one whose registrations may change while another thread waits
+        return EPollPoller(get_wait_seconds=get_wait_seconds, process_timeouts=process_timeouts)
 
 
 class Session(Protocol):
@@ -47,7 +79,7 @@ class Link:
 
     def __init__(self, parameters: Any, session: Session, *, uri: str, name: str) -> None:
         self._parameters, self._session, self._uri, self.name = parameters, session, uri, name
-        self._lock = threading.Lock()
+        self._lock, self._baton = threading.Lock(), Baton()
         self._loop: Any = None
         self._connection: Any = None
         self._woken = self._away = False
@@ -73,6 +105,14 @@ class Link:
                 self._woken = True
                 self._loop.add_callback_threadsafe(self._step)
 
+    def do(self, work: Callable[[], None]) -> None:
+        """Do `work` here where the link's thread only waits, else have `Session.step` called soon. From any thread.
+
+        `work` must be a part of `step`, and send or do nothing: what needs pika's timers is for the link's thread.
+        """
+        if not self._baton.borrow(lambda: self._guarded(work)):
+            self.wake()
+
     def close(self) -> None:
         """End the connection and its thread; what `step` has to do is done before, as far as it can be."""
         self._closing.set()
@@ -94,7 +134,7 @@ class Link:
             self._closing.wait(self._backoff.next())
 
     def _hold_one_connection(self) -> None:
-        loop = IOLoop()
+        loop = _Loop(self._baton)
         try:
             self._connection = pika.SelectConnection(
                 self._parameters,
@@ -103,10 +143,12 @@ class Link:
                 on_close_callback=self._ended,
                 custom_ioloop=loop,
             )
+            self._connection.reader = Reader(self._connection)
             with self._lock:
                 self._loop, self._woken = loop, False
             if not self._closing.is_set():
-                self._turn(loop)
+                with self._baton:
+                    self._turn(loop)
         finally:
             with self._lock:
                 self._loop = None
@@ -161,6 +203,9 @@ class Link:
         except Exception as error:
             self._tell_failure(error)
             self._abort(error)
+        except BaseException:  # an interrupt of the caller whose thread does our work
+            self._abort(ConnectionError("interrupted"))
+            raise
 
     def _shut(self) -> None:
         self._guarded(self._session.step)
@@ -172,5 +217,5 @@ class Link:
 
     def _abort(self, error: Exception) -> None:
         # pika has no public way to drop a connection without the broker's help
-        if not self._connection.is_closed:
+        if self._connection is not None and not self._connection.is_closed:
             self._connection._terminate_stream(error)

@@ -11,6 +11,7 @@ import structlog
 
 from pyfi_hpc.brokers.rabbitmq.arguments import control_exchange
 from pyfi_hpc.brokers.rabbitmq.channels import KeptChannel
+from pyfi_hpc.brokers.rabbitmq.reader import Delivered
 
 log = structlog.get_logger()
 
@@ -35,7 +36,8 @@ class Listener(KeptChannel):
             exchange = control_exchange(self._network)
             channel.exchange_declare(exchange, exchange_type="fanout", durable=True)
             channel.queue_bind(self.name, exchange)
-        channel.basic_consume(self.name, self._received, auto_ack=True, callback=self._consuming)
+        self._reader.deliveries[channel.channel_number] = self._received
+        channel.basic_consume(self.name, lambda *_: None, auto_ack=True, callback=self._consuming)
 
     def lost(self, reason: BaseException) -> None:
         self.listening.clear()
@@ -49,8 +51,8 @@ class Listener(KeptChannel):
         self.listening.set()
         self.tried.set()
 
-    def _received(self, _channel: Any, _method: Any, _properties: Any, body: bytes) -> None:
+    def _received(self, delivered: Delivered) -> None:
         try:
-            self._hear(body)
+            self._hear(delivered.body)
         except Exception:
             log.exception("hint not taken", queue=self.name)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import deque
 from typing import Any, NamedTuple
 
-import pika
 import structlog
 
+from pyfi_hpc.brokers.rabbitmq import frames
 from pyfi_hpc.brokers.rabbitmq.arguments import control_exchange
 from pyfi_hpc.brokers.rabbitmq.channels import KeptChannel
 
@@ -15,7 +15,6 @@ log = structlog.get_logger()
 
 #: More than this many unsent ones push the oldest out.
 KEPT = 10_000
-_TRANSIENT = 1
 
 
 class Hint(NamedTuple):
@@ -61,9 +60,17 @@ class LossyChannel(KeptChannel):
             self._declared.add(hint.network)
             # sent before the message on the same channel, so its answer need not be awaited
             self._channel.exchange_declare(hint.exchange, exchange_type="fanout", durable=True)
+        channel, frame_max = self._channel, self._channel.connection.params.frame_max
         try:
-            self._channel.basic_publish(
-                hint.exchange, hint.key, hint.body, pika.BasicProperties(delivery_mode=_TRANSIENT)
+            data = frames.publish(
+                channel.channel_number,
+                hint.exchange,
+                hint.key,
+                hint.body,
+                frames.TRANSIENT,
+                mandatory=False,
+                frame_max=frame_max,
             )
+            frames.write(channel, data)
         except Exception as error:  # a bad address of somebody else's must not end our connection
             log.warning("hint not sent", key=hint.key, reason=repr(error))

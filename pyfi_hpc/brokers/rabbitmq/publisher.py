@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import structlog
@@ -28,18 +29,18 @@ class Publisher:
     def publish(self, publication: Publication) -> Confirm:
         """Queue it and have it sent; see `Broker.publish`."""
         confirm = self._confirms.put(publication)
-        self._poke()
+        self._send(self._confirms.send_waiting)
         return confirm
 
     def reply(self, address: str, body: bytes) -> None:
         """See `Broker.reply`."""
         self._lossy.reply(address, body)
-        self._poke()
+        self._send(self._lossy.send_waiting)
 
     def hint(self, network: str, text: str) -> None:
         """See `Broker.hint`."""
         self._lossy.hint(network, text)
-        self._poke()
+        self._send(self._lossy.send_waiting)
 
     def publishing(self) -> bool:
         """See `Broker.publishing`."""
@@ -51,9 +52,9 @@ class Publisher:
         self._link.close()
         self._confirms.give_up()
 
-    def _poke(self) -> None:
+    def _send(self, waiting: Callable[[], None]) -> None:
         self._link.start()
-        self._link.wake()
+        self._link.do(waiting)
 
     def up(self, connection: Any) -> None:
         connection.add_on_connection_blocked_callback(lambda _connection, _method: self._block(True))

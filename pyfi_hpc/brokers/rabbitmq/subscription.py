@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import uuid
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import structlog
@@ -12,6 +13,7 @@ import structlog
 from pyfi_hpc.brokers.base import Delivery, is_single
 from pyfi_hpc.brokers.rabbitmq.channels import KeptChannel
 from pyfi_hpc.brokers.rabbitmq.deliveries import Incarnation, RabbitDelivery
+from pyfi_hpc.brokers.rabbitmq.reader import Delivered
 from pyfi_hpc.errors import BadInput
 
 log = structlog.get_logger()
@@ -59,7 +61,12 @@ class Consumption(KeptChannel):
 
     def begin(self, channel: Any) -> None:
         self._forget()
+        if not self._handing_over:
+            # it was kept for the deliveries in its hands: those went back with the channel before
+            self.drop()
+            return
         self._incarnation = Incarnation(channel, self._settle)
+        self._reader.deliveries[channel.channel_number] = partial(self._received, self._incarnation)
         channel.add_on_cancel_callback(self._cancelled_by_broker)
         self._top_up()
 
@@ -134,6 +141,8 @@ class Consumption(KeptChannel):
         """Consume more where fewer deliveries are asked for than the prefetch allows."""
         if self._incarnation is None or self._cancelling or self._asked() >= self._prefetch:
             return
+        if not self._handing_over:
+            return  # a consumer of nobody's would give each message back until the broker sets it aside
         orphans = self._incarnation.ledger.count_to(self._orphans_to)
         room = self._prefetch - self._asked() - orphans
         # orphans go one by one: the last part waits for all of them
@@ -141,13 +150,12 @@ class Consumption(KeptChannel):
             self._consume(room)
 
     def _consume(self, part: int) -> None:
-        tag, incarnation = f"pyfi-{uuid.uuid4().hex}", self._incarnation
-        assert incarnation is not None
+        tag = f"pyfi-{uuid.uuid4().hex}"
         self._parts[tag] = part
         self._channel.basic_qos(prefetch_count=part)
         self._channel.basic_consume(
             self.name,
-            lambda _channel, method, properties, body: self._received(incarnation, method, properties, body),
+            lambda *_: None,
             consumer_tag=tag,
             callback=lambda _frame: self.ready(),
         )
@@ -169,16 +177,16 @@ class Consumption(KeptChannel):
 
         return answered
 
-    def _received(self, incarnation: Incarnation, method: Any, properties: Any, body: bytes) -> None:
+    def _received(self, incarnation: Incarnation, delivered: Delivered) -> None:
         if not self._handing_over:
-            incarnation.channel.basic_nack(method.delivery_tag, requeue=True)
+            incarnation.channel.basic_nack(delivered.tag, requeue=True)
             return
-        incarnation.delivered(method.delivery_tag)
+        incarnation.delivered(delivered.tag)
         try:
-            self._deliver(RabbitDelivery(self.name, incarnation, method, properties, body))
+            self._deliver(RabbitDelivery(self.name, incarnation, delivered))
         except Exception:
             # it stays unacked: whatever failed there, the message is safe
-            log.exception("delivery not taken", queue=self.name, message=properties.message_id)
+            log.exception("delivery not taken", queue=self.name, tag=delivered.tag)
 
     def _cancelled_by_broker(self, _frame: Any) -> None:
         log.warning("consumer cancelled by the broker", queue=self.name)

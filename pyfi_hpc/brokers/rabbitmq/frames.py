@@ -1,0 +1,82 @@
+"""The two AMQP methods that the data plane sends all the time, as bytes, and their way into the socket at once.
+
+pika makes an object of each frame, waits for its loop's next turn and then writes frame by frame: 60 µs and three
+packets for what is one here. All else is left to it. Source: AMQP 0-9-1 specification, 2.3.5, 4.2, and 1.8 (basic).
+"""
+
+from __future__ import annotations
+
+import struct
+from contextlib import suppress
+from typing import Any
+
+from pika.adapters.utils.io_services_utils import _AsyncPlaintextTransport
+
+_METHOD, _HEADER, _BODY, _END = 1, 2, 3, b"\xce"
+_BASIC, _PUBLISH, _ACK = 60, 40, 80
+#: Of each frame: type, channel and size before, the end's mark after.
+_AROUND = 8
+_CONTENT_TYPE, _DELIVERY_MODE, _CORRELATION_ID, _MESSAGE_ID = 1 << 15, 1 << 12, 1 << 10, 1 << 7
+_FRAME = struct.Struct(">BHI")
+_PUBLISH_METHOD, _ACK_METHOD = struct.Struct(">HHH"), struct.Struct(">BHIHHQBB")
+_CONTENT_HEADER = struct.Struct(">HHQ")
+
+
+def short(text: str) -> bytes:
+    """A short string.
+
+    Raises:
+        ValueError: it has more than 255 bytes.
+    """
+    data = text.encode()
+    if len(data) > 255:
+        raise ValueError(f"AMQP takes names of at most 255 bytes, this one has {len(data)}: {text[:40]}…")
+    return bytes((len(data),)) + data
+
+
+def ack(channel: int, tag: int, multiple: bool) -> bytes:
+    """`basic.ack`."""
+    return _ACK_METHOD.pack(_METHOD, channel, 13, _BASIC, _ACK, tag, multiple, 0xCE)
+
+
+def durable(content_type: str, correlation_id: str, message_id: str) -> bytes:
+    """Properties of a persistent message without headers."""
+    flags = _CONTENT_TYPE | _DELIVERY_MODE | _CORRELATION_ID | _MESSAGE_ID
+    return flags.to_bytes(2, "big") + short(content_type) + b"\x02" + short(correlation_id) + short(message_id)
+
+
+#: Properties of a hint: transient.
+TRANSIENT = _DELIVERY_MODE.to_bytes(2, "big") + b"\x01"
+
+
+def publish(
+    channel: int, exchange: str, key: str, body: bytes, properties: bytes, *, mandatory: bool, frame_max: int
+) -> bytes:
+    """`basic.publish` with its content.
+
+    Raises:
+        ValueError: a name is too long.
+    """
+    method = (
+        _PUBLISH_METHOD.pack(_BASIC, _PUBLISH, 0) + short(exchange) + short(key) + (b"\x01" if mandatory else b"\0")
+    )
+    header = _CONTENT_HEADER.pack(_BASIC, 0, len(body)) + properties
+    most = frame_max - _AROUND
+    parts = [body[at : at + most] for at in range(0, len(body), most)]
+    frames = [(_METHOD, method), (_HEADER, header), *((_BODY, part) for part in parts)]
+    return b"".join([piece for kind, data in frames for piece in (_FRAME.pack(kind, channel, len(data)), data, _END)])
+
+
+def write(channel: Any, data: bytes) -> None:
+    """Send `data` on the channel's connection, after what pika has to send; what the socket does not take now follows.
+
+    By the connection's thread, or whoever has its baton.
+    """
+    transport = channel.connection._transport
+    # anything else, TLS above all, is buffered and sent in the loop's next turn
+    at_once = type(transport) is _AsyncPlaintextTransport and transport._state == transport._STATE_ACTIVE
+    if at_once and transport.get_write_buffer_size() == 0:
+        with suppress(OSError):  # full, or broken: the loop's own try will find out
+            data = data[transport._sock.send(data) :]
+    if data:
+        transport.write(data)
