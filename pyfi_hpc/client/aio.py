@@ -11,6 +11,7 @@ import datetime
 import itertools
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterable, Mapping
+from functools import partial
 from types import TracebackType
 from typing import Any, Self, TypeAlias, TypeVar
 
@@ -21,7 +22,7 @@ from pyfi_hpc.client.client import Client, arguments, raise_refused
 from pyfi_hpc.client.futures import Future
 from pyfi_hpc.client.items import late
 from pyfi_hpc.client.loopstream import LoopStream, heavy
-from pyfi_hpc.client.mapping import check_most
+from pyfi_hpc.client.mapping import Outcomes, check_most
 from pyfi_hpc.client.tickets import not_accepted
 from pyfi_hpc.config import Settings
 from pyfi_hpc.errors import WaitTimeout
@@ -141,7 +142,11 @@ class AsyncClient:
         return await awaiting.value(future)
 
     async def submit_many(
-        self, socket: str, inputs: Iterable[object] | AsyncIterable[object], *, priority: str = Priority.NORMAL
+        self,
+        socket: str,
+        inputs: Iterable[object] | AsyncIterable[object],
+        *,
+        priority: str = Priority.NORMAL,
     ) -> list[Future]:
         """One call for each input (a tuple is several arguments); returns once all are accepted. See
         `Client.submit_many`."""
@@ -177,8 +182,9 @@ class AsyncClient:
         `aclose` of what this gives reads no more; calls that were sent go on.
         """
         check_most(max_in_flight)
-        session, inputs = self._client.session, Inputs(*iterables)
-        run = AsyncMap(session, socket, inputs, max_in_flight, timeout, return_exceptions, priority)
+        outcomes = Outcomes(timeout, return_exceptions=return_exceptions)
+        opened = partial(LoopStream.opened, self._client.session, socket, priority)
+        run = AsyncMap(opened, Inputs(*iterables), max_in_flight, outcomes)
         return run.in_order() if ordered else run.as_they_come()
 
     async def as_completed(self, futures: Iterable[Future], timeout: float | None = None) -> AsyncIterator[Future]:

@@ -37,7 +37,7 @@ class LoopStream:
 
     @classmethod
     async def opened(cls, session: Session, socket: str, priority: str = Priority.NORMAL) -> LoopStream:
-        """The stream to that socket, for calls of that priority."""
+        """The stream to that socket."""
         if priority == Priority.NORMAL and session.at_hand(socket):
             return cls(session, Stream(session, socket))
         return cls(session, await awaiting.elsewhere(Stream, session, socket, priority))
