@@ -111,7 +111,7 @@ def commit_and_tell(cursor: Cursor, finished: Sequence[Finished], agent: bytes) 
 def is_plain(done: Finished) -> bool:
     """A first attempt that succeeded without a word, of a delivery that nobody else has had: most are."""
     lot, item = done.lot, done.item
-    quiet = not (lot.careful or lot.leased or item.out or item.err or done.stream)
+    quiet = not (lot.careful or lot.renumbered or lot.leased or item.out or item.err or done.stream)
     return quiet and item.error is None and item.value is not None
 
 

@@ -54,6 +54,7 @@ def test_each_task_is_called_once_under_an_id_of_its_own(site: Site) -> None:
     site.quiet()
 
 
+@pytest.mark.parametrize("broker_uri", ["postgres"], indirect=True)
 def test_a_topic_queue_reaches_those_whose_binding_fits(site: Site) -> None:
     queue = news(site, "topic")
     site.agent()
@@ -67,6 +68,7 @@ def test_a_topic_queue_reaches_those_whose_binding_fits(site: Site) -> None:
     site.quiet()
 
 
+@pytest.mark.parametrize("broker_uri", ["postgres"], indirect=True)
 def test_what_one_task_cannot_take_is_sent_to_none(site: Site) -> None:
     queue = news(site)
     site.client.network.add_socket(name="p.work", queue=queue, processor="p", task="work")
@@ -80,6 +82,7 @@ def test_what_one_task_cannot_take_is_sent_to_none(site: Site) -> None:
     assert site.client.operations.waiting(queue) == 0
 
 
+@pytest.mark.parametrize("broker_uri", ["rabbitmq"], indirect=True)
 def test_what_was_not_accepted_everywhere_is_repeated_under_the_same_ids(site: Site) -> None:
     network, queue = site.client.network, f"{site.queue}.short"
     network.add_queue(name=queue, type="fanout", max_length=1)

@@ -38,7 +38,7 @@ def test_a_slow_network_that_carries_byte_by_byte_costs_nothing_but_time(
     site: Site, proxies: tuple[FaultProxy, FaultProxy]
 ) -> None:
     for proxy in proxies:
-        proxy.delay, proxy.sliced = 0.02, 2000
+        proxy.delay, proxy.sliced = 0.005, 2000
         proxy.cut()
     site.agent()
     site.ready(2)

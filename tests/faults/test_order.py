@@ -44,6 +44,7 @@ def test_order_is_kept_when_calls_workers_and_agents_die(site: Site) -> None:
     site.quiet()
 
 
+@pytest.mark.parametrize("broker_uri", ["postgres"], indirect=True)
 def test_a_call_that_fails_for_good_lets_the_next_one_go_on(site: Site) -> None:
     fifo(site, task="needs", workers=1)
     site.agent()
@@ -88,6 +89,7 @@ def test_a_paused_processor_gives_its_place_to_another_and_order_is_kept(site: S
     site.quiet()
 
 
+@pytest.mark.parametrize("broker_uri", ["postgres"], indirect=True)
 def test_what_is_cancelled_while_it_waits_its_turn_does_not_run(site: Site) -> None:
     fifo(site, workers=1)
     futures = site.submit("p.fifo", [(number, str(site.runs)) for number in range(3)])

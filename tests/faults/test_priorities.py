@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
+from pyfi_hpc.client.aio import AsyncClient
 from pyfi_hpc.client.client import Client
 from pyfi_hpc.errors import BadInput
 from tests.site import Site
@@ -31,6 +34,7 @@ def test_high_calls_overtake_the_others_and_low_ones_do_not_starve(site: Site) -
     assert set(site.executions().values()) == {1}
 
 
+@pytest.mark.parametrize("broker_uri", ["postgres"], indirect=True)
 def test_a_priority_has_a_queue_from_its_first_call_on_and_what_is_tried_again_stays_in_it(site: Site) -> None:
     site.processor("needs", workers=1, retry_delay_seconds=5)
     network, file = site.client.network, site.home / "there"
@@ -52,19 +56,22 @@ def test_a_priority_has_a_queue_from_its_first_call_on_and_what_is_tried_again_s
     site.quiet()
 
 
+@pytest.mark.parametrize("broker_uri", ["rabbitmq"], indirect=True)
 def test_what_waits_with_any_priority_is_seen_counted_and_purged(site: Site) -> None:
     site.processor("work")
     operations, network = site.client.operations, site.client.network
     futures = [
         site.client.submit("p.work", 1, str(site.runs), priority=priority) for priority in ("high", "normal", "low")
     ]
+    lot = asyncio.run(AsyncClient.of(site.client).submit_many("p.work", [(2, str(site.runs))], priority="low"))
+    futures += lot
     site.accepted += [future.id for future in futures]
 
     assert {each["id"] for each in operations.peek(site.queue)} == {future.id for future in futures}
-    assert operations.waiting(site.queue) == 3
-    with pytest.raises(BadInput, match="3 queued messages"):
+    assert operations.waiting(site.queue) == 4
+    with pytest.raises(BadInput, match="4 queued messages"):
         network.delete("socket", "p.work")
-    assert operations.purge(site.queue) == 3
+    assert operations.purge(site.queue) == 4
     site.quiet()
     assert set(site.outcomes().values()) == {"CANCELLED"}
 
@@ -72,6 +79,7 @@ def test_what_waits_with_any_priority_is_seen_counted_and_purged(site: Site) -> 
     assert site.rows("SELECT FROM pyfi.task_queue") == []
 
 
+@pytest.mark.parametrize("broker_uri", ["postgres"], indirect=True)
 def test_a_priority_that_a_socket_has_no_more_is_refused_and_what_was_sent_by_it_runs(site: Site) -> None:
     site.processor("work", workers=1)
     future = site.client.submit("p.work", 4, str(site.runs), priority="low")
