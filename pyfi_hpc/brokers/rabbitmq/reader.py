@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from pika.exceptions import InvalidFrameError
 from pika.spec import BasicProperties
 
 _METHOD, _HEADER, _BODY, _HEARTBEAT = 1, 2, 3, 8
@@ -17,6 +18,8 @@ _DELIVER, _ACK, _NACK = b"\x00\x3c\x00\x3c", b"\x00\x3c\x00\x50", b"\x00\x3c\x00
 _FRAME = struct.Struct(">BHI")
 _CONFIRM = struct.Struct(">QB")
 _SIZE = struct.Struct(">Q")
+#: A frame ends with this mark, and none is larger: ours are negotiated down to 128 KiB.
+_END, _MOST = 0xCE, 2**20
 #: A frame's payload begins after its type, channel and size; its end's mark follows. A content header's properties
 #: begin after class, weight and size of the body.
 _BEFORE, _PROPERTIES = 7, 12
@@ -82,6 +85,8 @@ class Reader:
                 self._pika(data[at:])  # no frame: another version of the protocol
                 return
             end = at + _BEFORE + size + 1
+            if size > _MOST or (end <= length and data[end - 1] != _END):
+                raise InvalidFrameError("what came is no frame: nothing of it can be trusted")
             if end > length:
                 break
             if not self._taken(kind, channel, data[at + _BEFORE : end - 1]):
