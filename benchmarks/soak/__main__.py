@@ -86,6 +86,7 @@ def _soak(stage: Stage, minutes: float, seed: int, every: float, rate: float) ->
         queued=stage.queued(),
         repeats=sum(count - 1 for count in stage.site.executions().values()),
         kills=dict(harm.done),
+        slow=[stage.told(*each) for each in counts["slowest"]],
         memory=[watch.line(name) for name, seen in watch.seen.items() if seen],
     )  # fmt: skip
 

@@ -6,6 +6,7 @@ what is under way, says so once more, and ends.
 
 from __future__ import annotations
 
+import heapq
 import json
 import random
 import sys
@@ -29,19 +30,21 @@ LARGE_BYTES = 400_000
 #: More than so many under way: whoever calls waits.
 MOST_WAITING = 5_000
 BEAT_SECONDS = 0.2
+#: So many of the slowest calls are told.
+SLOWEST = 3
 #: How long the last results may take once nobody kills any more.
 PATIENCE_SECONDS = 180.0
 
 
 @dataclass
 class Counts:
-    """`errors`: what submits raised, by code; `slowest`: seconds from the submit of a call to its result."""
+    """`errors`: what submits raised, by code; `slowest`: of a few calls seconds from submit to result, socket, id."""
 
     submitted: int = 0
     right: int = 0
     wrong: list[str] = field(default_factory=list)
     errors: Counter[str] = field(default_factory=Counter)
-    slowest: float = 0.0
+    slowest: list[tuple[float, str, str]] = field(default_factory=list)
 
     @property
     def waiting(self) -> int:
@@ -106,7 +109,8 @@ class Load:
             except Exception as error:
                 said = f"{socket} {future.id}: {error!r:.300}"
             with self._lock:
-                self.counts.slowest = max(self.counts.slowest, time.monotonic() - began)
+                took = (round(time.monotonic() - began, 1), socket, future.id)
+                self.counts.slowest = heapq.nlargest(SLOWEST, [*self.counts.slowest, took])
                 if said:
                     self.counts.wrong.append(said)
                 else:

@@ -14,7 +14,7 @@ class Soak:
     """`counts` is the last line of `load`; `record` what the checker says once all is quiet, or will not be.
 
     `outcomes` by status; `held` are accepted calls without an outcome that have a hold row, `queued` messages that no
-    agent has taken; `repeats` executions beyond one of a call.
+    agent has taken; `repeats` executions beyond one of a call; `slow` what became of the slowest calls.
     """
 
     seed: int
@@ -27,6 +27,7 @@ class Soak:
     repeats: int
     kills: Mapping[str, int]
     memory: Sequence[str]
+    slow: Sequence[str] = ()
 
     @property
     def stuck(self) -> int:
@@ -62,7 +63,8 @@ class Soak:
             f"accepted {self.record.sent:,}, outcomes with those of their children: {listed}",
             f"lost {self.lost}, stuck {self.stuck}, recorded twice {self.record.twice}, repeats {self.repeats:,}",
             f"results at the client: {self.counts['right']:,} right, {len(self.counts['wrong'])} wrong;"
-            f" the slowest took {self.counts['slowest']:.1f} s; failed submits {sum(self.counts['errors'].values())}",
+            f" failed submits {sum(self.counts['errors'].values())}",
+            *self.slow,
             *self.memory,
             *(f"FAULT: {fault}" for fault in self.faults),
         ]

@@ -128,6 +128,19 @@ class Stage:
         if self.rabbitmq is not None:
             self.rabbitmq.start()
 
+    def told(self, seconds: float, socket: str, identity: str) -> str:
+        """What the record says of a call that took so long."""
+        rows = self.site.rows(
+            "SELECT serial, to_char(started, 'HH24:MI:SS'), to_char(committed, 'HH24:MI:SS'),"
+            " array(SELECT serial || ' ' || cause || ' ' || to_char(ended, 'HH24:MI:SS') FROM pyfi.attempt a"
+            "       WHERE a.id = o.id AND a.status = 'FAILED' ORDER BY serial)"
+            " FROM pyfi.outcome o WHERE id = %s",
+            identity,
+        )
+        serial, started, committed, failed = rows[0] if rows else ("?", "?", "never", [])
+        before = f"; before that {', '.join(failed)}" if failed else ""
+        return f"slow: {socket} {identity[-10:]} {seconds} s, attempt {serial} from {started} to {committed}{before}"
+
     def held(self) -> int:
         """How many calls have a hold row and no outcome."""
         query = "SELECT count(*) FROM pyfi.hold h WHERE NOT EXISTS (SELECT FROM pyfi.outcome o WHERE o.id = h.id)"

@@ -11,6 +11,7 @@ import datetime
 import itertools
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterable, Mapping
+from functools import partial
 from types import TracebackType
 from typing import Any, Self, TypeAlias, TypeVar
 
@@ -21,7 +22,7 @@ from pyfi_hpc.client.client import Client, arguments, raise_refused
 from pyfi_hpc.client.futures import Future
 from pyfi_hpc.client.items import late
 from pyfi_hpc.client.loopstream import LoopStream, heavy
-from pyfi_hpc.client.mapping import check_most
+from pyfi_hpc.client.mapping import Outcomes, check_most
 from pyfi_hpc.client.tickets import not_accepted
 from pyfi_hpc.config import Settings
 from pyfi_hpc.errors import WaitTimeout
@@ -140,10 +141,16 @@ class AsyncClient:
             raise
         return await awaiting.value(future)
 
-    async def submit_many(self, socket: str, inputs: Iterable[object] | AsyncIterable[object]) -> list[Future]:
+    async def submit_many(
+        self,
+        socket: str,
+        inputs: Iterable[object] | AsyncIterable[object],
+        *,
+        priority: str = Priority.NORMAL,
+    ) -> list[Future]:
         """One call for each input (a tuple is several arguments); returns once all are accepted. See
         `Client.submit_many`."""
-        stream = await LoopStream.opened(self._client.session, socket)
+        stream = await LoopStream.opened(self._client.session, socket, priority)
         futures: list[Future] = []
         try:
             async for (given,) in Inputs(inputs):
@@ -168,13 +175,16 @@ class AsyncClient:
         return_exceptions: bool = False,
         ordered: bool = True,
         timeout: float | None = None,
+        priority: str = Priority.NORMAL,
     ) -> AsyncGenerator[Any, None]:
         """`async for` over the value of each call; see `Client.map`. Inputs may come from asynchronous iterators.
 
         `aclose` of what this gives reads no more; calls that were sent go on.
         """
         check_most(max_in_flight)
-        run = AsyncMap(self._client.session, socket, Inputs(*iterables), max_in_flight, timeout, return_exceptions)
+        outcomes = Outcomes(timeout, return_exceptions=return_exceptions)
+        opened = partial(LoopStream.opened, self._client.session, socket, priority)
+        run = AsyncMap(opened, Inputs(*iterables), max_in_flight, outcomes)
         return run.in_order() if ordered else run.as_they_come()
 
     async def as_completed(self, futures: Iterable[Future], timeout: float | None = None) -> AsyncIterator[Future]:

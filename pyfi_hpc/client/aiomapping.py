@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from typing import Any
 
 from pyfi_hpc.client import awaiting
 from pyfi_hpc.client.loopstream import LoopStream
 from pyfi_hpc.client.mapping import Entry, Outcomes
-from pyfi_hpc.client.session import Session
 from pyfi_hpc.errors import PyfiError
 
 
@@ -38,25 +37,18 @@ class Inputs:
 
 
 class AsyncMap:
-    """One run of `map`; `most` is how many calls may be in flight, `timeout` seconds from now."""
+    """One run of `map`; `opened` gives its stream, `most` is how many calls may be in flight."""
 
     def __init__(
-        self,
-        session: Session,
-        socket: str,
-        inputs: Inputs,
-        most: int,
-        timeout: float | None,
-        return_exceptions: bool,
+        self, opened: Callable[[], Awaitable[LoopStream]], inputs: Inputs, most: int, outcomes: Outcomes
     ) -> None:
-        self._session, self._socket, self._inputs, self._most = session, socket, inputs, most
-        self._outcomes = Outcomes(timeout, return_exceptions=return_exceptions)
+        self._opened, self._inputs, self._most, self._outcomes = opened, inputs, most, outcomes
         self._more = True
         self._broken: Exception | None = None
 
     async def in_order(self) -> AsyncGenerator[Any, None]:
         """Values in the order of the inputs."""
-        stream = await LoopStream.opened(self._session, self._socket)
+        stream = await self._opened()
         flying: deque[Entry] = deque()
         try:
             while (sent := await self._sent(stream, len(flying))) or flying:
@@ -69,7 +61,7 @@ class AsyncMap:
 
     async def as_they_come(self) -> AsyncGenerator[Any, None]:
         """Values in the order in which they are there."""
-        stream = await LoopStream.opened(self._session, self._socket)
+        stream = await self._opened()
         arrivals = awaiting.LoopArrivals()
         flying: set[Entry] = set()
         try:

@@ -10,6 +10,7 @@ from pyfi_hpc.client.session import Session
 from pyfi_hpc.client.stream import Stream
 from pyfi_hpc.client.tickets import Ticket
 from pyfi_hpc.errors import PyfiError
+from pyfi_hpc.model.priority import Priority
 
 #: Arguments of at least this size, as far as one look tells it, are encoded on another thread.
 _HEAVY_BYTES, _HEAVY_ITEMS = 64 * 2**10, 1000
@@ -35,11 +36,11 @@ class LoopStream:
         self._session, self._stream = session, stream
 
     @classmethod
-    async def opened(cls, session: Session, socket: str) -> LoopStream:
+    async def opened(cls, session: Session, socket: str, priority: str = Priority.NORMAL) -> LoopStream:
         """The stream to that socket."""
-        if session.at_hand(socket):
+        if priority == Priority.NORMAL and session.at_hand(socket):
             return cls(session, Stream(session, socket))
-        return cls(session, await awaiting.elsewhere(Stream, session, socket))
+        return cls(session, await awaiting.elsewhere(Stream, session, socket, priority))
 
     @property
     def stream(self) -> Stream:

@@ -244,6 +244,26 @@ def test_what_is_not_accepted_is_raised_with_its_ids(world: World) -> None:
     run(work)
 
 
+def test_calls_of_another_priority_go_to_a_queue_of_their_own(world: World, client: AsyncClient) -> None:
+    socket = world.place.socket("double")
+    usual = world.place.task_queue("double")
+
+    async def work() -> None:
+        await client.submit_many(socket, [1, 2, 3], priority="high")
+        with pytest.raises(BadInput, match="E_CHOICE"):
+            await client.submit_many(socket, [4], priority="soon")
+        with pytest.raises(BadInput, match="E_CHOICE"):
+            await anext(client.map(socket, [5], priority="soon"))
+        with pytest.raises(WaitTimeout):
+            await anext(client.map(socket, [6, 7], priority="low", timeout=0.1))
+
+    run(work)
+    ready = {name: len(queue.ready) for name, queue in world.hub.queues.items() if name.startswith(usual.exchange)}
+    assert ready.pop(usual.name) == 0
+    assert len(ready) == 2
+    assert all(ready.values())
+
+
 def test_an_id_of_ones_own_makes_one_outcome(world: World, client: AsyncClient) -> None:
     socket = world.place.socket("double")
     world.runner("double")

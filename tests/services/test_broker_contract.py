@@ -256,11 +256,18 @@ class TestPrefetch:
         eventually(lambda: depth_is(broker, queue, ready=6, unacked=4, consumers=1))
 
         subscription.resize(2)
-        for delivery in held[:3]:
-            delivery.ack()
-        inbox.wait(5)
-        eventually(lambda: depth_is(broker, queue, ready=5, unacked=2, consumers=1))
-        assert len(inbox.deliveries) == 5
+        acked = 0
+
+        def holds_two() -> bool:
+            """Acks until it does: what was acked before the broker heard of the new number was still made up for."""
+            nonlocal acked
+            if len(inbox.deliveries) - acked > 2:
+                inbox.deliveries[acked].ack()
+                acked += 1
+            return depth_is(broker, queue, ready=8 - acked, unacked=2, consumers=1)
+
+        eventually(holds_two)
+        assert 2 <= acked < 8 and len(held) == 4
 
     def test_what_was_delivered_before_cancel_can_still_be_acked(
         self, connect: Callable[[], Broker], queue: TaskQueue
@@ -370,7 +377,9 @@ class TestRedelivery:
         eventually(lambda: depth_is(broker, queue, ready=1, unacked=0, consumers=0))
         fresh = Inbox(ack=True)
         connect().consume(queue.name, prefetch=2, deliver=fresh)
-        assert [(each.body, each.delivery_count) for each in fresh.wait(1)] == [(b"1", 1)]
+        (again,) = fresh.wait(1)
+        # it went back once; a classic queue does not count
+        assert (again.body, again.redelivered, again.delivery_count <= 1) == (b"1", True, True)
         eventually(lambda: is_empty(broker, queue))
         assert len(cancelled.deliveries) == 1
 

@@ -79,6 +79,7 @@ def test_confirms_and_deliveries_are_taken_and_the_rest_is_passed_on(order: list
         (1, False, b"a" * 250),
         (2, True, b""),
     ]
+    assert {each.consumer for each in read.deliveries} == {"consumer"}
     assert [each.properties.message_id for each in read.deliveries] == ["m1", "m2"]
     assert read.deliveries[0].properties.headers == {"x-delivery-count": 2}
     assert read.connection.bytes_received == len(data)

@@ -1,7 +1,6 @@
 """What a connection reads: confirms and deliveries are taken out here, all else goes on to pika, frame by frame.
 
-pika needs 50 µs and more for each of them, and it rejects what is on its way to a consumer that is being cancelled:
-the broker then counts a delivery that nobody had. Source: AMQP 0-9-1 specification, 2.3.5, 4.2, and 1.8 (basic).
+pika needs 50 µs and more for each of them. Source: AMQP 0-9-1 specification, 2.3.5, 4.2, and 1.8 (basic).
 """
 
 from __future__ import annotations
@@ -24,8 +23,9 @@ _BEFORE, _PROPERTIES = 7, 12
 
 
 class Delivered(NamedTuple):
-    """A message that came to a consumer of a channel; `header` holds its properties as they travel."""
+    """A message that came to the consumer so called; `header` holds its properties as they travel."""
 
+    consumer: str
     tag: int
     redelivered: bool
     header: bytes
@@ -43,6 +43,7 @@ class Delivered(NamedTuple):
 class _Coming:
     """A delivery whose content is still on its way."""
 
+    consumer: str
     tag: int
     redelivered: bool
     header: bytes = b""
@@ -108,7 +109,8 @@ class Reader:
         method = payload[:4]
         if method == _DELIVER and channel in self.deliveries:
             at = 5 + payload[4]  # after the consumer's tag
-            self._coming[channel] = _Coming(_SIZE.unpack_from(payload, at)[0], payload[at + 8] & 1 == 1)
+            tag, redelivered = _SIZE.unpack_from(payload, at)[0], payload[at + 8] & 1 == 1
+            self._coming[channel] = _Coming(payload[5:at].decode(), tag, redelivered)
             return True
         if method in (_ACK, _NACK) and channel in self.confirms:
             tag, bits = _CONFIRM.unpack_from(payload, 4)
@@ -119,4 +121,4 @@ class Reader:
     def _deliver(self, channel: int, coming: _Coming) -> None:
         if take := self.deliveries.get(channel):
             body = coming.parts[0] if len(coming.parts) == 1 else b"".join(coming.parts)
-            take(Delivered(coming.tag, coming.redelivered, coming.header, body))
+            take(Delivered(coming.consumer, coming.tag, coming.redelivered, coming.header, body))

@@ -178,7 +178,8 @@ class Consumption(KeptChannel):
         return answered
 
     def _received(self, incarnation: Incarnation, delivered: Delivered) -> None:
-        if not self._handing_over:
+        if not self._handing_over or delivered.consumer not in self._parts:
+            # on its way to a consumer that is being cancelled: it would be more than is wanted
             incarnation.channel.basic_nack(delivered.tag, requeue=True)
             return
         incarnation.delivered(delivered.tag)
