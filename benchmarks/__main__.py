@@ -18,14 +18,15 @@ from benchmarks.celery import Celery
 from benchmarks.dramatiq import Dramatiq
 from benchmarks.inprocess import Dask, Parsl, Pool, Ray
 from benchmarks.measures import MEASURES
-from benchmarks.pipes import SharedMemory
+from benchmarks.pipes import PyfiPipes, SharedMemory
 from benchmarks.pyfi import PyfiEmbedded, PyfiRabbitMQ
 from benchmarks.report import Report, machine
 from benchmarks.system import Driver, Surroundings, System
 from pyfi_hpc.db.embedded import remove_below
 
 SYSTEMS = {
-    each.name: each for each in (PyfiRabbitMQ, PyfiEmbedded, Celery, Dramatiq, Parsl, Dask, Ray, Pool, SharedMemory)
+    each.name: each
+    for each in (PyfiRabbitMQ, PyfiEmbedded, Celery, Dramatiq, Parsl, Dask, Ray, Pool, PyfiPipes, SharedMemory)
 }
 
 

@@ -1,4 +1,4 @@
-"""What pipes between workers are set against: the same arrays through raw shared memory."""
+"""Pipes between workers, without agents, and what they are set against: the same arrays through raw shared memory."""
 
 from __future__ import annotations
 
@@ -9,16 +9,18 @@ from collections.abc import Collection, Mapping, Sequence
 from benchmarks.system import ROOT, Driver, Surroundings
 
 
-class SharedMemory:
-    """Two processes, no system at all."""
+class _Ends:
+    """Two processes, one of them the driver."""
 
-    name = "shared-memory"
-    what = "raw shared memory with a pipe as its bell"
+    name: str
+    what: str
     does: Collection[str] = ("pipe",)
 
     def start(self, around: Surroundings) -> Driver:
         """See `System`."""
-        command = [sys.executable, "-m", "benchmarks.drivers.shared_memory"]
+        folder = around.folder / self.name
+        folder.mkdir(mode=0o700)
+        command = [sys.executable, "-m", f"benchmarks.drivers.{self.name.replace('-', '_')}", str(folder)]
         return around.stack.enter_context(Driver(command, {**os.environ, "PYTHONPATH": str(ROOT)}))
 
     def pids(self) -> Sequence[int]:
@@ -32,3 +34,17 @@ class SharedMemory:
     def versions(self) -> Mapping[str, str]:
         """See `System`."""
         return {}
+
+
+class PyfiPipes(_Ends):
+    """As workers use them."""
+
+    name = "pyfi-pipes"
+    what = "pyfi-hpc's pipes between workers"
+
+
+class SharedMemory(_Ends):
+    """No system at all."""
+
+    name = "shared-memory"
+    what = "raw shared memory with a pipe as its bell"
