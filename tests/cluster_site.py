@@ -20,6 +20,7 @@ import psycopg2
 
 from pyfi_hpc.agent import kernel
 from pyfi_hpc.box.cluster import Cluster, Service, ini_text
+from pyfi_hpc.box.network import Way
 from pyfi_hpc.box.postgres import ADMIN, ROLE
 from pyfi_hpc.control import submitting
 from pyfi_hpc.db import jobs, schema
@@ -164,13 +165,13 @@ class ClusterSite(Site):
             cursor.execute(statement, values or None)
 
     @contextmanager
-    def blocked(self, node: str, service: Service) -> Iterator[None]:
-        """Meanwhile nothing comes through between the node and the service."""
-        self.cluster.block(node, service)
+    def blocked(self, node: str, service: Service, way: Way = "both") -> Iterator[None]:
+        """Meanwhile nothing comes through between the node and the service, or only one way."""
+        self.cluster.block(node, service, way)
         try:
             yield
         finally:
-            self.cluster.unblock(node, service)
+            self.cluster.unblock(node, service, way)
 
     # looking
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
 
+from pyfi_hpc.box.network import Way
 from pyfi_hpc.box.postgres import ADMIN, ROLE, Postgres
 from pyfi_hpc.box.rabbitmq import RabbitMQ
 from pyfi_hpc.box.slurm import Profile, SlurmCluster
@@ -132,17 +133,17 @@ class Cluster:
 
     # faults; those of Slurm alone are in `slurm`
 
-    def block(self, node: str, service: Service) -> None:
-        """Let nothing through between a node and one service, and tell neither.
+    def block(self, node: str, service: Service, way: Way = "both") -> None:
+        """Let nothing through between a node and one service, or only one way as the node sees it; tell neither.
 
         Raises:
             BadInput: the nodes are beside each other on one machine.
         """
-        self.slurm.places.block(node, *self._where(service))
+        self.slurm.places.block(node, *self._where(service), way)
 
-    def unblock(self, node: str, service: Service) -> None:
+    def unblock(self, node: str, service: Service, way: Way = "both") -> None:
         """Let everything through again."""
-        self.slurm.places.unblock(node, *self._where(service))
+        self.slurm.places.unblock(node, *self._where(service), way)
 
     def _where(self, service: Service) -> tuple[str, int | None]:
         match service:

@@ -9,12 +9,15 @@ import secrets
 import socket
 import subprocess
 from collections.abc import Iterable, Mapping
+from typing import Literal, TypeAlias
 
 from pyfi_hpc.box.hosts import Host
 from pyfi_hpc.errors import Unavailable
 
 #: Networks of 254 addresses, from the range for benchmarks between devices, which nobody has at home. Source: RFC 2544.
 SUBNETS = tuple(f"198.{second}.{third}" for second in (18, 19) for third in range(256))
+#: As a host sees it.
+Way: TypeAlias = Literal["both", "out", "in"]
 #: The last part of this machine's own address.
 OUTSIDE = 254
 
@@ -65,13 +68,16 @@ class Network:
         """Let everything through again."""
         self._in_switch(f"link set {host.name} up")
 
-    def block(self, host: Host, address: str, port: int | None = None) -> None:
-        """Let nothing through between `host` and what listens at an address, and tell neither. Source: ip-rule(8)."""
-        ip(*(f"rule add {rule}" for rule in _blocking(address, port)), inside=host)
+    def block(self, host: Host, address: str, port: int | None = None, way: Way = "both") -> None:
+        """Let nothing through between `host` and what listens at an address, or only one way; tell neither.
 
-    def unblock(self, host: Host, address: str, port: int | None = None) -> None:
+        Source: ip-rule(8).
+        """
+        ip(*(f"rule add {rule}" for rule in _blocking(address, port, way)), inside=host)
+
+    def unblock(self, host: Host, address: str, port: int | None = None, way: Way = "both") -> None:
         """Let everything through again that was blocked so."""
-        ip(*(f"rule delete {rule}" for rule in _blocking(address, port)), inside=host)
+        ip(*(f"rule delete {rule}" for rule in _blocking(address, port, way)), inside=host)
 
     def _in_switch(self, *lines: str) -> None:
         ip(*lines, inside=self.switch)
@@ -95,10 +101,13 @@ def ip(*lines: str, inside: Host | None = None, check: bool = True) -> None:
         raise Unavailable("E_INTERNAL", f"ip {' / '.join(lines)}: {done.stderr.strip()}")
 
 
-def _blocking(address: str, port: int | None) -> Iterable[str]:
+def _blocking(address: str, port: int | None, way: Way) -> Iterable[str]:
     """What is dropped on a host, on its way out and on its way in."""
     ports = ("", "") if port is None else (f"ipproto tcp dport {port} ", f"ipproto tcp sport {port} ")
-    return (f"pref 1 to {address} {ports[0]}blackhole", f"pref 1 from {address} {ports[1]}blackhole")
+    if way != "in":
+        yield f"pref 1 to {address} {ports[0]}blackhole"
+    if way != "out":
+        yield f"pref 1 from {address} {ports[1]}blackhole"
 
 
 def _joined(lines: Iterable[str]) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from pyfi_hpc.box.hosts import Host, all_on
-from pyfi_hpc.box.network import Network
+from pyfi_hpc.box.network import Network, Way
 from pyfi_hpc.box.ports import PortLease, lease_port
 from pyfi_hpc.box.slurm_files import Node
 from pyfi_hpc.errors import BadInput
@@ -46,10 +46,10 @@ class Places(Protocol):
     def heal(self, name: str) -> None:
         """Let everything through again."""
 
-    def block(self, name: str, address: str, port: int | None = None) -> None:
-        """Let nothing through between a host and what listens at an address."""
+    def block(self, name: str, address: str, port: int | None = None, way: Way = "both") -> None:
+        """Let nothing through between a host and what listens at an address, or only one way."""
 
-    def unblock(self, name: str, address: str, port: int | None = None) -> None:
+    def unblock(self, name: str, address: str, port: int | None = None, way: Way = "both") -> None:
         """Let everything through again that was blocked so."""
 
     def power_off(self) -> None:
@@ -94,7 +94,7 @@ class Beside:
 
     heal = cut
 
-    def block(self, name: str, address: str, port: int | None = None) -> None:
+    def block(self, name: str, address: str, port: int | None = None, way: Way = "both") -> None:
         """Refused as well."""
         self.cut(name)
 
@@ -162,13 +162,13 @@ class Apart:
         """At the switch."""
         self._network.heal(self.hosts[name])
 
-    def block(self, name: str, address: str, port: int | None = None) -> None:
+    def block(self, name: str, address: str, port: int | None = None, way: Way = "both") -> None:
         """On the host itself."""
-        self._network.block(self.hosts[name], address, port)
+        self._network.block(self.hosts[name], address, port, way)
 
-    def unblock(self, name: str, address: str, port: int | None = None) -> None:
+    def unblock(self, name: str, address: str, port: int | None = None, way: Way = "both") -> None:
         """On the host itself."""
-        self._network.unblock(self.hosts[name], address, port)
+        self._network.unblock(self.hosts[name], address, port, way)
 
     def power_off(self) -> None:
         """Their namespaces are gone."""

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from pyfi_hpc.box.cluster import Cluster, Service
+from pyfi_hpc.box.network import Way
 from tests.cluster_site import ClusterSite, site_on
 from tests.support import eventually
 
@@ -37,12 +38,15 @@ def site(installation: ClusterSite) -> Iterator[ClusterSite]:
 def test_nodes_that_lose_sight_of_a_service_for_a_moment_repeat_nothing(site: ClusterSite) -> None:
     pilot = site.send("-N", "2", "-n", "2")
     site.ready(2)
-    services: tuple[Service, ...] = ("broker", "database", "slurmctld")
-    for service in services:
+    cuts: tuple[tuple[Service, Way], ...] = (
+        ("broker", "both"), ("broker", "in"), ("broker", "out"),
+        ("database", "both"), ("database", "in"), ("database", "out"), ("slurmctld", "both"),
+    )  # fmt: skip
+    for service, way in cuts:
         futures = site.work(60, 0.1)
         site.under_way(futures)
 
-        with site.blocked("n1", service):
+        with site.blocked("n1", service, way):
             site.under_way(futures, site.runs_of(futures) + 10)
 
         site.all_right(futures)
