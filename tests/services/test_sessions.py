@@ -38,3 +38,12 @@ def test_a_client_that_stalls_within_a_transaction_loses_what_it_holds_and_does_
     link = Link(database_uri, "test", 10.0)
     with closing(link):
         assert link.run(stalls) == 2
+
+
+@pytest.mark.parametrize("patient", [True, False])
+def test_the_server_soon_notices_a_client_that_was_cut_off(database_uri: str, patient: bool) -> None:
+    opened = sessions.opened(database_uri, "test", patient=patient)
+    with closing(opened), opened.cursor() as cursor:
+        cursor.execute("SELECT current_setting('tcp_keepalives_idle')::int, inet_client_addr() IS NULL")
+        # a unix socket has none
+        assert cursor.fetchone() in [(5, False), (0, True)]
