@@ -430,7 +430,10 @@ class Site:
         try:
             for agent in self.agents:
                 agent.stop()
-            eventually(lambda: self.left_behind() == [], timeout=10)
+            try:
+                eventually(lambda: self.left_behind() == [], timeout=10)
+            except AssertionError:
+                raise AssertionError("\n".join([*self.left_behind(), *self.tails()])) from None
         finally:
             if "client" in self.__dict__:
                 self.client.close()

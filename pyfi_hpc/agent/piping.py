@@ -95,9 +95,8 @@ class Piping:
         self._offer()
 
     def remove(self) -> None:
-        """The agent ends."""
-        if self._folder is not None:
-            rendezvous.remove(self._folder)
+        """The agent ends: no folder of its own is left, nor of one that died before it."""
+        rendezvous.remove(self._folder or rendezvous.place(self._state))
 
     def turn(self, now: float) -> None:
         """Close what is overdue; tell workers of pipes that came or went."""

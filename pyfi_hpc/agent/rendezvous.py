@@ -15,10 +15,15 @@ PATH_BYTES = 107
 _NAME_BYTES = 12
 
 
+def place(state: Path) -> Path:
+    """Where the folder is of the agent whose state is in `state`, and of each that serves there after it."""
+    name = f"pyfi-pipes-{os.getuid()}-{hashlib.sha256(os.fsencode(state.absolute())).hexdigest()[:12]}"
+    return _base(name) / name
+
+
 def fresh(state: Path) -> Path:
     """An empty folder for the agent whose state is in `state`; what an earlier one of it has left there is gone."""
-    name = f"pyfi-pipes-{os.getuid()}-{hashlib.sha256(os.fsencode(state.absolute())).hexdigest()[:12]}"
-    folder = _base(name) / name
+    folder = place(state)
     remove(folder)
     try:
         folder.mkdir(mode=0o700)

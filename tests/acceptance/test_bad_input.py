@@ -353,7 +353,10 @@ def test_an_argument_that_cannot_be_sent(place: Place, row: int, value: object, 
 
 def test_row_55_an_id_that_another_call_has(place: Place, say: Say) -> None:
     ident = "0192f3c1-0000-7000-8000-00000000f655"
+    before = place.rows()
     assert place.client.submit("p1.double", 4, id=ident).result(120) == 8
+    # its message is acked a moment after its outcome is told
+    eventually(lambda: place.rows() == {**before, "outcome": before["outcome"] + 1}, timeout=60)
     assert ident in say(f"call p1.double 5 --id {ident}", "E_ID_CONFLICT")
 
 
