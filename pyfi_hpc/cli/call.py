@@ -125,7 +125,8 @@ def _print_items(future: Future, limit: float | None, form: str) -> None:
         try:
             for item in future.items(limit):
                 say(json.dumps(as_json(item), ensure_ascii=False) if form == "json" else as_text(item))
-        except WaitTimeout:
+        except (WaitTimeout, BadInput):
+            # ours, not the task's
             raise
         except Exception as error:
             raise told(error, future) from error

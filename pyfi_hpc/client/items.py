@@ -55,7 +55,7 @@ def _total(call: Future) -> int | None:
     found = decode(answer.value) if answer.value is not None else None
     if not isinstance(found, Items):
         what = f"{short(call.identity)} gave one value: its task does not yield"
-        raise BadInput("E_TYPE", what, at=call.socket or None, cure="ask for its result()")
+        raise BadInput("E_TYPE", what, at=call.socket or None, cure="ask for its result(), without --items")
     return found.total
 
 
