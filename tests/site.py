@@ -397,7 +397,7 @@ class Site:
     def quiet(self, timeout: float = 60.0) -> None:
         """Wait until every accepted id is decided and nothing is under way."""
         try:
-            eventually(lambda: self.check().ok, timeout=timeout, interval=0.2)
+            eventually(lambda: self.check().quiet, timeout=timeout, interval=0.2)
         except AssertionError:
             raise AssertionError("\n".join([*self.check().lines, *self.tails()])) from None
 
