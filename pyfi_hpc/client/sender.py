@@ -27,7 +27,7 @@ from pyfi_hpc.errors import BrokerUnavailable, PyfiError, Unavailable
 from pyfi_hpc.failpoints import reach
 from pyfi_hpc.wire import messages
 from pyfi_hpc.wire.ids import new_id
-from pyfi_hpc.wire.messages import WIRE_VERSION, Message
+from pyfi_hpc.wire.messages import WIRE_VERSION, Answer, Message
 
 #: Messages that may be unconfirmed at once.
 WINDOW = 64
@@ -99,7 +99,7 @@ class Sender:
         if roomy:
             self._send_ready()
         else:
-            _refuse(items, self._refusal(None))
+            self._give_back(items, self._refusal(None))
 
     def _wait_for_room(self, deadline: float) -> bool:
         while not self._closing and (self._waiting >= ROOM_CALLS or self._bytes >= ROOM_BYTES):
@@ -134,7 +134,7 @@ class Sender:
             self._again.clear()
             self._news.notify_all()
             self._room.notify_all()
-        _refuse(left, BrokerUnavailable("E_BROKER", "the client was closed before the call was accepted"))
+        self._give_back(left, BrokerUnavailable("E_BROKER", "the client was closed before the call was accepted"))
         self._thread.join()
 
     # the thread
@@ -270,7 +270,7 @@ class Sender:
         if error is None:
             self._accepted(items)
         elif not again:
-            _refuse(items, error)
+            self._give_back(items, error)
 
     def _may_go_again(self, parcel: Parcel, error: PyfiError) -> bool:
         if self._closing:
@@ -307,6 +307,11 @@ class Sender:
             for ticket, group in groupby(items, key=_ticket):
                 ticket.settle(sum(1 for _ in group))
 
+    def _give_back(self, items: Sequence[Item], error: PyfiError) -> None:
+        """No word of the broker's will come: refused, but for those that are answered, which proves them accepted."""
+        self._accepted([item for item in items if isinstance(item.future.answer, Answer)])
+        _refuse([item for item in items if not isinstance(item.future.answer, Answer)], error)
+
     # calls whose time is over
 
     def _late(self) -> list[tuple[Parcel | None, list[Item]]]:
@@ -333,7 +338,7 @@ class Sender:
 
     def _give_up(self, late: Iterable[tuple[Parcel | None, list[Item]]]) -> None:
         for parcel, items in late:
-            _refuse(items, self._refusal(parcel))
+            self._give_back(items, self._refusal(parcel))
 
     def _refusal(self, parcel: Parcel | None) -> PyfiError:
         """Why calls were not accepted in time: what the broker said of them, or what state it is in."""

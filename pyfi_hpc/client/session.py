@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import queue
 import threading
@@ -193,6 +194,9 @@ class Session:
     def _make_sender(self) -> Sender:
         reply = self.broker.reply_address(self.waiter.hear)
         most = self.settings.client.batch_calls
+        if self._accepted_log.wanted:
+            # a program's last call may be answered before it is confirmed, and it need not close its client
+            atexit.register(self.close)
         return Sender(self.broker, self.owner, reply, self.directory.mend, self._accepted_log, self.tell, most)
 
     def _make_network(self) -> Network:
@@ -215,6 +219,7 @@ class Session:
             if self._closed:
                 return
             self._closed = True
+        atexit.unregister(self.close)
         parts = self.__dict__
         for name in ("_sender", "_pacer", "_broker"):
             if name in parts:
