@@ -316,13 +316,14 @@ class Crew:
     def _reached(self, hand: Hand, process: WorkerProcess, reached: Reached) -> None:
         """Calls that came by pipes are finished."""
         hand.calls += len(reached.links)
-        took: dict[str, list[float]] = {}
+        took: dict[tuple[bytes, str], list[float]] = {}
         for link in reached.links:
             socket = self.pipes.socket_of(link.token, link.index, link.id)
             if socket is not None:
-                took.setdefault(socket.task, []).append(max(0.0, link.item.ended - link.item.started))
-        for task, seconds in took.items():
-            self._dispatcher.learn(task, seconds)
+                seconds = max(0.0, link.item.ended - link.item.started)
+                took.setdefault((socket.processor, socket.task), []).append(seconds)
+        for each, times in took.items():
+            self._dispatcher.learn(*each, times)
         self.pipes.links(process.number, [(link, self._misled(link)) for link in reached.links])
 
     def _misled(self, link: Link) -> Cause | None:

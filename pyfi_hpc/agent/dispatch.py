@@ -50,7 +50,8 @@ class Dispatcher:
     def __init__(self) -> None:
         self._waiting: dict[bytes, Backlog] = {}
         self._workers: dict[int, _Worker] = {}
-        self._seconds: dict[str, float] = {}
+        #: learned run times: of tasks of processors, since two may call different code by the same name
+        self._seconds: dict[tuple[bytes, str], float] = {}
 
     # workers
 
@@ -190,11 +191,11 @@ class Dispatcher:
         if not worker.units:
             return True
         # a long call must not wait behind another while a neighbour falls idle
-        return not unit.careful and self._seconds.get(unit.task, 1.0) < SLICE_SECONDS
+        return not unit.careful and self._seconds.get((worker.processor, unit.task), 1.0) < SLICE_SECONDS
 
     def _hand(self, number: int, worker: _Worker, waiting: Backlog) -> Hand:
         unit = waiting.first()
-        count = 1 if unit.careful else self._count(unit)
+        count = 1 if unit.careful else self._count(worker.processor, unit)
         given = Unit(
             unit.token,
             unit.task,
@@ -209,15 +210,17 @@ class Dispatcher:
             number, given.token, given.task, tuple(given.indexes), given.careful, not (given.again or given.careful)
         )
 
-    def _count(self, unit: Unit) -> int:
-        seconds = self._seconds.get(unit.task)
+    def _count(self, processor: bytes, unit: Unit) -> int:
+        seconds = self.seconds(processor, unit.task)
         return 1 if seconds is None else max(1, int(SLICE_SECONDS / max(seconds, 1e-7)))
 
     def done(self, worker: int, token: int, finished: Sequence[tuple[int, float]]) -> list[int]:
         """`worker` finished these members (index, seconds it ran). Returns those that it really had."""
         known = self._workers.get(worker)
         accepted: list[int] = []
-        for unit in known.units if known else ():
+        if known is None:
+            return accepted
+        for unit in known.units:
             if unit.token != token:
                 continue
             took = []
@@ -227,25 +230,24 @@ class Dispatcher:
                     accepted.append(index)
                     took.append(seconds)
             if took:
-                self.learn(unit.task, took)
-        if known:
-            known.units = [unit for unit in known.units if unit.indexes]
+                self.learn(known.processor, unit.task, took)
+        known.units = [unit for unit in known.units if unit.indexes]
         return accepted
 
-    def seconds(self, task: str) -> float | None:
-        """How long a call of `task` takes, as far as that is known."""
-        return self._seconds.get(task)
+    def seconds(self, processor: bytes, task: str) -> float | None:
+        """How long a call of a processor's `task` takes, as far as that is known."""
+        return self._seconds.get((processor, task))
 
-    def short(self, task: str) -> bool:
-        """Whether calls of `task` are known to be short."""
-        return _MANY * self._seconds.get(task, 1.0) < SLICE_SECONDS
+    def short(self, processor: bytes, task: str) -> bool:
+        """Whether calls of a processor's `task` are known to be short."""
+        return _MANY * self._seconds.get((processor, task), 1.0) < SLICE_SECONDS
 
-    def long(self, task: str) -> bool:
-        """Whether calls of `task` are known to be far from short."""
-        return _MANY * self._seconds.get(task, 1.0) > _FAR * SLICE_SECONDS
+    def long(self, processor: bytes, task: str) -> bool:
+        """Whether calls of a processor's `task` are known to be far from short."""
+        return _MANY * self._seconds.get((processor, task), 1.0) > _FAR * SLICE_SECONDS
 
-    def learn(self, task: str, took: list[float]) -> None:
-        """Calls of `task` that came together took so long."""
+    def learn(self, processor: bytes, task: str, took: list[float]) -> None:
+        """Calls of a processor's `task` that came together took so long."""
         # the middle one of those that came together: a call whose worker lost its core for a moment tells nothing
-        seconds, before = sorted(took)[len(took) // 2], self._seconds.get(task)
-        self._seconds[task] = seconds if before is None else before + _LEARNING * (seconds - before)
+        seconds, before = sorted(took)[len(took) // 2], self.seconds(processor, task)
+        self._seconds[processor, task] = seconds if before is None else before + _LEARNING * (seconds - before)

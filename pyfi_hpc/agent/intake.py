@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -31,8 +32,9 @@ _UNKNOWN_SECONDS = 5.0
 
 @dataclass(slots=True)
 class _Source:
-    """A queue that is consumed for `workers` workers of a processor, and the tasks whose calls come from it."""
+    """A queue that is consumed for `workers` workers of `processor`, and the tasks whose calls come from it."""
 
+    processor: bytes
     workers: int
     ordered: bool = False
     tasks: set[str] = field(default_factory=set)
@@ -87,7 +89,8 @@ class Intake:
             workers = ready.get(socket.processor, 0)
             if open_for_work and workers and program and program.requested is Requested.RUNNING:
                 for each in (socket, *socket.others):
-                    wanted.setdefault((each.processor, each.queue), _Source(workers, each.ordered)).tasks.add(each.task)
+                    source = _Source(each.processor, workers, each.ordered)
+                    wanted.setdefault((each.processor, each.queue), source).tasks.add(each.task)
         for key in self._subscriptions.keys() - wanted.keys():
             self._unsubscribe(key)
         self._sources = wanted
@@ -106,8 +109,9 @@ class Intake:
         if source.ordered:
             return 1
         deep = source.workers * _PREFETCH_OF_SHORT
-        short = all(map(self._dispatcher.short, source.tasks))
-        stays = before >= deep and not any(map(self._dispatcher.long, source.tasks))
+        code = [(source.processor, task) for task in source.tasks]
+        short = all(itertools.starmap(self._dispatcher.short, code))
+        stays = before >= deep and not any(itertools.starmap(self._dispatcher.long, code))
         return deep if short or stays else source.workers * _PREFETCH_PER_WORKER
 
     def _deepen(self, key: tuple[bytes, str]) -> None:
