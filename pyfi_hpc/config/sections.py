@@ -30,7 +30,9 @@ class Database:
 
 @dataclass(frozen=True)
 class Broker:
-    uri: str = key("", kinds.broker_uri, "amqp://USER:PASSWORD@HOST/VHOST; empty: a broker in the database")
+    uri: str = key(
+        "", kinds.broker_uri, "amqp://USER:PASSWORD@HOST/VHOST, amqps:// for TLS; empty: a broker in the database"
+    )
     management_uri: str = key("", kinds.http_uri, "RabbitMQ's management address, for figures about queues")
     # RabbitMQ's own default of consumer_timeout
     ack_timeout_seconds: int = key(1800, kinds.whole(10, _DAY_SECONDS), "the broker's time limit for an ack")
