@@ -63,7 +63,12 @@ def test_to_a_fifo_socket_one_parcel_goes_at_a_time_and_none_overtakes_a_refused
 
     assert target.word(0, FULL) == ([], None)
     assert len(target.sent) == 1
-    eventually(lambda: target.forwarder.try_again() or len(target.sent) == 2)
+
+    def sent_again() -> bool:
+        target.forwarder.try_again()
+        return len(target.sent) == 2
+
+    eventually(sent_again)
     assert target.sent[1] == target.sent[0]
     free, _ = target.word(1)
     assert free == target.parents[:MAX_CALLS]
