@@ -12,7 +12,7 @@ from pyfi_hpc.agent.dispatch import Dispatcher
 from pyfi_hpc.agent.keeper import View
 from pyfi_hpc.agent.line import Line
 from pyfi_hpc.agent.lots import Looked, Lot, Served
-from pyfi_hpc.brokers.base import Broker, Delivery, Reason, Subscription
+from pyfi_hpc.brokers.base import Broker, Delivery, Reason, Subscription, nothing
 from pyfi_hpc.errors import BadInput
 from pyfi_hpc.failpoints import reach
 from pyfi_hpc.model.status import Requested
@@ -57,10 +57,12 @@ class Intake:
         deliver: Callable[[bytes, Delivery], None],
         post: Callable[[Callable[[], None]], None] = lambda do: do(),
         grows_old: Callable[[int], None] = lambda token: None,
+        all_here: Callable[[], None] = nothing,
     ) -> None:
         """`put` hands a job to the committer; `deliver` and `post` (from any thread) bring a delivery to `take`, and
-        whatever is to be done, to this one; `grows_old` is told the token of a lot whose delivery does."""
-        self._grows_old = grows_old
+        whatever is to be done, to this one; `grows_old` is told the token of a lot whose delivery does; `all_here` is
+        called when the deliveries that came together were given to `deliver`."""
+        self._grows_old, self._all_here = grows_old, all_here
         self._broker, self._dispatcher, self._put, self._deliver = broker, dispatcher, put, deliver
         self._subscriptions: dict[tuple[bytes, str], Subscription] = {}
         self._prefetch: dict[tuple[bytes, str], int] = {}
@@ -122,7 +124,9 @@ class Intake:
             self._subscriptions[key] = self._leaving.pop(key)
         elif key not in self._subscriptions:
             deliver = partial(self._deliver, key[0])
-            self._subscriptions[key] = self._broker.consume(key[1], prefetch=prefetch, deliver=deliver)
+            self._subscriptions[key] = self._broker.consume(
+                key[1], prefetch=prefetch, deliver=deliver, all_here=self._all_here
+            )
         elif self._prefetch[key] != prefetch:
             self._subscriptions[key].resize(prefetch)
         self._prefetch[key] = prefetch

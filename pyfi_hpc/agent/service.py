@@ -82,6 +82,8 @@ class Service:
         self._broker, self._poll_seconds, self._kill_wait_seconds = broker, poll_seconds, kill_wait_seconds
         self.id = application.agent
         self._posted: deque[Callable[[], None]] = deque()
+        #: deliveries on their way in, by their processors
+        self._arrived: deque[tuple[bytes, Delivery]] = deque()
         self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._rung, self._baton = False, Baton()
         self._selector = selectors.DefaultSelector()
@@ -95,7 +97,7 @@ class Service:
         self._dispatcher = Dispatcher()
         self._intake = Intake(
             broker, self._dispatcher, self._committer.put, self._delivered, self.post,
-            lambda token: self._pipes.hurry(token),
+            lambda token: self._pipes.hurry(token), self._all_here,
         )  # fmt: skip
         builder = Builder(EnvironmentCache(cache), rules, lambda built: self.post(partial(self._crew.built, built)))
         self._builder = builder
@@ -151,17 +153,25 @@ class Service:
         self._samples = samples
 
     def _delivered(self, processor: bytes, delivery: Delivery) -> None:
-        # a worker is fed from here where the main thread only waits: it would have to wake up for it
-        if self._posted or not self._baton.borrow(partial(self._take, processor, delivery)):
-            self.post(partial(self._intake.take, processor, delivery))
+        self._arrived.append((processor, delivery))
 
-    def _take(self, processor: bytes, delivery: Delivery) -> None:
+    def _all_here(self) -> None:
+        """Deliveries that came together have arrived."""
+        # workers are fed from here where the main thread only waits: it would have to wake up for it
+        if self._posted or not self._baton.borrow(self._feed):
+            self.post(self._take_in)
+
+    def _feed(self) -> None:
         try:
-            self._intake.take(processor, delivery)
+            self._take_in()
             self._hand_out()
         except Exception as error:
             # a fault of ours must end the agent, as it does on its own thread
             self.post(partial(_raise, error))
+
+    def _take_in(self) -> None:
+        while self._arrived:
+            self._intake.take(*self._arrived.popleft())
 
     def _from_committer(self, news: Looked | Announced) -> None:
         if isinstance(news, Looked):

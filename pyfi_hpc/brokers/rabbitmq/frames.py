@@ -67,16 +67,40 @@ def publish(
     return b"".join([piece for kind, data in frames for piece in (_FRAME.pack(kind, channel, len(data)), data, _END)])
 
 
-def write(channel: Any, data: bytes) -> None:
-    """Send `data` on the channel's connection, after what pika has to send; what the socket does not take now follows.
+class Writer:
+    """The way into the socket of one connection, for its thread, or whoever has its baton."""
 
-    By the connection's thread, or whoever has its baton.
-    """
-    transport = channel.connection._transport
-    # anything else, TLS above all, is buffered and sent in the loop's next turn
-    at_once = type(transport) is _AsyncPlaintextTransport and transport._state == transport._STATE_ACTIVE
-    if at_once and transport.get_write_buffer_size() == 0:
-        with suppress(OSError):  # full, or broken: the loop's own try will find out
-            data = data[transport._sock.send(data) :]
-    if data:
-        transport.write(data)
+    def __init__(self, connection: Any) -> None:
+        self._connection = connection
+        #: what waits to leave with what follows it; None where nothing follows
+        self._held: list[bytes] | None = None
+
+    def hold(self) -> None:
+        """What is written from now on leaves together, with the next `release`: one packet for many frames."""
+        if self._held is None:
+            self._held = []
+
+    def release(self) -> None:
+        """Send what was held; what is written from now on leaves at once."""
+        held, self._held = self._held, None
+        if held:
+            self.write(b"".join(held))
+
+    def write(self, data: bytes) -> None:
+        """Send `data` after what pika has to send; what the socket does not take now follows."""
+        if self._held is not None:
+            self._held.append(data)
+            return
+        transport = self._connection._transport
+        # anything else, TLS above all, is buffered and sent in the loop's next turn
+        at_once = type(transport) is _AsyncPlaintextTransport and transport._state == transport._STATE_ACTIVE
+        if at_once and transport.get_write_buffer_size() == 0:
+            with suppress(OSError):  # full, or broken: the loop's own try will find out
+                data = data[transport._sock.send(data) :]
+        if data:
+            transport.write(data)
+
+
+def write(channel: Any, data: bytes) -> None:
+    """See `Writer.write`."""
+    channel.connection.writer.write(data)
