@@ -13,8 +13,8 @@ import structlog
 
 from pyfi_hpc.agent import keeper
 from pyfi_hpc.agent.builder import Builder, Built
-from pyfi_hpc.agent.committer import Within
 from pyfi_hpc.agent.dispatch import Dispatcher
+from pyfi_hpc.agent.jobs import Within
 from pyfi_hpc.agent.keeper import LongCall, OwnWorker, Program, View
 from pyfi_hpc.agent.lots import Finished, Lot
 from pyfi_hpc.agent.piping import Piping

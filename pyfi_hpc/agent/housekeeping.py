@@ -17,7 +17,7 @@ from typing import Any
 import psycopg2
 import structlog
 
-from pyfi_hpc.agent.committer import Within
+from pyfi_hpc.agent.jobs import Within
 from pyfi_hpc.blobs.collection import Collected
 from pyfi_hpc.control import retention
 from pyfi_hpc.control.retention import Keep, Step

@@ -20,13 +20,14 @@ import structlog
 
 from pyfi_hpc.agent import ending, keeper
 from pyfi_hpc.agent.builder import Builder
-from pyfi_hpc.agent.committer import Announce, Committer, DeadLetter, Then, Within
+from pyfi_hpc.agent.committer import Committer
 from pyfi_hpc.agent.crew import Crew
 from pyfi_hpc.agent.devices import Sampler
 from pyfi_hpc.agent.dispatch import Dispatcher
 from pyfi_hpc.agent.ending import Ending
 from pyfi_hpc.agent.housekeeping import Housekeeping
 from pyfi_hpc.agent.intake import Intake
+from pyfi_hpc.agent.jobs import Announce, DeadLetter, Then, Within
 from pyfi_hpc.agent.keeper import View
 from pyfi_hpc.agent.lots import Announced, Finished, Looked, Lot, Undelivered
 from pyfi_hpc.agent.mending import Mender

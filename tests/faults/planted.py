@@ -14,10 +14,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeAlias
 
-from pyfi_hpc.agent import chains, committer, keeper, verdicts
-from pyfi_hpc.agent.committer import Committer, SetAside
+from pyfi_hpc.agent import chains, keeper, verdicts, writing
+from pyfi_hpc.agent.committer import Committer
+from pyfi_hpc.agent.jobs import SetAside
 from pyfi_hpc.agent.lots import Finished, Lot
 from pyfi_hpc.agent.main import main as agent
+from pyfi_hpc.agent.settling import Settling
 from pyfi_hpc.agent.verdicts import Verdict
 from pyfi_hpc.brokers.base import Broker, Reason
 from pyfi_hpc.brokers.postgres import PostgresBroker
@@ -43,20 +45,20 @@ def ack_before_commit(patch: Patch) -> None:
     right = Committer._turn
 
     def turn(self: Committer, jobs: Any) -> None:
-        _ack_for_sure(self._broker, [job.lot for job in jobs if isinstance(job, Finished)])
+        _ack_for_sure(self._settling._broker, [job.lot for job in jobs if isinstance(job, Finished)])
         right(self, jobs)
 
     patch(Committer, "_turn", turn)
 
 
 def ack_before_forward(patch: Patch) -> None:
-    right = Committer._after
+    right = Settling.after
 
-    def after(self: Committer, done: Any) -> None:
+    def after(self: Settling, done: Any) -> None:
         _ack_for_sure(self._broker, [verdict.lot for verdict in done.verdicts if verdict.routes])
         right(self, done)
 
-    patch(Committer, "_after", after)
+    patch(Settling, "after", after)
 
 
 def _ack_for_sure(broker: Broker, lots: Iterable[Lot]) -> None:
@@ -127,7 +129,7 @@ def wall_clock_lease(patch: Patch) -> None:
         holds: list[NewHold] = list(new)
         taken = take(cursor, holds)
         for holder in {hold.holder for hold in holds if hold.holder}:
-            renew(cursor, holder, committer.LEASE_SECONDS)
+            renew(cursor, holder, writing.LEASE_SECONDS)
         return taken
 
     def renew(cursor: Cursor, me: bytes, seconds: float) -> None:
@@ -141,15 +143,15 @@ def wall_clock_lease(patch: Patch) -> None:
 
 
 def drop_on_decode_error(patch: Patch) -> None:
-    right = Committer._set_aside
+    right = Settling.set_aside
 
-    def set_aside(self: Committer, job: SetAside) -> None:
+    def set_aside(self: Settling, job: SetAside) -> None:
         if job.reason is Reason.DECODE:
             job.delivery.ack()
         else:
             right(self, job)
 
-    patch(Committer, "_set_aside", set_aside)
+    patch(Settling, "set_aside", set_aside)
 
 
 # RabbitMQ
@@ -198,7 +200,7 @@ def early_acks(patch: Patch) -> None:
 
 def short_leases(patch: Patch) -> None:
     """A lease lapses soon."""
-    patch(committer, "LEASE_SECONDS", LEASE_SECONDS)
+    patch(writing, "LEASE_SECONDS", LEASE_SECONDS)
     patch(keeper, "LONG_CALL_LEASE_SECONDS", LEASE_SECONDS)
 
 

@@ -11,7 +11,8 @@ from typing import Any
 import psycopg2
 import pytest
 
-from pyfi_hpc.agent.committer import Committer, GiveBack, Lease
+from pyfi_hpc.agent.committer import Committer
+from pyfi_hpc.agent.jobs import GiveBack, Lease
 from pyfi_hpc.agent.letters import judge
 from pyfi_hpc.agent.lots import Announced, Looked, Lot
 from pyfi_hpc.agent.mending import Mender
