@@ -254,24 +254,28 @@ class Service:
     # handing out
 
     def _hand_out(self) -> None:
-        for hand in self._dispatcher.hand_out():
+        hands = self._dispatcher.hand_out()
+        for hand in hands:
             lot = self._intake.lots[hand.token]
             if hand.announce:
                 self._committer.put(Announce(lot, hand.worker, self._crew.row_of(hand.worker), hand.indexes))
             else:
                 self._give(lot, hand.worker, hand.task, hand.indexes, passing=hand.passing)
+        if hands:
+            self._send()
 
     def _announced(self, news: Announced) -> None:
         self._give(news.lot, news.worker, news.lot.socket.task, news.indexes, passing=False)
+        self._send()
 
     def _give(self, lot: Lot, worker: int, task: str, indexes: tuple[int, ...], *, passing: bool) -> None:
         as_sent = not (lot.delivery.content_encoding or lot.renumbered)
         body = lot.delivery.body if as_sent else messages.encode(lot.message)
         self._crew.run(worker, lot, task, indexes, body, passing=passing)
-        for hand in self._crew.hands.values():
-            process = hand.process
-            if process is not None and process.number == worker and process.wants_to_write:
-                self._selector.modify(process.socket, _interest(process), process)
+
+    def _send(self) -> None:
+        for process in self._crew.send():
+            self._selector.modify(process.socket, _interest(process), process)
 
     def _timeout_of(self, lot: Lot, index: int) -> float | None:
         own, usual = lot.call(index).timeout, lot.socket.timeout_seconds
