@@ -180,10 +180,12 @@ class Consumption(KeptChannel):
 
     def _received(self, incarnation: Incarnation, deliveries: list[Delivered]) -> None:
         for delivered in deliveries:
-            if not self._handing_over or delivered.consumer not in self._parts:
-                # on its way to a consumer that is being cancelled: it would be more than is wanted
+            if not self._handing_over:
+                # on its way to a consumer that is being cancelled
                 incarnation.channel.basic_nack(delivered.tag, requeue=True)
             else:
+                # of a consumer that makes room for a smaller one it is more than is wanted, but it is here: what goes
+                # back counts as delivered twice
                 incarnation.delivered(delivered.tag)
                 self._hand_over(RabbitDelivery(self.name, incarnation, delivered))
         self._all_here()
