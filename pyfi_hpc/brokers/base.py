@@ -7,17 +7,13 @@ A broker carries messages to agents at least once. All calls may come from any t
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
 
+from pyfi_hpc.brokers.confirm import Confirm as Confirm
 from pyfi_hpc.model.names import is_fifo
 from pyfi_hpc.wire.messages import CONTENT_TYPE
-
-#: What a publish gives back: resolves to None once the broker holds the message, else raises
-#: BadInput E_UNKNOWN_SOCKET (no queue is bound there), BrokerUnavailable E_BROKER, E_BROKER_BLOCKED or E_BACKPRESSURE.
-Confirm = Future[None]
 
 
 class Reason(StrEnum):
