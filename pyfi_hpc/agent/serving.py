@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from dataclasses import replace
 
@@ -29,6 +30,9 @@ from pyfi_hpc.processes import fingerprint
 from pyfi_hpc.wire.ids import new_id
 
 log = structlog.get_logger("pyfi.agent")
+
+#: Objects that come before garbage is looked for; Python's own figure is 700.
+_OBJECTS = 50_000
 
 
 def serve(settings: Settings, *, host: str | None, network: str, token: str | None, unsafe: bool) -> int:
@@ -65,6 +69,9 @@ def _serve(settings: Settings, post: Post, unsafe: bool) -> int:
             max_value_bytes=settings.agent.max_value_bytes,
             keep=Keep(settings.retention.outcomes_days, settings.retention.events_days),
         )
+        # thousands of small records live for milliseconds: looking for cycles among them took a tenth of the time
+        gc.freeze()
+        gc.set_threshold(_OBJECTS, 20, 20)
         return service.run()
 
 
