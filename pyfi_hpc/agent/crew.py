@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import groupby
 from pathlib import Path
 
 import structlog
@@ -25,7 +26,7 @@ from pyfi_hpc.db.record import Cursor
 from pyfi_hpc.errors import BadInput, PyfiError, shown
 from pyfi_hpc.gpu.visible import worker_environment
 from pyfi_hpc.model.status import Cause, WorkerStatus
-from pyfi_hpc.wire.frames import NO_LINK, Done, Hello, Item, Link, Reached, Run, Stop, Taken, Untaken, Yielded
+from pyfi_hpc.wire.frames import NO_LINK, Done, Hello, Item, Link, Reached, Run, Stop, Taken, ToAgent, Untaken, Yielded
 from pyfi_hpc.wire.messages import ErrorRecord
 
 log = structlog.get_logger("pyfi.agent")
@@ -111,6 +112,8 @@ class Crew:
         self._programs: dict[bytes, Program] = {}
         self.hands: dict[bytes, Hand] = {}
         self._by_number: dict[int, Hand] = {}
+        #: workers that something was handed to, and is not sent yet
+        self._fed: dict[int, WorkerProcess] = {}
         self._next = 1
         #: members that a person cancelled while they ran: (token, index) -> when to lose patience
         self.cancelled: dict[tuple[int, int], float] = {}
@@ -187,11 +190,20 @@ class Crew:
     def run(
         self, number: int, lot: Lot, task: str, indexes: tuple[int, ...], body: bytes, *, passing: bool = True
     ) -> None:
-        """Hand members to a worker that has them by the dispatcher's books; `passing`: results may go into pipes."""
+        """Hand members to a worker that has them by the dispatcher's books; `passing`: results may go into pipes.
+        They are on their way with the next `send`."""
         hand = self._by_number.get(number)
         kept = self._dispatcher.held_of(number, lot.token, indexes)
         if kept and hand is not None and hand.process is not None:
-            hand.process.send(Run(lot.token, task, body, kept, passing))
+            hand.process.queue(Run(lot.token, task, body, kept, passing))
+            self._fed[number] = hand.process
+
+    def send(self) -> list[WorkerProcess]:
+        """Send what workers were handed, to each in one go; those whose sockets do not take all of it now."""
+        fed, self._fed = self._fed, {}
+        for process in fed.values():
+            process.flush()
+        return [process for process in fed.values() if process.wants_to_write]
 
     def row_of(self, number: int) -> bytes:
         """The row of a worker by its number."""
@@ -257,19 +269,24 @@ class Crew:
             process.kill(Cause.WORKER_LOST)
             frames, ended = [], True
         hand = self._by_number[process.number]
-        for frame in frames:
-            if isinstance(frame, Hello):
-                self._hello(hand, process, frame)
-            elif isinstance(frame, Done):
-                self._done(hand, process, frame)
-            elif isinstance(frame, Reached):
-                self._reached(hand, process, frame)
-            elif isinstance(frame, Untaken):
-                self.pipes.untaken(frame)
-            elif isinstance(frame, Yielded):
-                self._yielded(hand, process, frame)
+        for finished, group in groupby(frames, lambda frame: isinstance(frame, Done)):
+            if finished:
+                self._done(hand, process, list(group))  # type: ignore[arg-type]  # groupby() tells no types apart
+            else:
+                for frame in group:
+                    self._told(hand, process, frame)
         if ended:
             self._died(hand, process)
+
+    def _told(self, hand: Hand, process: WorkerProcess, frame: ToAgent) -> None:
+        if isinstance(frame, Hello):
+            self._hello(hand, process, frame)
+        elif isinstance(frame, Reached):
+            self._reached(hand, process, frame)
+        elif isinstance(frame, Untaken):
+            self.pipes.untaken(frame)
+        elif isinstance(frame, Yielded):
+            self._yielded(hand, process, frame)
 
     def _hello(self, hand: Hand, process: WorkerProcess, hello: Hello) -> None:
         if hello.error is not None:
@@ -297,20 +314,24 @@ class Crew:
         )
         self._put(Within(work, lambda _: self._changed()))
 
-    def _done(self, hand: Hand, process: WorkerProcess, done: Done) -> None:
-        lot = self._lots(done.token)
-        timings = [(item.index, max(0.0, item.ended - item.started)) for item in done.items]
-        passed = {item.index for item in done.items if item.passed}
-        if passed and not self._dispatcher.passing_of(process.number, done.token):
-            # nobody keeps count of what a second run has passed on
-            passed.clear()
-        accepted = set(self._dispatcher.done(process.number, done.token, timings))
-        hand.calls += len(accepted)
-        if lot is not None and accepted:
-            finished = [self._finished(lot, item, hand.row) for item in done.items if item.index in accepted]
-            if passed:
-                self.pipes.heads([each for each in finished if each.index in passed])
-                finished = [each for each in finished if each.index not in passed]
+    def _done(self, hand: Hand, process: WorkerProcess, frames: Sequence[Done]) -> None:
+        """Members of several lots are finished."""
+        # nobody keeps count of what a second run has passed on
+        passing = [self._dispatcher.passing_of(process.number, done.token) for done in frames]
+        accepted = self._dispatcher.all_done(process.number, [(done.token, _timings(done)) for done in frames])
+        hand.calls += sum(map(len, accepted))
+        finished: list[Finished] = []
+        heads: list[Finished] = []
+        for done, mine, counts in zip(frames, accepted, passing, strict=True):
+            if mine and (lot := self._lots(done.token)) is not None:
+                known = set(mine)
+                for item in done.items:
+                    if item.index in known:
+                        each = self._finished(lot, item, hand.row)
+                        (heads if item.passed and counts else finished).append(each)
+        if heads:
+            self.pipes.heads(heads)
+        if finished:
             self._streams.finish(*finished)
 
     def _reached(self, hand: Hand, process: WorkerProcess, reached: Reached) -> None:
@@ -515,6 +536,10 @@ class Crew:
             reconcile.processor_failed(cursor, hand.processor, json.dumps(told))
         elif count > 1:
             reconcile.hold_back(cursor, hand.processor, RESTART_SECONDS * 2 ** (count - 2))
+
+
+def _timings(done: Done) -> list[tuple[int, float]]:
+    return [(item.index, max(0.0, item.ended - item.started)) for item in done.items]
 
 
 def _runs(process: WorkerProcess, at: tuple[int, int]) -> bool:

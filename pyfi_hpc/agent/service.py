@@ -83,6 +83,8 @@ class Service:
         self._broker, self._poll_seconds, self._kill_wait_seconds = broker, poll_seconds, kill_wait_seconds
         self.id = application.agent
         self._posted: deque[Callable[[], None]] = deque()
+        #: deliveries on their way in, by their processors
+        self._arrived: deque[tuple[bytes, Delivery]] = deque()
         self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._rung, self._baton = False, Baton()
         self._selector = selectors.DefaultSelector()
@@ -96,7 +98,7 @@ class Service:
         self._dispatcher = Dispatcher()
         self._intake = Intake(
             broker, self._dispatcher, self._committer.put, self._delivered, self.post,
-            lambda token: self._pipes.hurry(token),
+            lambda token: self._pipes.hurry(token), self._all_here,
         )  # fmt: skip
         builder = Builder(EnvironmentCache(cache), rules, lambda built: self.post(partial(self._crew.built, built)))
         self._builder = builder
@@ -152,17 +154,25 @@ class Service:
         self._samples = samples
 
     def _delivered(self, processor: bytes, delivery: Delivery) -> None:
-        # a worker is fed from here where the main thread only waits: it would have to wake up for it
-        if self._posted or not self._baton.borrow(partial(self._take, processor, delivery)):
-            self.post(partial(self._intake.take, processor, delivery))
+        self._arrived.append((processor, delivery))
 
-    def _take(self, processor: bytes, delivery: Delivery) -> None:
+    def _all_here(self) -> None:
+        """Deliveries that came together have arrived."""
+        # workers are fed from here where the main thread only waits: it would have to wake up for it
+        if self._posted or not self._baton.borrow(self._feed):
+            self.post(self._take_in)
+
+    def _feed(self) -> None:
         try:
-            self._intake.take(processor, delivery)
+            self._take_in()
             self._hand_out()
         except Exception as error:
             # a fault of ours must end the agent, as it does on its own thread
             self.post(partial(_raise, error))
+
+    def _take_in(self) -> None:
+        while self._arrived:
+            self._intake.take(*self._arrived.popleft())
 
     def _from_committer(self, news: Looked | Announced) -> None:
         if isinstance(news, Looked):
@@ -244,24 +254,28 @@ class Service:
     # handing out
 
     def _hand_out(self) -> None:
-        for hand in self._dispatcher.hand_out():
+        hands = self._dispatcher.hand_out()
+        for hand in hands:
             lot = self._intake.lots[hand.token]
             if hand.announce:
                 self._committer.put(Announce(lot, hand.worker, self._crew.row_of(hand.worker), hand.indexes))
             else:
                 self._give(lot, hand.worker, hand.task, hand.indexes, passing=hand.passing)
+        if hands:
+            self._send()
 
     def _announced(self, news: Announced) -> None:
         self._give(news.lot, news.worker, news.lot.socket.task, news.indexes, passing=False)
+        self._send()
 
     def _give(self, lot: Lot, worker: int, task: str, indexes: tuple[int, ...], *, passing: bool) -> None:
         as_sent = not (lot.delivery.content_encoding or lot.renumbered)
         body = lot.delivery.body if as_sent else messages.encode(lot.message)
         self._crew.run(worker, lot, task, indexes, body, passing=passing)
-        for hand in self._crew.hands.values():
-            process = hand.process
-            if process is not None and process.number == worker and process.wants_to_write:
-                self._selector.modify(process.socket, _interest(process), process)
+
+    def _send(self) -> None:
+        for process in self._crew.send():
+            self._selector.modify(process.socket, _interest(process), process)
 
     def _timeout_of(self, lot: Lot, index: int) -> float | None:
         own, usual = lot.call(index).timeout, lot.socket.timeout_seconds

@@ -29,9 +29,11 @@ from pyfi_hpc.wire import messages
 from pyfi_hpc.wire.ids import new_id
 from pyfi_hpc.wire.messages import WIRE_VERSION, Answer, Message
 
-#: Messages that may be unconfirmed at once.
-WINDOW = 64
-#: Calls, and bytes of them, that may wait to be sent before callers have to wait themselves.
+#: Messages that may be unconfirmed at once; where they are so many, the next go when half of them are confirmed, for
+#: many that go together cost each of them less, all the way.
+WINDOW = 128
+#: Calls, and bytes of them, that may wait to be sent before callers have to wait themselves; they go on when a quarter
+#: of that is gone, not to be woken for each.
 ROOM_CALLS, ROOM_BYTES = 4096, 16 * 2**20
 
 _NEVER = float("inf")
@@ -67,6 +69,8 @@ class Sender:
         self._late_at = _NEVER
         self._notices, self._tell = Notices(), tell
         self._closing = self._sending = False
+        #: the window has been full, and is not half empty yet; somebody waits for room
+        self._full = self._crowded = False
         self._thread = threading.Thread(target=self._run, name="pyfi-sender", daemon=True)
         self._thread.start()
 
@@ -103,6 +107,7 @@ class Sender:
 
     def _wait_for_room(self, deadline: float) -> bool:
         while not self._closing and (self._waiting >= ROOM_CALLS or self._bytes >= ROOM_BYTES):
+            self._crowded = True
             if not self._room.wait(max(0.0, deadline - time.monotonic())) and time.monotonic() >= deadline:
                 return False
         return not self._closing
@@ -184,7 +189,8 @@ class Sender:
 
     def _next(self) -> Parcel | None:
         """The parcel to send now, put into the window; None where there is none, or no room in the window."""
-        if self._closing or len(self._window) >= WINDOW:
+        self._full = len(self._window) > (WINDOW // 2 if self._full else WINDOW - 1)
+        if self._closing or self._full:
             return None
         now = time.monotonic()
         for parcel in self._again:
@@ -208,7 +214,9 @@ class Sender:
     def _leave_room(self, items: Sequence[Item]) -> None:
         self._waiting -= len(items)
         self._bytes -= sum([len(item.call.args) for item in items])
-        self._room.notify_all()
+        if self._crowded and self._waiting <= ROOM_CALLS * 3 // 4 and self._bytes <= ROOM_BYTES * 3 // 4:
+            self._crowded = False
+            self._room.notify_all()
 
     def _enter(self, parcel: Parcel) -> Parcel:
         self._window.add(parcel)

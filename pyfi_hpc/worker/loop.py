@@ -70,8 +70,9 @@ class Loop:
             frame = self._next()
             if isinstance(frame, Run):
                 self._run(frame, runner)
-                self._output.mend()
-                self._outbox.flush()
+                if not (self._frames and isinstance(self._frames[0], Run)):
+                    self._output.mend()
+                    self._outbox.flush()
             elif isinstance(frame, Listen | Outlets):
                 self._use_pipes(frame)
             elif isinstance(frame, Stop):
