@@ -9,8 +9,6 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-import structlog
-
 from pyfi_hpc.agent import keeper
 from pyfi_hpc.agent.builder import Builder, Built
 from pyfi_hpc.agent.dispatch import Dispatcher
@@ -24,11 +22,12 @@ from pyfi_hpc.control import reconcile
 from pyfi_hpc.db.record import Cursor
 from pyfi_hpc.errors import BadInput, PyfiError, shown
 from pyfi_hpc.gpu.visible import worker_environment
+from pyfi_hpc.logs import logger
 from pyfi_hpc.model.status import Cause, WorkerStatus
 from pyfi_hpc.wire.frames import NO_LINK, Done, Hello, Item, Link, Reached, Run, Stop, Taken, Untaken, Yielded
 from pyfi_hpc.wire.messages import ErrorRecord
 
-log = structlog.get_logger("pyfi.agent")
+log = logger("pyfi.agent")
 
 HELLO_SECONDS = 120.0
 CANCEL_GRACE_SECONDS = 2.0

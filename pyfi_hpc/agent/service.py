@@ -16,8 +16,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import structlog
-
 from pyfi_hpc.agent import ending, keeper
 from pyfi_hpc.agent.builder import Builder
 from pyfi_hpc.agent.committer import Committer
@@ -47,13 +45,14 @@ from pyfi_hpc.envs.build import EnvironmentCache
 from pyfi_hpc.envs.repository import Allow
 from pyfi_hpc.failpoints import reach
 from pyfi_hpc.gpu.sampling import Sample
+from pyfi_hpc.logs import logger
 from pyfi_hpc.model.status import Cause, OutcomeStatus
 from pyfi_hpc.wire import messages
 from pyfi_hpc.wire.frames import Item
 from pyfi_hpc.wire.ids import new_id, parse_id
 from pyfi_hpc.wire.messages import ErrorRecord
 
-log = structlog.get_logger("pyfi.agent")
+log = logger("pyfi.agent")
 
 TICK_SECONDS = 0.05
 SWEEP_SECONDS = 1.0

@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 
-import structlog
-
 import pyfi_hpc
 from pyfi_hpc.agent import kernel, pilot
 from pyfi_hpc.agent.cores import cores_for
@@ -21,14 +19,14 @@ from pyfi_hpc.brokers.connect import connect
 from pyfi_hpc.config import Settings
 from pyfi_hpc.control.retention import Keep
 from pyfi_hpc.db import plain
-from pyfi_hpc.db.embedded import EmbeddedPostgres
 from pyfi_hpc.envs.repository import Allow
 from pyfi_hpc.errors import PyfiError, Unavailable
 from pyfi_hpc.gpu.inventory import devices
+from pyfi_hpc.logs import logger
 from pyfi_hpc.processes import fingerprint
 from pyfi_hpc.wire.ids import new_id
 
-log = structlog.get_logger("pyfi.agent")
+log = logger("pyfi.agent")
 
 
 def serve(settings: Settings, *, host: str | None, network: str, token: str | None, unsafe: bool) -> int:
@@ -44,7 +42,7 @@ def serve(settings: Settings, *, host: str | None, network: str, token: str | No
 def _serve(settings: Settings, post: Post, unsafe: bool) -> int:
     folder = post.folder(settings.state_dir)
     with post.held(folder):
-        uri = settings.database.uri or EmbeddedPostgres(settings.state_dir).uri()
+        uri = settings.database.uri or _embedded(settings)
         job = _check(uri, post, unsafe)
         service = Service(
             database_uri=uri,
@@ -66,6 +64,12 @@ def _serve(settings: Settings, post: Post, unsafe: bool) -> int:
             keep=Keep(settings.retention.outcomes_days, settings.retention.events_days),
         )
         return service.run()
+
+
+def _embedded(settings: Settings) -> str:
+    from pyfi_hpc.db.embedded import EmbeddedPostgres  # most agents have no need of it
+
+    return EmbeddedPostgres(settings.state_dir).uri()
 
 
 def _check(uri: str, post: Post, unsafe: bool) -> Pilot | None:
