@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -93,6 +93,7 @@ class Crew:
         lots: Callable[[int], Lot | None],
         watch: Callable[[WorkerProcess], None],
         forget: Callable[[WorkerProcess], None],
+        joined: Callable[[], None],
         changed: Callable[[], None],
         scratch: Path,
         blobs: Path,
@@ -100,11 +101,14 @@ class Crew:
         pipes: Piping,
     ) -> None:
         """`put` hands jobs to the committer; `lots` finds a lot by token; `watch` and `forget` (un)register a process's
-        socket with the main loop; `changed` asks for a fresh view of the database."""
+        socket with the main loop; `joined` is told of a worker that takes calls from now on; `changed` asks for a fresh
+        view of the database."""
         self._dispatcher, self._builder, self._put, self._lots = dispatcher, builder, put, lots
         self._streams = streams
         streams.taken, streams.overtaken = self._taken, self._overtaken
-        self._watch, self._forget, self._changed = watch, forget, changed
+        self._watch, self._forget, self._joined, self._changed = watch, forget, joined, changed
+        #: workers that said hello, which is not on record yet
+        self._greeted: list[Callable[[Cursor], None]] = []
         self._scratch, self._blobs, self._max_value_bytes = scratch, blobs, max_value_bytes
         self.pipes = pipes
         self._programs: dict[bytes, Program] = {}
@@ -294,7 +298,15 @@ class Crew:
             pid=process.pid,
             environment=hand.environment,
         )
-        self._put(Within(work, lambda _: self._changed()))
+        # not here: it would hold up the worker's first outcomes
+        self._greeted.append(work)
+        self._joined()
+
+    def put_on_record(self) -> None:
+        """Say of workers that have greeted since this was last called that they are ready."""
+        if greeted := self._greeted:
+            self._greeted = []
+            self._put(Within(partial(_each, greeted), lambda _: self._changed()))
 
     def _done(self, hand: Hand, process: WorkerProcess, done: Done) -> None:
         lot = self._lots(done.token)
@@ -452,6 +464,7 @@ class Crew:
                 hand.process.kill(cause)
 
     def _died(self, hand: Hand, process: WorkerProcess) -> None:
+        self.put_on_record()
         self._forget(process)
         status = process.reap()
         token, index, started, link = process.progress.running()
@@ -513,6 +526,11 @@ class Crew:
             reconcile.processor_failed(cursor, hand.processor, json.dumps(told))
         elif count > 1:
             reconcile.hold_back(cursor, hand.processor, RESTART_SECONDS * 2 ** (count - 2))
+
+
+def _each(work: Sequence[Callable[[Cursor], None]], cursor: Cursor) -> None:
+    for write in work:
+        write(cursor)
 
 
 def _runs(process: WorkerProcess, at: tuple[int, int]) -> bool:
