@@ -27,6 +27,9 @@ from pyfi_hpc.wire.ids import new_id
 
 log = logger("pyfi.agent")
 
+#: Objects that come before garbage is looked for; Python's own figure is 700.
+_OBJECTS = 50_000
+
 
 def serve(settings: Settings, ahead: Ahead, *, host: str | None, network: str, token: str | None, unsafe: bool) -> int:
     """Serve this node until stopped; returns the exit status. See `main.run`."""
@@ -55,7 +58,9 @@ def _serve(settings: Settings, ahead: Ahead, post: Post, unsafe: bool) -> int:
             max_value_bytes=settings.agent.max_value_bytes,
             keep=Keep(settings.retention.outcomes_days, settings.retention.events_days),
         )
+        # thousands of small records live for milliseconds: looking for cycles among them took a tenth of the time
         gc.freeze()
+        gc.set_threshold(_OBJECTS, 20, 20)
         gc.enable()
         return service.run()
 

@@ -61,7 +61,7 @@ class Stream:
             BadInput: E_TYPE, E_RANGE, E_DTYPE, E_LIMIT. Unavailable: E_STORAGE_FULL.
         """
         future, call = self.call(args, kwargs, id=id, timeout=timeout, deadline=deadline)
-        until = time.monotonic() + self._patience - self._spent
+        until = future.made + self._patience - self._spent
         self._spent = 0.0
         self._gathered.append(Item(future, call, self.ticket, until))
         return future

@@ -90,11 +90,9 @@ class Waiter:
         except (msgspec.DecodeError, UnicodeDecodeError):
             log.warning("a reply that is none was dropped", bytes=len(body))
             return
-        settled: list[Future] = []
-        for answer in reply.answers:
-            for future in self._taken(answer.id):
-                if future.settle(answer):
-                    settled.append(future)
+        with self._news:
+            told = [(future, answer) for answer in reply.answers for future in self._take(answer.id)]
+        settled = [future for future, answer in told if future.settle(answer)]
         if settled:
             self._learn(settled)
 

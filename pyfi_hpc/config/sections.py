@@ -80,8 +80,7 @@ class Client:
     timeout_seconds: float | None = key(None, kinds.number_or_none(0, 31_536_000), "how long to wait; empty: no limit")
     connect_seconds: float = key(10.0, kinds.number(0.1, 3600), "how long to try to reach a service")
     max_value_bytes: int = key(2**30, kinds.whole(1024, 2**40), "the largest argument of a call")
-    # more make no difference: what a call then costs is not its share of a message
-    batch_calls: int = key(64, kinds.whole(1, 64), "how many calls share a message at most; 1: each travels alone")
+    batch_calls: int = key(256, kinds.whole(1, 256), "how many calls share a message at most; 1: each travels alone")
 
 
 @dataclass(frozen=True)
