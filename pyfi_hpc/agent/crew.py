@@ -10,8 +10,6 @@ from functools import partial
 from itertools import groupby
 from pathlib import Path
 
-import structlog
-
 from pyfi_hpc.agent import keeper
 from pyfi_hpc.agent.builder import Builder, Built
 from pyfi_hpc.agent.dispatch import Dispatcher
@@ -25,11 +23,12 @@ from pyfi_hpc.control import reconcile
 from pyfi_hpc.db.record import Cursor
 from pyfi_hpc.errors import BadInput, PyfiError, shown
 from pyfi_hpc.gpu.visible import worker_environment
+from pyfi_hpc.logs import logger
 from pyfi_hpc.model.status import Cause, WorkerStatus
 from pyfi_hpc.wire.frames import NO_LINK, Done, Hello, Item, Link, Reached, Run, Stop, Taken, ToAgent, Untaken, Yielded
 from pyfi_hpc.wire.messages import ErrorRecord
 
-log = structlog.get_logger("pyfi.agent")
+log = logger("pyfi.agent")
 
 HELLO_SECONDS = 120.0
 CANCEL_GRACE_SECONDS = 2.0
@@ -95,6 +94,7 @@ class Crew:
         lots: Callable[[int], Lot | None],
         watch: Callable[[WorkerProcess], None],
         forget: Callable[[WorkerProcess], None],
+        joined: Callable[[], None],
         changed: Callable[[], None],
         scratch: Path,
         blobs: Path,
@@ -102,11 +102,14 @@ class Crew:
         pipes: Piping,
     ) -> None:
         """`put` hands jobs to the committer; `lots` finds a lot by token; `watch` and `forget` (un)register a process's
-        socket with the main loop; `changed` asks for a fresh view of the database."""
+        socket with the main loop; `joined` is told of a worker that takes calls from now on; `changed` asks for a fresh
+        view of the database."""
         self._dispatcher, self._builder, self._put, self._lots = dispatcher, builder, put, lots
         self._streams = streams
         streams.taken, streams.overtaken = self._taken, self._overtaken
-        self._watch, self._forget, self._changed = watch, forget, changed
+        self._watch, self._forget, self._joined, self._changed = watch, forget, joined, changed
+        #: workers that said hello, which is not on record yet
+        self._greeted: list[Callable[[Cursor], None]] = []
         self._scratch, self._blobs, self._max_value_bytes = scratch, blobs, max_value_bytes
         self.pipes = pipes
         self._programs: dict[bytes, Program] = {}
@@ -312,7 +315,15 @@ class Crew:
             pid=process.pid,
             environment=hand.environment,
         )
-        self._put(Within(work, lambda _: self._changed()))
+        # not here: it would hold up the worker's first outcomes
+        self._greeted.append(work)
+        self._joined()
+
+    def put_on_record(self) -> None:
+        """Say of workers that have greeted since this was last called that they are ready."""
+        if greeted := self._greeted:
+            self._greeted = []
+            self._put(Within(partial(_each, greeted), lambda _: self._changed()))
 
     def _done(self, hand: Hand, process: WorkerProcess, frames: Sequence[Done]) -> None:
         """Members of several lots are finished."""
@@ -475,6 +486,7 @@ class Crew:
                 hand.process.kill(cause)
 
     def _died(self, hand: Hand, process: WorkerProcess) -> None:
+        self.put_on_record()
         self._forget(process)
         status = process.reap()
         token, index, started, link = process.progress.running()
@@ -540,6 +552,11 @@ class Crew:
 
 def _timings(done: Done) -> list[tuple[int, float]]:
     return [(item.index, max(0.0, item.ended - item.started)) for item in done.items]
+
+
+def _each(work: Sequence[Callable[[Cursor], None]], cursor: Cursor) -> None:
+    for write in work:
+        write(cursor)
 
 
 def _runs(process: WorkerProcess, at: tuple[int, int]) -> bool:

@@ -8,8 +8,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-import structlog
-
 from pyfi_hpc.agent import outlets, rendezvous, segments
 from pyfi_hpc.agent.dispatch import Dispatcher
 from pyfi_hpc.agent.keeper import View
@@ -17,10 +15,11 @@ from pyfi_hpc.agent.lots import Finished, Served
 from pyfi_hpc.agent.outlets import Offers
 from pyfi_hpc.agent.process import WorkerProcess
 from pyfi_hpc.agent.segments import News, Segment, Segments, Standing
+from pyfi_hpc.logs import logger
 from pyfi_hpc.model.status import Cause
 from pyfi_hpc.wire.frames import NO_LINK, Link, Listen, Outlet, Outlets, Untaken
 
-log = structlog.get_logger("pyfi.agent")
+log = logger("pyfi.agent")
 
 #: How often it is thought about which pipes there may be.
 OFFER_SECONDS = 0.2

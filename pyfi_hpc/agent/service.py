@@ -16,8 +16,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import structlog
-
 from pyfi_hpc.agent import ending, keeper
 from pyfi_hpc.agent.builder import Builder
 from pyfi_hpc.agent.committer import Committer
@@ -34,7 +32,7 @@ from pyfi_hpc.agent.mending import Mender
 from pyfi_hpc.agent.pilot import superseded
 from pyfi_hpc.agent.piping import Piping
 from pyfi_hpc.agent.process import WorkerProcess
-from pyfi_hpc.agent.registering import Application, Identity, register
+from pyfi_hpc.agent.registering import Application, Identity
 from pyfi_hpc.agent.spool import Spool, Spooled
 from pyfi_hpc.agent.streams import Streams
 from pyfi_hpc.baton import Baton
@@ -47,18 +45,21 @@ from pyfi_hpc.envs.build import EnvironmentCache
 from pyfi_hpc.envs.repository import Allow
 from pyfi_hpc.failpoints import reach
 from pyfi_hpc.gpu.sampling import Sample
+from pyfi_hpc.logs import logger
 from pyfi_hpc.model.status import Cause, OutcomeStatus
 from pyfi_hpc.wire import messages
 from pyfi_hpc.wire.frames import Item
 from pyfi_hpc.wire.ids import new_id, parse_id
 from pyfi_hpc.wire.messages import ErrorRecord
 
-log = structlog.get_logger("pyfi.agent")
+log = logger("pyfi.agent")
 
 TICK_SECONDS = 0.05
 SWEEP_SECONDS = 1.0
 NOTE_SECONDS = 0.5
 _DEAD_PREFETCH = 20
+#: What no call waits for begins so long after the first workers were started: it would hold these up.
+_LATER_SECONDS = 0.25
 
 
 class Service:
@@ -68,6 +69,7 @@ class Service:
         self,
         *,
         database_uri: str,
+        session: Any,
         broker: Broker,
         application: Application,
         state: Path,
@@ -79,6 +81,7 @@ class Service:
         max_value_bytes: int = 2**30,
         keep: Keep | None = None,
     ) -> None:
+        """`session` is the first of those that the database sees of this agent."""
         self._application, self._network = application, application.post.network
         self._broker, self._poll_seconds, self._kill_wait_seconds = broker, poll_seconds, kill_wait_seconds
         self.id = application.agent
@@ -93,8 +96,9 @@ class Service:
         connect = partial(sessions.opened, database_uri, "pyfi-agent")
         self._mender = Mender(broker)
         self._committer = Committer(
-            connect, broker, self._mender, self._network, self.id, self._spool, self._from_committer, self._due_in
-        )
+            _first(session, connect), broker, self._mender, self._network, self.id, self._spool,
+            self._from_committer, self._due_in,
+        )  # fmt: skip
         self._dispatcher = Dispatcher()
         self._intake = Intake(
             broker, self._dispatcher, self._committer.put, self._delivered, self.post,
@@ -108,8 +112,8 @@ class Service:
         self._pipes = Piping(self._dispatcher, self._committer.put, self._write_to, state)
         self._crew = Crew(
             self._dispatcher, builder, self._committer.put, Streams(self._committer.put, self.post),
-            self._intake.lots.get, self._watch, self._forget, self.look_soon, scratch, blobs, max_value_bytes,
-            self._pipes,
+            self._intake.lots.get, self._watch, self._forget, self._subscribe, self.look_soon, scratch, blobs,
+            max_value_bytes, self._pipes,
         )  # fmt: skip
         # it holds a lock while it walks through a folder
         patient = partial(connect, patient=True)
@@ -131,6 +135,8 @@ class Service:
         self._job_ends: float | None = None
         self._superseded = False
         self._opened = False
+        #: when, and what
+        self._later: tuple[float, Callable[[], None]] = (math.inf, lambda: None)
         #: the subscription to the dead letters
         self._letters: Any = None
         self._failed: BaseException | None = None
@@ -207,9 +213,11 @@ class Service:
             if now - tick >= TICK_SECONDS:
                 tick = now
                 self._pipes.turn(now)
+                self._crew.put_on_record()
                 self._crew.watch_limits(now, self._timeout_of)
                 self._crew.stop_drained()
                 self._look_if_due(now)
+                self._do_later(now)
                 self._note_long_calls(now)
                 self._watch_time_limit(now)
                 self._follow_health()
@@ -286,27 +294,46 @@ class Service:
     # the database's wishes
 
     def _register(self) -> None:
-        def registered(identity: Identity | None) -> None:
-            if identity is None:
+        wished = time.monotonic()
+
+        def arrived(found: tuple[Identity, View] | None) -> None:
+            if found is None:
                 self.post(self._be_superseded)
-                return
-            log.info("agent ready", node=identity.node_name, cores=len(self._application.cores),
-                     slots=len(self._application.slots or ()), broker=self._broker.kind)  # fmt: skip
-            self.post(self._open)
+            else:
+                self.post(partial(self._open, *found, wished))
 
-        self._committer.put(Within(partial(register, application=self._application), registered))
+        self._committer.put(Within(partial(keeper.arrive, application=self._application, wished=wished), arrived))
 
-    def _open(self) -> None:
+    def _open(self, identity: Identity, view: View, wished: float) -> None:
         if self._ending is not None:
             return
-        self._broker.on_hint(self._network, self._hint)
-        # a new queue takes RabbitMQ two seconds
-        declared = self._builder.spare(partial(self._broker.declare_dead_letters, self._network))
+        self._look_at = time.monotonic() + self._poll_seconds
+        # first of all: no other start takes as long as a worker's
+        self._follow(view, wished)
+        self._later = (time.monotonic() + _LATER_SECONDS, partial(self._open_the_rest, identity))
+        self._opened = True
+
+    def _do_later(self, now: float) -> None:
+        if now >= self._later[0] and self._ending is None:
+            _, do = self._later
+            self._later = math.inf, lambda: None
+            do()
+
+    def _open_the_rest(self, identity: Identity) -> None:
+        declared = self._builder.spare(partial(self._listen, identity))
         declared.add_done_callback(lambda done: self.post(partial(self._consume_letters, done)))
         if self._application.devices:
             self._sampler.start()
-        self._opened = True
-        self.look_soon()
+
+    def _listen(self, identity: Identity) -> None:
+        """Hear hints, and have a queue for dead letters; on a thread that may wait."""
+        log.info("agent ready", node=identity.node_name, cores=len(self._application.cores),
+                 slots=len(self._application.slots or ()), broker=self._broker.kind)  # fmt: skip
+        self._broker.on_hint(self._network, self._hint)
+        # what changed until now was told to nobody here
+        self.post(self.look_soon)
+        # a new queue takes RabbitMQ two seconds
+        self._broker.declare_dead_letters(self._network)
 
     def _consume_letters(self, declared: Future[None]) -> None:
         if self._ending is not None:
@@ -553,6 +580,12 @@ class Service:
             post = self._application.post
             raise superseded(post.token or "", post.incarnation)
         return 0 if self._failed is None else 1
+
+
+def _first(session: Any, connect: Callable[[], Any]) -> Callable[[], Any]:
+    """Gives `session`, and afterwards what `connect` does."""
+    ready = [session]
+    return lambda: ready.pop() if ready else connect()
 
 
 def _raise(error: Exception) -> None:

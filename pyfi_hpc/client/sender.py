@@ -15,8 +15,6 @@ from functools import partial
 from itertools import groupby
 from operator import attrgetter
 
-import structlog
-
 from pyfi_hpc.brokers.base import Broker, Confirm, Publication
 from pyfi_hpc.client import notices
 from pyfi_hpc.client.directory import Way
@@ -25,6 +23,7 @@ from pyfi_hpc.client.parcels import EAGER_PARCELS, MOST_CALLS, Item, Lane, Parce
 from pyfi_hpc.client.tickets import AcceptedLog
 from pyfi_hpc.errors import BrokerUnavailable, PyfiError, Unavailable
 from pyfi_hpc.failpoints import reach
+from pyfi_hpc.logs import logger
 from pyfi_hpc.wire import messages
 from pyfi_hpc.wire.ids import new_id
 from pyfi_hpc.wire.messages import WIRE_VERSION, Answer, Message
@@ -38,7 +37,7 @@ ROOM_CALLS, ROOM_BYTES = 4096, 16 * 2**20
 
 _NEVER = float("inf")
 
-log = structlog.get_logger()
+log = logger()
 
 
 class Sender:

@@ -10,8 +10,6 @@ from collections.abc import Callable, Iterator
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import structlog
-
 from pyfi_hpc.brokers.base import Broker
 from pyfi_hpc.brokers.connect import connect
 from pyfi_hpc.client import remote, rows
@@ -30,6 +28,7 @@ from pyfi_hpc.db import versions
 from pyfi_hpc.db.plain import place
 from pyfi_hpc.db.record import Cursor
 from pyfi_hpc.errors import PyfiError
+from pyfi_hpc.logs import logger
 from pyfi_hpc.model.priority import Priority
 from pyfi_hpc.wire.ids import id_text
 from pyfi_hpc.wire.messages import Answer, Kind
@@ -43,7 +42,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-log = structlog.get_logger()
+log = logger()
 
 #: Names a file: one line for each accepted id, for `pyfi verify --accepted`.
 ACCEPTED_LOG = "PYFI_ACCEPTED_LOG"
