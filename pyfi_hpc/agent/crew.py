@@ -99,6 +99,7 @@ class Crew:
         blobs: Path,
         max_value_bytes: int,
         pipes: Piping,
+        blob_quota_bytes: int = 0,
     ) -> None:
         """`put` hands jobs to the committer; `lots` finds a lot by token; `watch` and `forget` (un)register a process's
         socket with the main loop; `changed` asks for a fresh view of the database."""
@@ -106,7 +107,8 @@ class Crew:
         self._streams = streams
         streams.taken, streams.overtaken = self._taken, self._overtaken
         self._watch, self._forget, self._changed = watch, forget, changed
-        self._scratch, self._blobs, self._max_value_bytes = scratch, blobs, max_value_bytes
+        self._scratch, self._blobs = scratch, blobs
+        self._max_value_bytes, self._blob_quota_bytes = max_value_bytes, blob_quota_bytes
         self.pipes = pipes
         self._programs: dict[bytes, Program] = {}
         self.hands: dict[bytes, Hand] = {}
@@ -166,7 +168,7 @@ class Crew:
             hand.deadline = time.monotonic() + HELLO_SECONDS
             launch = Launch(
                 built.environment.python, built.program.module, hand.cores, self._blobs, self._scratch,
-                self._max_value_bytes, worker_environment(hand.devices),
+                self._max_value_bytes, worker_environment(hand.devices), self._blob_quota_bytes,
             )  # fmt: skip
             hand.process = WorkerProcess(self._next, launch)
             self._by_number[self._next] = hand

@@ -77,6 +77,7 @@ class Service:
         poll_seconds: float = 2.0,
         kill_wait_seconds: float = 30.0,
         max_value_bytes: int = 2**30,
+        blob_quota_bytes: int = 0,
         keep: Keep | None = None,
     ) -> None:
         self._application, self._network = application, application.post.network
@@ -107,7 +108,7 @@ class Service:
         self._crew = Crew(
             self._dispatcher, builder, self._committer.put, Streams(self._committer.put, self.post),
             self._intake.lots.get, self._watch, self._forget, self.look_soon, scratch, blobs, max_value_bytes,
-            self._pipes,
+            self._pipes, blob_quota_bytes,
         )  # fmt: skip
         # it holds a lock while it walks through a folder
         patient = partial(connect, patient=True)

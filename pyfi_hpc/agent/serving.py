@@ -63,6 +63,7 @@ def _serve(settings: Settings, post: Post, unsafe: bool) -> int:
             poll_seconds=settings.agent.poll_seconds,
             kill_wait_seconds=settings.agent.kill_wait_seconds,
             max_value_bytes=settings.agent.max_value_bytes,
+            blob_quota_bytes=settings.blob_quota_bytes,
             keep=Keep(settings.retention.outcomes_days, settings.retention.events_days),
         )
         return service.run()

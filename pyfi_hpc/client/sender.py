@@ -87,10 +87,12 @@ class Sender:
         """Whether `put` would not wait; asked well before it has to, since others put meanwhile."""
         return self._waiting < ROOM_CALLS // 2 and self._bytes < ROOM_BYTES // 2
 
-    def put(self, way: Way, items: Sequence[Item]) -> None:
-        """Have the calls sent, soon; waits while there is no room. Each is accepted or refused through its ticket."""
-        for ticket, group in groupby(items, _ticket):
-            ticket.add(len(list(group)))
+    def put(self, way: Way, items: Sequence[Item], *, known: bool = False) -> None:
+        """Have the calls sent, soon; waits while there is no room. Each is accepted or refused through its ticket,
+        which has counted it already where it is `known`."""
+        if not known:
+            for ticket, group in groupby(items, _ticket):
+                ticket.add(len(list(group)))
         size = sum([len(item.call.args) for item in items])
         with self._lock:
             roomy = self._wait_for_room(items[0].deadline)
@@ -99,7 +101,7 @@ class Sender:
         if roomy:
             self._send_ready()
         else:
-            _refuse(items, self._refusal(None))
+            refuse(items, self._refusal(None))
 
     def _wait_for_room(self, deadline: float) -> bool:
         while not self._closing and (self._waiting >= ROOM_CALLS or self._bytes >= ROOM_BYTES):
@@ -134,7 +136,7 @@ class Sender:
             self._again.clear()
             self._news.notify_all()
             self._room.notify_all()
-        _refuse(left, BrokerUnavailable("E_BROKER", "the client was closed before the call was accepted"))
+        refuse(left, BrokerUnavailable("E_BROKER", "the client was closed before the call was accepted"))
         self._thread.join()
 
     # the thread
@@ -270,7 +272,7 @@ class Sender:
         if error is None:
             self._accepted(items)
         elif not again:
-            _refuse(items, error)
+            refuse(items, error)
 
     def _may_go_again(self, parcel: Parcel, error: PyfiError) -> bool:
         if self._closing:
@@ -333,7 +335,7 @@ class Sender:
 
     def _give_up(self, late: Iterable[tuple[Parcel | None, list[Item]]]) -> None:
         for parcel, items in late:
-            _refuse(items, self._refusal(parcel))
+            refuse(items, self._refusal(parcel))
 
     def _refusal(self, parcel: Parcel | None) -> PyfiError:
         """Why calls were not accepted in time: what the broker said of them, or what state it is in."""
@@ -371,7 +373,8 @@ def _error(confirm: Confirm) -> PyfiError | None:
     return BrokerUnavailable("E_BROKER", f"the message could not be sent: {error}")
 
 
-def _refuse(items: Sequence[Item], error: PyfiError) -> None:
+def refuse(items: Sequence[Item], error: PyfiError) -> None:
+    """These are not accepted, for that reason."""
     for item in items:
         item.future.settle(error)
     for ticket, group in groupby(items, key=_ticket):
