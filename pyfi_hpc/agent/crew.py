@@ -100,6 +100,7 @@ class Crew:
         blobs: Path,
         max_value_bytes: int,
         pipes: Piping,
+        blob_quota_bytes: int = 0,
     ) -> None:
         """`put` hands jobs to the committer; `lots` finds a lot by token; `watch` and `forget` (un)register a process's
         socket with the main loop; `joined` is told of a worker that takes calls from now on; `changed` asks for a fresh
@@ -110,7 +111,8 @@ class Crew:
         self._watch, self._forget, self._joined, self._changed = watch, forget, joined, changed
         #: workers that said hello, which is not on record yet
         self._greeted: list[Callable[[Cursor], None]] = []
-        self._scratch, self._blobs, self._max_value_bytes = scratch, blobs, max_value_bytes
+        self._scratch, self._blobs = scratch, blobs
+        self._max_value_bytes, self._blob_quota_bytes = max_value_bytes, blob_quota_bytes
         self.pipes = pipes
         self._programs: dict[bytes, Program] = {}
         self.hands: dict[bytes, Hand] = {}
@@ -172,7 +174,7 @@ class Crew:
             hand.deadline = time.monotonic() + HELLO_SECONDS
             launch = Launch(
                 built.environment.python, built.program.module, hand.cores, self._blobs, self._scratch,
-                self._max_value_bytes, worker_environment(hand.devices),
+                self._max_value_bytes, worker_environment(hand.devices), self._blob_quota_bytes,
             )  # fmt: skip
             hand.process = WorkerProcess(self._next, launch)
             self._by_number[self._next] = hand

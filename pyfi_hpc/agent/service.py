@@ -79,6 +79,7 @@ class Service:
         poll_seconds: float = 2.0,
         kill_wait_seconds: float = 30.0,
         max_value_bytes: int = 2**30,
+        blob_quota_bytes: int = 0,
         keep: Keep | None = None,
     ) -> None:
         """`session` is the first of those that the database sees of this agent."""
@@ -113,7 +114,7 @@ class Service:
         self._crew = Crew(
             self._dispatcher, builder, self._committer.put, Streams(self._committer.put, self.post),
             self._intake.lots.get, self._watch, self._forget, self._subscribe, self.look_soon, scratch, blobs,
-            max_value_bytes, self._pipes,
+            max_value_bytes, self._pipes, blob_quota_bytes,
         )  # fmt: skip
         # it holds a lock while it walks through a folder
         patient = partial(connect, patient=True)

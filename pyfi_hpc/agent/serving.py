@@ -56,6 +56,7 @@ def _serve(settings: Settings, ahead: Ahead, post: Post, unsafe: bool) -> int:
             poll_seconds=settings.agent.poll_seconds,
             kill_wait_seconds=settings.agent.kill_wait_seconds,
             max_value_bytes=settings.agent.max_value_bytes,
+            blob_quota_bytes=settings.blob_quota_bytes,
             keep=Keep(settings.retention.outcomes_days, settings.retention.events_days),
         )
         # thousands of small records live for milliseconds: looking for cycles among them took a tenth of the time

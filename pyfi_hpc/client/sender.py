@@ -90,10 +90,12 @@ class Sender:
         """Whether `put` would not wait; asked well before it has to, since others put meanwhile."""
         return self._waiting < ROOM_CALLS // 2 and self._bytes < ROOM_BYTES // 2
 
-    def put(self, way: Way, items: Sequence[Item]) -> None:
-        """Have the calls sent, soon; waits while there is no room. Each is accepted or refused through its ticket."""
-        for ticket, group in groupby(items, _ticket):
-            ticket.add(len(list(group)))
+    def put(self, way: Way, items: Sequence[Item], *, known: bool = False) -> None:
+        """Have the calls sent, soon; waits while there is no room. Each is accepted or refused through its ticket,
+        which has counted it already where it is `known`."""
+        if not known:
+            for ticket, group in groupby(items, _ticket):
+                ticket.add(len(list(group)))
         size = sum([len(item.call.args) for item in items])
         with self._lock:
             roomy = self._wait_for_room(items[0].deadline)
@@ -317,7 +319,7 @@ class Sender:
     def _give_back(self, items: Sequence[Item], error: PyfiError) -> None:
         """No word of the broker's will come: refused, but for those that are answered, which proves them accepted."""
         self._accepted([item for item in items if isinstance(item.future.answer, Answer)])
-        _refuse([item for item in items if not isinstance(item.future.answer, Answer)], error)
+        refuse([item for item in items if not isinstance(item.future.answer, Answer)], error)
 
     # calls whose time is over
 
@@ -383,7 +385,8 @@ def _error(confirm: Confirm) -> PyfiError | None:
     return BrokerUnavailable("E_BROKER", f"the message could not be sent: {error}")
 
 
-def _refuse(items: Sequence[Item], error: PyfiError) -> None:
+def refuse(items: Sequence[Item], error: PyfiError) -> None:
+    """These are not accepted, for that reason."""
     for item in items:
         item.future.settle(error)
     for ticket, group in groupby(items, key=_ticket):

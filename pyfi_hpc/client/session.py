@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
     from pyfi_hpc.client.network import Network
     from pyfi_hpc.client.operations import Operations
+    from pyfi_hpc.client.storing import Storing
 
 T = TypeVar("T")
 
@@ -160,7 +161,17 @@ class Session:
     @cached_property
     def packer(self) -> Packer:
         """Arguments to bytes and values back."""
-        return Packer(self.settings.blob_dir, self.settings.client.max_value_bytes)
+        return Packer(self.settings.blob_dir, self.settings.client.max_value_bytes, self.settings.blob_quota_bytes)
+
+    @property
+    def storing(self) -> Storing:
+        """Who stores large arguments beside their caller."""
+        return self._opened("_storing", self._make_storing)
+
+    def _make_storing(self) -> Storing:
+        from pyfi_hpc.client.storing import Storing
+
+        return Storing(self.packer)
 
     def _opened(self, name: str, make: Callable[[], T]) -> T:
         found: T | None = self.__dict__.get(name)
@@ -220,7 +231,7 @@ class Session:
             self._closed = True
         atexit.unregister(self.close)
         parts = self.__dict__
-        for name in ("_sender", "_pacer", "_broker"):
+        for name in ("_storing", "_sender", "_pacer", "_broker"):
             if name in parts:
                 parts[name].close()
         if "_waiter" in parts:

@@ -63,6 +63,9 @@ class Paths:
     state: Path | None = key(None, kinds.path, "sockets, embedded database, logs; empty: $XDG_STATE_HOME/pyfi")
     cache: Path | None = key(None, kinds.path, "mirrors and environments; empty: $XDG_CACHE_HOME/pyfi")
     blobs: Path | None = key(None, kinds.path, "large values; empty: in the cache")
+    blobs_gib: float | None = key(
+        None, kinds.number_or_none(0.001, 2**30), "how much all large values may take, in GiB; empty: what the disk has"
+    )
 
 
 @dataclass(frozen=True)
