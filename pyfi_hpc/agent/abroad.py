@@ -60,20 +60,20 @@ class Abroad:
         joined = []
         for each in roster.workers:
             number = before.pop(each.number, None)
-            if number is None or self._workers[number].processor != each.processor:
+            if number is None:
                 number, self._next = self._next, self._next - 1
                 joined.append((number, Peer(each.processor, each.row, host)))
             known.numbers[each.number] = number
             self._workers[number] = _Worker(host, each.number, each.processor, each.endpoint)
-        gone = sorted(self._workers.keys() & {*before.values()} - {*known.numbers.values()})
-        for number in gone:
-            del self._workers[number]
-        return Change(joined, gone)
+        return Change(joined, self._forget(before))
 
     def lost(self, host: int) -> list[int]:
         """Nothing more comes from this host; the numbers of its workers."""
         known = self._hosts.pop(host, None)
-        gone = sorted(known.numbers.values()) if known else []
+        return self._forget(known.numbers) if known else []
+
+    def _forget(self, numbers: Mapping[int, int]) -> list[int]:
+        gone = list(numbers.values())
         for number in gone:
             del self._workers[number]
         return gone
@@ -84,6 +84,16 @@ class Abroad:
             self._hosts[host].beat, self._hosts[host].heard = beat, now
 
     # asked by others
+
+    @property
+    def numbers(self) -> list[int]:
+        """Every worker that there is, taking calls or not."""
+        return list(self._workers)
+
+    @property
+    def hosts(self) -> list[int]:
+        """Who has named workers."""
+        return list(self._hosts)
 
     def number(self, host: int, theirs: int) -> int | None:
         """Our number of a host's worker."""

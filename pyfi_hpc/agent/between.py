@@ -191,6 +191,17 @@ class Between:
             own = tuple(identity for token, identity, _ in running if agent_of(token) == guest.agent)
             self._siblings.tell(guest, Beat(own, stalled, seconds))
 
+    # the end
+
+    @property
+    def waits(self) -> bool:
+        """Whether workers of other nodes have calls of ours."""
+        return any(self._segments.has(number) for number in self.abroad.numbers)
+
+    def give_up(self) -> list[News]:
+        """Wait for nobody any more: what other nodes have of ours goes by the broker."""
+        return self._heard([(host, Lost()) for host in self.abroad.hosts])
+
     def close(self) -> None:
         """The end of all connections."""
         self._siblings.close()

@@ -123,12 +123,14 @@ def look(
     samples: Sequence[Sample] = (),
     ways: Mapping[bytes, Way] | None = None,
     wished: float | None = None,
+    between: bool = False,
 ) -> View:
     """Renew the leases, run a reconcile pass where one is due, and read what this agent is to do.
 
     `calls`: worker row -> how many calls it has run, where that changed since the last look. `samples`: of its GPUs.
     `ways`: plug -> which way its results have gone since the last look.
-    `wished`: when something changed that asks for a pass, on the monotonic clock.
+    `wished`: when something changed that asks for a pass, on the monotonic clock. `between`: it has pipes to other
+    nodes of its job.
     """
     cursor.execute(
         """UPDATE pyfi.agent SET lease_until = now() + %s * interval '1 second'
@@ -161,7 +163,7 @@ def look(
         outdated=outdated,
         by_broker=topology.by_broker(cursor, network),
         seconds_left=seconds_left,
-        siblings=_siblings(cursor, agent),
+        siblings=_siblings(cursor, agent) if between else (),
     )
 
 

@@ -102,6 +102,16 @@ class Piping:
         self._open = False
         self._offer()
 
+    @property
+    def waits(self) -> bool:
+        """Whether workers of other nodes have calls that we count."""
+        return self._between is not None and self._between.waits
+
+    def give_up(self) -> None:
+        """Wait for no other node any more."""
+        if self._between is not None:
+            self._tell(self._between.give_up())
+
     def remove(self) -> None:
         """The agent ends: no folder of its own is left, nor of one that died before it."""
         if self._between is not None:

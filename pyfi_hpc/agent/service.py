@@ -371,7 +371,7 @@ class Service:
             wished = self._wish(now)
             work = partial(
                 keeper.look, network=self._network, agent=self.id, calls=self._crew.counted(), samples=samples,
-                wished=wished, ways=self._committer.ways.news(),
+                wished=wished, ways=self._committer.ways.news(), between=self._siblings is not None,
             )  # fmt: skip
             self._committer.put(Within(work, lambda view: self.post(partial(self._follow, view, wished))))
 
@@ -556,7 +556,8 @@ class Service:
             return False
         if time.monotonic() > self._drained_by:
             self._crew.kill_all(self._ending.cause)
-        return not any(hand.process for hand in self._crew.hands.values())
+            self._pipes.give_up()
+        return not (any(hand.process for hand in self._crew.hands.values()) or self._pipes.waits)
 
     def _end(self) -> int:
         self._housekeeping.close()

@@ -87,7 +87,7 @@ class Door:
         self._guarded: list[tuple[Socket, Socket, int]] = []
         self._known: Mapping[bytes, str] = {}
         self._waiting: list[tuple[float, list[bytes]]] = []
-        self._quiet: dict[str, float] = {}
+        self._quiet: dict[Refusal, float] = {}
         #: who was not let in since this was last emptied
         self.refused: list[Refusal] = []
 
@@ -174,9 +174,9 @@ class Door:
             self._tell(Refusal(peer, "it does not speak CURVE, or takes us for somebody else"), now)
 
     def _tell(self, refusal: Refusal, now: float) -> None:
-        if now >= self._quiet.get(refusal.peer, 0.0):
-            self._quiet = {peer: until for peer, until in self._quiet.items() if until > now}
-            self._quiet[refusal.peer] = now + _QUIET_SECONDS
+        if now >= self._quiet.get(refusal, 0.0):
+            self._quiet = {known: until for known, until in self._quiet.items() if until > now}
+            self._quiet[refusal] = now + _QUIET_SECONDS
             self.refused.append(refusal)
 
     def close(self) -> None:
