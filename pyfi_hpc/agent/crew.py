@@ -25,7 +25,22 @@ from pyfi_hpc.errors import BadInput, PyfiError, shown
 from pyfi_hpc.gpu.visible import worker_environment
 from pyfi_hpc.logs import logger
 from pyfi_hpc.model.status import Cause, WorkerStatus
-from pyfi_hpc.wire.frames import NO_LINK, Done, Hello, Item, Link, Reached, Run, Stop, Taken, ToAgent, Untaken, Yielded
+from pyfi_hpc.wire.frames import (
+    NO_LINK,
+    Done,
+    Hello,
+    Item,
+    Link,
+    Listening,
+    Reached,
+    Refused,
+    Run,
+    Stop,
+    Taken,
+    ToAgent,
+    Untaken,
+    Yielded,
+)
 from pyfi_hpc.wire.messages import ErrorRecord
 
 log = logger("pyfi.agent")
@@ -76,6 +91,7 @@ class _Running:
     index: int
     link: bytes
     started: float
+    socket: bytes = NO_LINK
 
     @property
     def id(self) -> bytes:
@@ -249,7 +265,7 @@ class Crew:
         if index < 0:
             return None
         if link != NO_LINK:
-            return _Running(None, token, index, link, started)
+            return _Running(None, token, index, link, started, process.progress.socket)
         lot = self._lots(token)
         known = lot is not None and index < len(lot.message.calls)
         return _Running(lot, token, index, link, started) if known else None
@@ -290,6 +306,10 @@ class Crew:
             self._reached(hand, process, frame)
         elif isinstance(frame, Untaken):
             self.pipes.untaken(frame)
+        elif isinstance(frame, Listening):
+            self.pipes.listening(process.number, frame)
+        elif isinstance(frame, Refused):
+            log.warning("a stranger was not let in", peer=shown(frame.peer), why=shown(frame.why), pid=process.pid)
         elif isinstance(frame, Yielded):
             self._yielded(hand, process, frame)
 
@@ -420,8 +440,7 @@ class Crew:
     def _limit_of(self, running: _Running, timeout_of: Callable[[Lot, int], float | None]) -> float | None:
         if running.lot is not None:
             return timeout_of(running.lot, running.index)
-        # not known before its parent is reported, which is a matter of milliseconds
-        socket = self.pipes.socket_of(running.token, running.index, running.link)
+        socket = self.pipes.served(running.socket)
         return socket.timeout_seconds if socket is not None else None
 
     def _patience(self, running: _Running, otherwise: float) -> float:

@@ -80,10 +80,11 @@ class Intake:
         post: Callable[[Callable[[], None]], None] = lambda do: do(),
         grows_old: Callable[[int], None] = lambda token: None,
         all_here: Callable[[], None] = nothing,
+        first: int = 1,
     ) -> None:
         """`put` hands a job to the committer; `deliver` and `post` (from any thread) bring a delivery to `take`, and
         whatever is to be done, to this one; `grows_old` is told the token of a lot whose delivery does; `all_here` is
-        called when the deliveries that came together were given to `deliver`."""
+        called when the deliveries that came together were given to `deliver`; tokens begin with `first`."""
         self._grows_old, self._all_here = grows_old, all_here
         self._broker, self._dispatcher, self._put, self._deliver = broker, dispatcher, put, deliver
         self._subscriptions: dict[tuple[bytes, str], Subscription] = {}
@@ -91,7 +92,7 @@ class Intake:
         self._sources: dict[tuple[bytes, str], _Source] = {}
         self._sockets: dict[bytes, Served] = {}
         self._unknown: list[_Unknown] = []
-        self._next = 1
+        self._next = first
         self.lots: dict[int, Lot] = {}
         self._batches: dict[bytes, int] = {}
         self._post = post

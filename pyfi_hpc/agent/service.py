@@ -12,9 +12,10 @@ import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pyfi_hpc.agent import ending, keeper
 from pyfi_hpc.agent.builder import Builder
@@ -48,15 +49,22 @@ from pyfi_hpc.gpu.sampling import Sample
 from pyfi_hpc.logs import logger
 from pyfi_hpc.model.status import Cause, OutcomeStatus
 from pyfi_hpc.wire import messages
-from pyfi_hpc.wire.frames import Item
+from pyfi_hpc.wire.frames import Item, first_token
 from pyfi_hpc.wire.ids import new_id, parse_id
 from pyfi_hpc.wire.messages import ErrorRecord
+
+if TYPE_CHECKING:
+    from pyfi_hpc.agent.siblings import Siblings
 
 log = logger("pyfi.agent")
 
 TICK_SECONDS = 0.05
 SWEEP_SECONDS = 1.0
 NOTE_SECONDS = 0.5
+#: An agent that nobody here knows may be on record by now: how often that is looked up for it.
+STRANGER_SECONDS = 0.5
+#: What a descriptor of theirs is registered with.
+SIBLINGS = "siblings"
 _DEAD_PREFETCH = 20
 #: What no call waits for begins so long after the first workers were started: it would hold these up.
 _LATER_SECONDS = 0.25
@@ -81,9 +89,11 @@ class Service:
         max_value_bytes: int = 2**30,
         blob_quota_bytes: int = 0,
         keep: Keep | None = None,
+        pipes_address: str | None = None,
     ) -> None:
-        """`session` is the first of those that the database sees of this agent."""
-        self._application, self._network = application, application.post.network
+        """`session` is the first of those that the database sees of this agent; `pipes_address`: the node's own, where
+        its pipes may lead to other nodes of the job."""
+        self._network = application.post.network
         self._broker, self._poll_seconds, self._kill_wait_seconds = broker, poll_seconds, kill_wait_seconds
         self.id = application.agent
         self._posted: deque[Callable[[], None]] = deque()
@@ -93,6 +103,11 @@ class Service:
         self._rung, self._baton = False, Baton()
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._bell, selectors.EVENT_READ, None)
+        self._siblings = self._open_to(pipes_address) if pipes_address else None
+        if self._siblings is not None:
+            endpoint, key = self._siblings.endpoint, self._siblings.keys.public.decode()
+            application = replace(application, pipe_address=endpoint, pipe_key=key)
+        self._application = application
         self._spool = Spool(state / "spool", self.id)
         connect = partial(sessions.opened, database_uri, "pyfi-agent")
         self._mender = Mender(broker)
@@ -104,13 +119,14 @@ class Service:
         self._intake = Intake(
             broker, self._dispatcher, self._committer.put, self._delivered, self.post,
             lambda token: self._pipes.hurry(token), self._all_here,
+            first_token(self._siblings.number if self._siblings else 0),
         )  # fmt: skip
         builder = Builder(EnvironmentCache(cache), rules, lambda built: self.post(partial(self._crew.built, built)))
         self._builder = builder
         scratch = state / "scratch"
         scratch.mkdir(parents=True, exist_ok=True, mode=0o700)
         blobs.mkdir(parents=True, exist_ok=True)
-        self._pipes = Piping(self._dispatcher, self._committer.put, self._write_to, state)
+        self._pipes = Piping(self._dispatcher, self._committer.put, self._write_to, state, self._siblings)
         self._crew = Crew(
             self._dispatcher, builder, self._committer.put, Streams(self._committer.put, self.post),
             self._intake.lots.get, self._watch, self._forget, self._subscribe, self.look_soon, scratch, blobs,
@@ -124,7 +140,7 @@ class Service:
         self._samples: tuple[Sample, ...] = ()
         self._view: View | None = None
         self._looking = False
-        self._look_at = 0.0
+        self._look_at = self._looked = 0.0
         #: when something last changed that asks for a reconcile pass, and when a processor may start again
         self._wished: float | None = None
         self._start_at = math.inf
@@ -142,6 +158,22 @@ class Service:
         self._letters: Any = None
         self._failed: BaseException | None = None
         self._healthy = True
+
+    def _open_to(self, address: str) -> Siblings | None:
+        """Listen to other agents of the job; where that cannot be, pipes stay on the node."""
+        from pyfi_hpc.agent.siblings import Siblings, Unreachable
+
+        def watch(descriptor: int) -> None:
+            self._selector.register(descriptor, selectors.EVENT_READ, SIBLINGS)
+
+        def forget(descriptor: int) -> None:
+            self._selector.unregister(descriptor)
+
+        try:
+            return Siblings(self.id, address, watch, forget)
+        except Unreachable as error:
+            log.warning("pipes lead to no other node", address=address, reason=str(error))
+            return None
 
     # from any thread
 
@@ -215,6 +247,8 @@ class Service:
                 tick = now
                 self._pipes.turn(now)
                 self._crew.put_on_record()
+                if self._pipes.unknown and now - self._looked > STRANGER_SECONDS:
+                    self._look_at = 0.0
                 self._crew.watch_limits(now, self._timeout_of)
                 self._crew.stop_drained()
                 self._look_if_due(now)
@@ -231,6 +265,9 @@ class Service:
 
     def _event(self, key: selectors.SelectorKey, mask: int) -> None:
         process = key.data
+        if process is SIBLINGS:
+            self._pipes.hear()
+            return
         if process is None:
             with contextlib.suppress(BlockingIOError):
                 os.eventfd_read(self._bell)
@@ -371,13 +408,13 @@ class Service:
 
     def _look_if_due(self, now: float) -> None:
         if not self._looking and now >= self._look_at and self._opened:
-            self._looking = True
+            self._looking, self._looked = True, now
             self._look_at = now + self._poll_seconds
             samples, self._samples = self._samples, ()
             wished = self._wish(now)
             work = partial(
                 keeper.look, network=self._network, agent=self.id, calls=self._crew.counted(), samples=samples,
-                wished=wished, ways=self._committer.ways.news(),
+                wished=wished, ways=self._committer.ways.news(), between=self._siblings is not None,
             )  # fmt: skip
             self._committer.put(Within(work, lambda view: self.post(partial(self._follow, view, wished))))
 
@@ -562,7 +599,8 @@ class Service:
             return False
         if time.monotonic() > self._drained_by:
             self._crew.kill_all(self._ending.cause)
-        return not any(hand.process for hand in self._crew.hands.values())
+            self._pipes.give_up()
+        return not (any(hand.process for hand in self._crew.hands.values()) or self._pipes.waits)
 
     def _end(self) -> int:
         self._housekeeping.close()

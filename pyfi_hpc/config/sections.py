@@ -77,6 +77,12 @@ class Agent:
     max_value_bytes: int = key(2**30, kinds.whole(1024, 2**40), "the largest result of a call")
     # Slurm's own default of KillWait
     kill_wait_seconds: int = key(30, kinds.whole(1, 3600), "Slurm's KillWait: how long a job that is to end has")
+    node_pipes: bool = key(
+        False, kinds.yes_no, "may results go straight to workers on other nodes of one job, by TCP with CURVE?"
+    )
+    node_pipes_network: str = key(
+        "", kinds.ip_network, "the network for these, such as 10.1.0.0/16; empty: that of the node's name"
+    )
     idle_minutes: float = key(30.0, kinds.number(0.05, 525_600), "after which `pyfi local` ends by itself")
 
 

@@ -35,6 +35,10 @@ A, B = SOCKETS[ident("a")], SOCKETS[ident("b")]
 BOTH = Offers(SOCKETS, PROGRAMS, PEERS, lambda processor, task: 0.001)
 
 
+def peer_of(number: int) -> Peer:
+    return Peer(number, f"/run/{number}")
+
+
 def edges(offers: Offers) -> list[bytes]:
     return [pipe.edge for pipes in offers.pipes().values() for pipe in pipes]
 
@@ -72,7 +76,7 @@ def test_a_plug_back_to_the_same_processor_leads_to_its_other_workers() -> None:
     loop = {A.id: replace(A, routes=(Route(ident("aa"), b"a>a", A.id, 1, "q", "a"),))}
     pipes = replace(BOTH, sockets=loop, peers={ident("p-a"): (1, 4)}).pipes()[A.processor]
 
-    told = outlets(pipes, 1, "/run/{}".format)
+    told = outlets(pipes, 1, peer_of)
 
     assert [each.peers for each in told] == [(Peer(4, "/run/4"),)]
-    assert outlets(replace(BOTH, sockets=loop).pipes()[A.processor], 1, "/run/{}".format) == ()
+    assert outlets(replace(BOTH, sockets=loop).pipes()[A.processor], 1, peer_of) == ()
