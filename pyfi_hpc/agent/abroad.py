@@ -121,9 +121,10 @@ class Abroad:
         worker = self._workers[number]
         return frames.Peer(number, worker.endpoint, self._hosts[worker.host].key)
 
-    def seconds(self, task: str) -> float | None:
+    def seconds(self, processor: bytes, task: str) -> float | None:
         """How long a call of that task takes, as the hosts say; None where none knows."""
-        return next((known.beat.seconds[task] for known in self._hosts.values() if task in known.beat.seconds), None)
+        beats = (known.beat.seconds for known in self._hosts.values())
+        return next((seconds[processor, task] for seconds in beats if (processor, task) in seconds), None)
 
     def standing(self, number: int, identity: bytes, now: float) -> Standing:
         """How a worker stands to a call that was piped to it, by the last that its host has said."""

@@ -29,8 +29,8 @@ class Between:
         siblings: Siblings,
         segments: Segments,
         members: Mapping[int, Member],
-        learn: Callable[[str, list[float]], None],
-        seconds: Callable[[str], float | None],
+        learn: Callable[[bytes, str, list[float]], None],
+        seconds: Callable[[bytes, str], float | None],
         send: Callable[[Member, Far], None],
     ) -> None:
         """`learn` is told how long calls of a task took, and `seconds` knows; `send` hands a frame to a member."""
@@ -115,7 +115,7 @@ class Between:
             if number is not None and agent_of(link.token) == self._siblings.number:
                 socket = self._segments.socket_of(link.token, link.index, link.id)
                 if socket is not None:
-                    self._learn(socket.task, [max(0.0, link.item.ended - link.item.started)])
+                    self._learn(socket.processor, socket.task, [max(0.0, link.item.ended - link.item.started)])
                 yield self._segments.link(number, self.abroad.translated(host, link), now, cause)
 
     # as a host
@@ -185,8 +185,8 @@ class Between:
             return
         running = list(self.running())
         stalled = tuple(number for number, member in self._members.items() if member.process.stalled)
-        tasks = {socket.task for socket in self._sockets.values()}
-        seconds = {task: found for task in tasks if (found := self._seconds(task)) is not None}
+        code = {(socket.processor, socket.task) for socket in self._sockets.values()}
+        seconds = {each: found for each in code if (found := self._seconds(*each)) is not None}
         for guest in self._siblings.guests:
             own = tuple(identity for token, identity, _ in running if agent_of(token) == guest.agent)
             self._siblings.tell(guest, Beat(own, stalled, seconds))

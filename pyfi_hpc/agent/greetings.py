@@ -52,12 +52,12 @@ class Beat(msgspec.Struct, array_like=True, tag="BEAT", frozen=True):
     """The host is there.
 
     `running`: calls of the guest's that run now; `stalled`: workers that are stopped; `seconds`: how long a call of a
-    task takes.
+    processor's task takes.
     """
 
     running: tuple[_Id, ...]
     stalled: tuple[int, ...]
-    seconds: dict[str, float]
+    seconds: dict[tuple[bytes, str], float]
 
 
 class Answer(msgspec.Struct, array_like=True, frozen=True):

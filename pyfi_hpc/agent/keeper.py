@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from pyfi_hpc.agent import devices
 from pyfi_hpc.agent.lots import Served
-from pyfi_hpc.agent.registering import AGENT_LEASE_SECONDS
+from pyfi_hpc.agent.registering import AGENT_LEASE_SECONDS, Application, Identity, register
 from pyfi_hpc.agent.ways import Way
 from pyfi_hpc.brokers.base import TaskQueue
 from pyfi_hpc.control import reconcile
@@ -113,6 +113,14 @@ def deregister(cursor: Cursor, agent: bytes) -> None:
     """This agent ends: its workers have."""
     cursor.execute("UPDATE pyfi.agent SET ended = now() WHERE id = %s::uuid AND ended IS NULL", (agent.hex(),))
     reconcile.close_workers(cursor, [agent.hex()], WorkerStatus.EXITED, "its agent was stopped")
+
+
+def arrive(cursor: Cursor, application: Application, wished: float) -> tuple[Identity, View] | None:
+    """Register, and take the first look in the same transaction; None: as `register` has it. `wished`: see `look`."""
+    identity = register(cursor, application)
+    if identity is None:
+        return None
+    return identity, look(cursor, application.post.network, application.agent, {}, wished=wished)
 
 
 def look(

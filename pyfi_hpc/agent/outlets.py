@@ -40,14 +40,14 @@ class Offers:
     """What the choice of pipes depends on.
 
     `peers`: processor -> its workers that take calls, `far`: those of other nodes; `seconds`: learned run time of a
-    task, None where there is none; `by_broker`: plugs that are to use no pipe; `resting`: edges whose pipes were too
-    slow a moment ago; `yielding`: sockets whose calls yield, which only a message of their own can keep count of.
+    processor's task, None if there is none; `by_broker`: plugs that are to use no pipe; `resting`: edges whose pipes
+    were too slow a moment ago; `yielding`: sockets whose calls yield, which only a message of their own can keep count of.
     """
 
     sockets: Mapping[bytes, Served]
     programs: Mapping[bytes, Program]
     peers: Mapping[bytes, tuple[int, ...]]
-    seconds: Callable[[str], float | None]
+    seconds: Callable[[bytes, str], float | None]
     by_broker: Container[bytes] = frozenset()
     resting: Container[bytes] = frozenset()
     yielding: Container[bytes] = frozenset()
@@ -80,7 +80,7 @@ class Offers:
             return None
         if route.plug in self.by_broker or route.edge in self.resting or target.id in self.yielding:
             return None
-        seconds = self.seconds(target.task)
+        seconds = self.seconds(target.processor, target.task)
         return target if seconds is not None and seconds < SHORT_SECONDS else None
 
 

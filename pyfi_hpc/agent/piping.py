@@ -8,8 +8,6 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import structlog
-
 from pyfi_hpc.agent import outlets, rendezvous, segments
 from pyfi_hpc.agent.dispatch import Dispatcher
 from pyfi_hpc.agent.keeper import View
@@ -18,6 +16,7 @@ from pyfi_hpc.agent.members import Member
 from pyfi_hpc.agent.outlets import Offers
 from pyfi_hpc.agent.process import WorkerProcess
 from pyfi_hpc.agent.segments import News, Segment, Segments, Standing
+from pyfi_hpc.logs import logger
 from pyfi_hpc.model.status import Cause
 from pyfi_hpc.wire.frames import NO_LINK, Far, Link, Listen, Listening, Outlets, Peer, Untaken
 
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
     from pyfi_hpc.agent.between import Between
     from pyfi_hpc.agent.siblings import Siblings
 
-log = structlog.get_logger("pyfi.agent")
+log = logger("pyfi.agent")
 
 #: How often it is thought about which pipes there may be.
 OFFER_SECONDS = 0.2
@@ -185,10 +184,10 @@ class Piping:
                 peers[member.processor] = (*peers.get(member.processor, ()), number)
         return peers
 
-    def _seconds(self, task: str) -> float | None:
+    def _seconds(self, processor: bytes, task: str) -> float | None:
         """How long a call of that task takes, here or elsewhere."""
-        own = self._dispatcher.seconds(task)
-        return own if own is not None or self._between is None else self._between.abroad.seconds(task)
+        own = self._dispatcher.seconds(processor, task)
+        return own if own is not None or self._between is None else self._between.abroad.seconds(processor, task)
 
     def _peer(self, number: int) -> Peer:
         if number < 0 and self._between is not None:

@@ -11,18 +11,18 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import structlog
 import zmq
 
 from pyfi_hpc.agent import greetings
 from pyfi_hpc.agent.greetings import Answer, Answers, Beat, FromHost, Greet, Roster
 from pyfi_hpc.agent.keeper import Sibling
 from pyfi_hpc.errors import BadInput
+from pyfi_hpc.logs import logger
 from pyfi_hpc.pipes import curve
 from pyfi_hpc.pipes.sockets import Context, Socket, context
 from pyfi_hpc.wire.frames import MAX_FRAME_BYTES, Untaken, agent_number
 
-log = structlog.get_logger("pyfi.agent")
+log = logger("pyfi.agent")
 
 #: How often a host says that it is there, and after how long without a word a guest gives it up.
 BEAT_SECONDS, SILENT_SECONDS = 0.5, 3.0

@@ -30,7 +30,9 @@ class Database:
 
 @dataclass(frozen=True)
 class Broker:
-    uri: str = key("", kinds.broker_uri, "amqp://USER:PASSWORD@HOST/VHOST; empty: a broker in the database")
+    uri: str = key(
+        "", kinds.broker_uri, "amqp://USER:PASSWORD@HOST/VHOST, amqps:// for TLS; empty: a broker in the database"
+    )
     management_uri: str = key("", kinds.http_uri, "RabbitMQ's management address, for figures about queues")
     # RabbitMQ's own default of consumer_timeout
     ack_timeout_seconds: int = key(1800, kinds.whole(10, _DAY_SECONDS), "the broker's time limit for an ack")
@@ -61,6 +63,9 @@ class Paths:
     state: Path | None = key(None, kinds.path, "sockets, embedded database, logs; empty: $XDG_STATE_HOME/pyfi")
     cache: Path | None = key(None, kinds.path, "mirrors and environments; empty: $XDG_CACHE_HOME/pyfi")
     blobs: Path | None = key(None, kinds.path, "large values; empty: in the cache")
+    blobs_gib: float | None = key(
+        None, kinds.number_or_none(0.001, 2**30), "how much all large values may take, in GiB; empty: what the disk has"
+    )
 
 
 @dataclass(frozen=True)
@@ -86,8 +91,7 @@ class Client:
     timeout_seconds: float | None = key(None, kinds.number_or_none(0, 31_536_000), "how long to wait; empty: no limit")
     connect_seconds: float = key(10.0, kinds.number(0.1, 3600), "how long to try to reach a service")
     max_value_bytes: int = key(2**30, kinds.whole(1024, 2**40), "the largest argument of a call")
-    # more make no difference: what a call then costs is not its share of a message
-    batch_calls: int = key(64, kinds.whole(1, 64), "how many calls share a message at most; 1: each travels alone")
+    batch_calls: int = key(256, kinds.whole(1, 256), "how many calls share a message at most; 1: each travels alone")
 
 
 @dataclass(frozen=True)
