@@ -77,8 +77,8 @@ def test_how_a_worker_stands_to_a_call_is_what_its_host_said_last(abroad: Abroad
 
 
 def test_how_long_a_task_takes_is_known_from_any_host(abroad: Abroad) -> None:
-    abroad.beat(OTHER, Beat((), (), {"follow": 0.25}), 1.0)
-    assert (abroad.seconds("follow"), abroad.seconds("other")) == (0.25, None)
+    abroad.beat(OTHER, Beat((), (), {(Q, "follow"): 0.25}), 1.0)
+    assert (abroad.seconds(Q, "follow"), abroad.seconds(Q, "other"), abroad.seconds(R, "follow")) == (0.25, None, None)
 
 
 def test_what_a_worker_passed_on_is_told_by_our_numbers_and_to_strangers_not_at_all(abroad: Abroad) -> None:
@@ -102,7 +102,7 @@ def test_a_token_names_the_agent_that_counts_the_call() -> None:
 
 def test_what_is_said_is_heard() -> None:
     answer = Answer(Link(1, 2, b"c" * 16, Item(0, b"v", None, 0.0, 1.0)), Cause.SIGNAL)
-    for word in (roster(offered(1)), Beat((b"c" * 16,), (2,), {"t": 0.5}), Answers(3, (answer,)),
+    for word in (roster(offered(1)), Beat((b"c" * 16,), (2,), {(Q, "t"): 0.5}), Answers(3, (answer,)),
                  Untaken(((1, 2, b"c" * 16),))):  # fmt: skip
         assert greetings.read_from_host(greetings.pack(word)) == word
     assert greetings.read_from_guest(greetings.pack(Greet(1, KEY))) == Greet(1, KEY)
