@@ -41,8 +41,7 @@ class Offers:
 
     `peers`: processor -> its workers that take calls, `far`: those of other nodes; `seconds`: learned run time of a
     processor's task, None if there is none; `by_broker`: plugs that are to use no pipe; `resting`: edges whose pipes
-    were too slow a moment ago; `yielding`: sockets whose calls yield, of which only a message of their own can keep
-    count.
+    were too slow a moment ago; `yielding`: sockets whose calls yield, of which only a message of their own keeps count.
     """
 
     sockets: Mapping[bytes, Served]
