@@ -10,8 +10,6 @@ from functools import partial
 from itertools import groupby
 from pathlib import Path
 
-import structlog
-
 from pyfi_hpc.agent import keeper
 from pyfi_hpc.agent.builder import Builder, Built
 from pyfi_hpc.agent.dispatch import Dispatcher
@@ -25,11 +23,27 @@ from pyfi_hpc.control import reconcile
 from pyfi_hpc.db.record import Cursor
 from pyfi_hpc.errors import BadInput, PyfiError, shown
 from pyfi_hpc.gpu.visible import worker_environment
+from pyfi_hpc.logs import logger
 from pyfi_hpc.model.status import Cause, WorkerStatus
-from pyfi_hpc.wire.frames import NO_LINK, Done, Hello, Item, Link, Reached, Run, Stop, Taken, ToAgent, Untaken, Yielded
+from pyfi_hpc.wire.frames import (
+    NO_LINK,
+    Done,
+    Hello,
+    Item,
+    Link,
+    Listening,
+    Reached,
+    Refused,
+    Run,
+    Stop,
+    Taken,
+    ToAgent,
+    Untaken,
+    Yielded,
+)
 from pyfi_hpc.wire.messages import ErrorRecord
 
-log = structlog.get_logger("pyfi.agent")
+log = logger("pyfi.agent")
 
 HELLO_SECONDS = 120.0
 CANCEL_GRACE_SECONDS = 2.0
@@ -77,6 +91,7 @@ class _Running:
     index: int
     link: bytes
     started: float
+    socket: bytes = NO_LINK
 
     @property
     def id(self) -> bytes:
@@ -95,19 +110,25 @@ class Crew:
         lots: Callable[[int], Lot | None],
         watch: Callable[[WorkerProcess], None],
         forget: Callable[[WorkerProcess], None],
+        joined: Callable[[], None],
         changed: Callable[[], None],
         scratch: Path,
         blobs: Path,
         max_value_bytes: int,
         pipes: Piping,
+        blob_quota_bytes: int = 0,
     ) -> None:
         """`put` hands jobs to the committer; `lots` finds a lot by token; `watch` and `forget` (un)register a process's
-        socket with the main loop; `changed` asks for a fresh view of the database."""
+        socket with the main loop; `joined` is told of a worker that takes calls from now on; `changed` asks for a fresh
+        view of the database."""
         self._dispatcher, self._builder, self._put, self._lots = dispatcher, builder, put, lots
         self._streams = streams
         streams.taken, streams.overtaken = self._taken, self._overtaken
-        self._watch, self._forget, self._changed = watch, forget, changed
-        self._scratch, self._blobs, self._max_value_bytes = scratch, blobs, max_value_bytes
+        self._watch, self._forget, self._joined, self._changed = watch, forget, joined, changed
+        #: workers that said hello, which is not on record yet
+        self._greeted: list[Callable[[Cursor], None]] = []
+        self._scratch, self._blobs = scratch, blobs
+        self._max_value_bytes, self._blob_quota_bytes = max_value_bytes, blob_quota_bytes
         self.pipes = pipes
         self._programs: dict[bytes, Program] = {}
         self.hands: dict[bytes, Hand] = {}
@@ -169,7 +190,7 @@ class Crew:
             hand.deadline = time.monotonic() + HELLO_SECONDS
             launch = Launch(
                 built.environment.python, built.program.module, hand.cores, self._blobs, self._scratch,
-                self._max_value_bytes, worker_environment(hand.devices),
+                self._max_value_bytes, worker_environment(hand.devices), self._blob_quota_bytes,
             )  # fmt: skip
             hand.process = WorkerProcess(self._next, launch)
             self._by_number[self._next] = hand
@@ -244,7 +265,7 @@ class Crew:
         if index < 0:
             return None
         if link != NO_LINK:
-            return _Running(None, token, index, link, started)
+            return _Running(None, token, index, link, started, process.progress.socket)
         lot = self._lots(token)
         known = lot is not None and index < len(lot.message.calls)
         return _Running(lot, token, index, link, started) if known else None
@@ -285,6 +306,10 @@ class Crew:
             self._reached(hand, process, frame)
         elif isinstance(frame, Untaken):
             self.pipes.untaken(frame)
+        elif isinstance(frame, Listening):
+            self.pipes.listening(process.number, frame)
+        elif isinstance(frame, Refused):
+            log.warning("a stranger was not let in", peer=shown(frame.peer), why=shown(frame.why), pid=process.pid)
         elif isinstance(frame, Yielded):
             self._yielded(hand, process, frame)
 
@@ -312,7 +337,15 @@ class Crew:
             pid=process.pid,
             environment=hand.environment,
         )
-        self._put(Within(work, lambda _: self._changed()))
+        # not here: it would hold up the worker's first outcomes
+        self._greeted.append(work)
+        self._joined()
+
+    def put_on_record(self) -> None:
+        """Say of workers that have greeted since this was last called that they are ready."""
+        if greeted := self._greeted:
+            self._greeted = []
+            self._put(Within(partial(_each, greeted), lambda _: self._changed()))
 
     def _done(self, hand: Hand, process: WorkerProcess, frames: Sequence[Done]) -> None:
         """Members of several lots are finished."""
@@ -337,13 +370,14 @@ class Crew:
     def _reached(self, hand: Hand, process: WorkerProcess, reached: Reached) -> None:
         """Calls that came by pipes are finished."""
         hand.calls += len(reached.links)
-        took: dict[str, list[float]] = {}
+        took: dict[tuple[bytes, str], list[float]] = {}
         for link in reached.links:
             socket = self.pipes.socket_of(link.token, link.index, link.id)
             if socket is not None:
-                took.setdefault(socket.task, []).append(max(0.0, link.item.ended - link.item.started))
-        for task, seconds in took.items():
-            self._dispatcher.learn(task, seconds)
+                seconds = max(0.0, link.item.ended - link.item.started)
+                took.setdefault((socket.processor, socket.task), []).append(seconds)
+        for each, times in took.items():
+            self._dispatcher.learn(*each, times)
         self.pipes.links(process.number, [(link, self._misled(link)) for link in reached.links])
 
     def _misled(self, link: Link) -> Cause | None:
@@ -406,8 +440,7 @@ class Crew:
     def _limit_of(self, running: _Running, timeout_of: Callable[[Lot, int], float | None]) -> float | None:
         if running.lot is not None:
             return timeout_of(running.lot, running.index)
-        # not known before its parent is reported, which is a matter of milliseconds
-        socket = self.pipes.socket_of(running.token, running.index, running.link)
+        socket = self.pipes.served(running.socket)
         return socket.timeout_seconds if socket is not None else None
 
     def _patience(self, running: _Running, otherwise: float) -> float:
@@ -474,6 +507,7 @@ class Crew:
                 hand.process.kill(cause)
 
     def _died(self, hand: Hand, process: WorkerProcess) -> None:
+        self.put_on_record()
         self._forget(process)
         status = process.reap()
         token, index, started, link = process.progress.running()
@@ -539,6 +573,11 @@ class Crew:
 
 def _timings(done: Done) -> list[tuple[int, float]]:
     return [(item.index, max(0.0, item.ended - item.started)) for item in done.items]
+
+
+def _each(work: Sequence[Callable[[Cursor], None]], cursor: Cursor) -> None:
+    for write in work:
+        write(cursor)
 
 
 def _runs(process: WorkerProcess, at: tuple[int, int]) -> bool:

@@ -81,7 +81,8 @@ class Dispatcher:
     def __init__(self) -> None:
         self._waiting: dict[bytes, Backlog] = {}
         self._workers: dict[int, _Worker] = {}
-        self._seconds: dict[str, float] = {}
+        #: learned run times: of tasks of processors, since two may call different code by the same name
+        self._seconds: dict[tuple[bytes, str], float] = {}
         self._turn = 0
 
     # workers
@@ -222,25 +223,26 @@ class Dispatcher:
         if not worker.turns:
             return True
         # a long call must not wait behind another while a neighbour falls idle
-        return not unit.careful and self._seconds.get(unit.task, 1.0) < SLICE_SECONDS
+        return not unit.careful and self._seconds.get((worker.processor, unit.task), 1.0) < SLICE_SECONDS
 
     def _together(self, number: int, worker: _Worker, waiting: Backlog, depth: int) -> list[Hand]:
         """Hand out the first unit, and its share of those after it where all of them are short."""
         self._turn += 1
         hands = [self._hand(number, worker, waiting)]
-        members, seconds = len(hands[0].indexes), self._estimate(hands[0])
-        share = self._share(worker.processor, len(waiting) + 1, depth)
+        processor = worker.processor
+        members, seconds = len(hands[0].indexes), self._estimate(processor, hands[0].task, len(hands[0].indexes))
+        share = self._share(processor, len(waiting) + 1, depth)
         while waiting and len(hands) < share and not hands[0].announce:
             unit = waiting.first()
             members += len(unit.indexes)
-            seconds += self._seconds.get(unit.task, SLICE_SECONDS) * len(unit.indexes)
+            seconds += self._estimate(processor, unit.task, len(unit.indexes))
             if unit.careful or members > _COMPANY or seconds > SLICE_SECONDS:
                 break
             hands.append(self._hand(number, worker, waiting))
         return hands
 
-    def _estimate(self, hand: Hand) -> float:
-        return self._seconds.get(hand.task, SLICE_SECONDS) * len(hand.indexes)
+    def _estimate(self, processor: bytes, task: str, calls: int) -> float:
+        return self._seconds.get((processor, task), SLICE_SECONDS) * calls
 
     def _share(self, processor: bytes, units: int, depth: int) -> int:
         """How many of so many units a worker may have, not to leave the others that could begin with nothing."""
@@ -251,7 +253,7 @@ class Dispatcher:
 
     def _hand(self, number: int, worker: _Worker, waiting: Backlog) -> Hand:
         unit = waiting.first()
-        count = 1 if unit.careful else self._count(unit)
+        count = 1 if unit.careful else self._count(worker.processor, unit)
         given = Unit(
             unit.token,
             unit.task,
@@ -267,8 +269,8 @@ class Dispatcher:
             number, given.token, given.task, tuple(given.indexes), given.careful, not (given.again or given.careful)
         )
 
-    def _count(self, unit: Unit) -> int:
-        seconds = self._seconds.get(unit.task)
+    def _count(self, processor: bytes, unit: Unit) -> int:
+        seconds = self.seconds(processor, unit.task)
         return 1 if seconds is None else max(1, int(SLICE_SECONDS / max(seconds, 1e-7)))
 
     def done(self, worker: int, token: int, finished: Timings) -> list[int]:
@@ -280,7 +282,7 @@ class Dispatcher:
         took: dict[str, list[float]] = {}
         accepted = [self._done(worker, token, finished, took) for token, finished in lots]
         for task, seconds in took.items():
-            self.learn(task, seconds)
+            self.learn(self._workers[worker].processor, task, seconds)
         return accepted
 
     def _done(self, worker: int, token: int, finished: Timings, took: dict[str, list[float]]) -> list[int]:
@@ -295,20 +297,20 @@ class Dispatcher:
             self._workers[worker].sweep(token)
         return accepted
 
-    def seconds(self, task: str) -> float | None:
-        """How long a call of `task` takes, as far as that is known."""
-        return self._seconds.get(task)
+    def seconds(self, processor: bytes, task: str) -> float | None:
+        """How long a call of a processor's `task` takes, as far as that is known."""
+        return self._seconds.get((processor, task))
 
-    def short(self, task: str) -> bool:
-        """Whether calls of `task` are known to be short."""
-        return _MANY * self._seconds.get(task, 1.0) < SLICE_SECONDS
+    def short(self, processor: bytes, task: str) -> bool:
+        """Whether calls of a processor's `task` are known to be short."""
+        return _MANY * self._seconds.get((processor, task), 1.0) < SLICE_SECONDS
 
-    def long(self, task: str) -> bool:
-        """Whether calls of `task` are known to be far from short."""
-        return _MANY * self._seconds.get(task, 1.0) > _FAR * SLICE_SECONDS
+    def long(self, processor: bytes, task: str) -> bool:
+        """Whether calls of a processor's `task` are known to be far from short."""
+        return _MANY * self._seconds.get((processor, task), 1.0) > _FAR * SLICE_SECONDS
 
-    def learn(self, task: str, took: list[float]) -> None:
-        """Calls of `task` that came together took so long."""
+    def learn(self, processor: bytes, task: str, took: list[float]) -> None:
+        """Calls of a processor's `task` that came together took so long."""
         # the middle one of those that came together: a call whose worker lost its core for a moment tells nothing
-        seconds, before = sorted(took)[len(took) // 2], self._seconds.get(task)
-        self._seconds[task] = seconds if before is None else before + _LEARNING * (seconds - before)
+        seconds, before = sorted(took)[len(took) // 2], self.seconds(processor, task)
+        self._seconds[processor, task] = seconds if before is None else before + _LEARNING * (seconds - before)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -36,8 +37,9 @@ _UNKNOWN_SECONDS = 5.0
 
 @dataclass(slots=True)
 class _Source:
-    """A queue that is consumed for `workers` workers of a processor, and the tasks whose calls come from it."""
+    """A queue that is consumed for `workers` workers of `processor`, and the tasks whose calls come from it."""
 
+    processor: bytes
     workers: int
     ordered: bool = False
     tasks: set[str] = field(default_factory=set)
@@ -78,10 +80,11 @@ class Intake:
         post: Callable[[Callable[[], None]], None] = lambda do: do(),
         grows_old: Callable[[int], None] = lambda token: None,
         all_here: Callable[[], None] = nothing,
+        first: int = 1,
     ) -> None:
         """`put` hands a job to the committer; `deliver` and `post` (from any thread) bring a delivery to `take`, and
         whatever is to be done, to this one; `grows_old` is told the token of a lot whose delivery does; `all_here` is
-        called when the deliveries that came together were given to `deliver`."""
+        called when the deliveries that came together were given to `deliver`; tokens begin with `first`."""
         self._grows_old, self._all_here = grows_old, all_here
         self._broker, self._dispatcher, self._put, self._deliver = broker, dispatcher, put, deliver
         self._subscriptions: dict[tuple[bytes, str], Subscription] = {}
@@ -89,7 +92,7 @@ class Intake:
         self._sources: dict[tuple[bytes, str], _Source] = {}
         self._sockets: dict[bytes, Served] = {}
         self._unknown: list[_Unknown] = []
-        self._next = 1
+        self._next = first
         self.lots: dict[int, Lot] = {}
         self._batches: dict[bytes, int] = {}
         self._post = post
@@ -109,7 +112,8 @@ class Intake:
             workers = ready.get(socket.processor, 0)
             if open_for_work and workers and program and program.requested is Requested.RUNNING:
                 for each in (socket, *socket.others):
-                    wanted.setdefault((each.processor, each.queue), _Source(workers, each.ordered)).tasks.add(each.task)
+                    source = _Source(each.processor, workers, each.ordered)
+                    wanted.setdefault((each.processor, each.queue), source).tasks.add(each.task)
         for key in wanted.keys() & self._sources.keys():
             wanted[key].size = self._sources[key].size
         for key in self._subscriptions.keys() - wanted.keys():
@@ -130,8 +134,10 @@ class Intake:
         if source.ordered:
             return 1
         deep = source.deep(before)
-        short = all(map(self._dispatcher.short, source.tasks))
-        stays = before >= source.workers * _PREFETCH_OF_SHORT and not any(map(self._dispatcher.long, source.tasks))
+        code = [(source.processor, task) for task in source.tasks]
+        short = all(itertools.starmap(self._dispatcher.short, code))
+        long = any(itertools.starmap(self._dispatcher.long, code))
+        stays = before >= source.workers * _PREFETCH_OF_SHORT and not long
         return deep if short or stays else source.workers * _PREFETCH_PER_WORKER
 
     def _deepen(self, lot: Lot) -> None:

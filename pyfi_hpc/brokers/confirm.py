@@ -11,9 +11,9 @@ from collections.abc import Callable
 from concurrent.futures import CancelledError, InvalidStateError
 from enum import Enum, auto
 
-import structlog
+from pyfi_hpc.logs import logger
 
-log = structlog.get_logger()
+log = logger()
 
 
 class _State(Enum):

@@ -15,8 +15,6 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-import structlog
-
 from pyfi_hpc.brokers.base import (
     DELIVERY_LIMIT,
     Confirm,
@@ -32,8 +30,9 @@ from pyfi_hpc.brokers.base import (
 from pyfi_hpc.brokers.letters import DEAD_EXCHANGE, letter
 from pyfi_hpc.brokers.refusals import closed, full, mismatch, unroutable
 from pyfi_hpc.errors import BadInput, PyfiError
+from pyfi_hpc.logs import logger
 
-log = structlog.get_logger()
+log = logger()
 
 
 @dataclass(slots=True, order=True)

@@ -9,7 +9,6 @@ from contextlib import closing, contextmanager
 from typing import Any
 
 import psycopg2
-import structlog
 
 from pyfi_hpc.brokers.base import Confirm, Delivery, Depth, Peeked, Publication, Reason, TaskQueue, dead_queue, nothing
 from pyfi_hpc.brokers.letters import letter
@@ -21,11 +20,12 @@ from pyfi_hpc.brokers.postgres.publisher import Publisher
 from pyfi_hpc.brokers.postgres.session import opened
 from pyfi_hpc.brokers.refusals import closed, unreachable
 from pyfi_hpc.errors import BadInput
+from pyfi_hpc.logs import logger
 
 #: PostgreSQL 13, as the number that the server gives.
 OLDEST = 130_000
 
-log = structlog.get_logger()
+log = logger()
 
 
 class PostgresBroker:

@@ -14,7 +14,6 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
-import structlog
 from psycopg2 import sql as identifiers
 from psycopg2.extras import Json
 
@@ -23,13 +22,14 @@ from pyfi_hpc.brokers.letters import notes
 from pyfi_hpc.brokers.postgres import queues, sql
 from pyfi_hpc.brokers.postgres.names import queue_channel
 from pyfi_hpc.brokers.postgres.session import Session, SessionLost
+from pyfi_hpc.logs import logger
 
 #: A third of the lease.
 RENEW_SECONDS = 3.0
 #: Bounds what one claim brings into memory.
 CLAIM_MESSAGES = 100
 
-log = structlog.get_logger()
+log = logger()
 
 
 class Row(NamedTuple):

@@ -9,7 +9,6 @@ from contextlib import suppress
 from typing import Any, Protocol
 
 import pika
-import structlog
 from pika.adapters.select_connection import EPollPoller, IOLoop
 
 from pyfi_hpc.baton import Baton
@@ -18,8 +17,9 @@ from pyfi_hpc.brokers.rabbitmq.backoff import Backoff
 from pyfi_hpc.brokers.rabbitmq.frames import Writer
 from pyfi_hpc.brokers.rabbitmq.reader import Reader
 from pyfi_hpc.errors import BrokerUnavailable
+from pyfi_hpc.logs import logger
 
-log = structlog.get_logger()
+log = logger()
 
 #: How often a session looks whether its channels still live; pika tells nobody of some that do not.
 WATCH_SECONDS = 2.0

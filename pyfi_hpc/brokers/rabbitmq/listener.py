@@ -7,13 +7,12 @@ import uuid
 from collections.abc import Callable
 from typing import Any
 
-import structlog
-
 from pyfi_hpc.brokers.rabbitmq.arguments import control_exchange
 from pyfi_hpc.brokers.rabbitmq.channels import KeptChannel
 from pyfi_hpc.brokers.rabbitmq.reader import Delivered
+from pyfi_hpc.logs import logger
 
-log = structlog.get_logger()
+log = logger()
 
 
 class Listener(KeptChannel):

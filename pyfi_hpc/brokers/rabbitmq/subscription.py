@@ -8,15 +8,14 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import structlog
-
 from pyfi_hpc.brokers.base import Delivery, is_single, nothing
 from pyfi_hpc.brokers.rabbitmq.channels import KeptChannel
 from pyfi_hpc.brokers.rabbitmq.deliveries import Incarnation, RabbitDelivery
 from pyfi_hpc.brokers.rabbitmq.reader import Delivered
 from pyfi_hpc.errors import BadInput
+from pyfi_hpc.logs import logger
 
-log = structlog.get_logger()
+log = logger()
 
 #: AMQP writes the prefetch into two bytes, and 0 would mean "no limit".
 PREFETCH_MOST = 65_535
