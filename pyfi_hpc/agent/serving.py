@@ -7,7 +7,7 @@ import os
 from dataclasses import replace
 
 import pyfi_hpc
-from pyfi_hpc.agent import pilot
+from pyfi_hpc.agent import addresses, pilot
 from pyfi_hpc.agent.ahead import Ahead
 from pyfi_hpc.agent.cores import cores_for
 from pyfi_hpc.agent.lock import Post
@@ -56,7 +56,9 @@ def _serve(settings: Settings, ahead: Ahead, post: Post, unsafe: bool) -> int:
             poll_seconds=settings.agent.poll_seconds,
             kill_wait_seconds=settings.agent.kill_wait_seconds,
             max_value_bytes=settings.agent.max_value_bytes,
+            blob_quota_bytes=settings.blob_quota_bytes,
             keep=Keep(settings.retention.outcomes_days, settings.retention.events_days),
+            pipes_address=_pipes_address(settings, ahead.uri.result(), post, job),
         )
         # thousands of small records live for milliseconds: looking for cycles among them took a tenth of the time
         gc.freeze()
@@ -75,6 +77,17 @@ def _check(ahead: Ahead, post: Post, unsafe: bool) -> Pilot | None:
         job = pilot.find(cursor, post.network, post.token, post.incarnation) if post.token else None
         post.refuse_second(cursor)
     return job
+
+
+def _pipes_address(settings: Settings, uri: str, post: Post, job: Pilot | None) -> str | None:
+    """The node's address for pipes to other nodes of its job; None where there are to be none."""
+    if not settings.agent.node_pipes or job is None or not addresses.several_nodes(job.request):
+        return None
+    found = addresses.own_address(post.host, uri, settings.agent.node_pipes_network)
+    if found is None:
+        log.warning("pipes lead to no other node: none of its addresses is known to others", node=post.host,
+                    cure="set agent.node_pipes_network")  # fmt: skip
+    return found
 
 
 def _application(settings: Settings, post: Post, job: Pilot | None) -> Application:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import queue
 import threading
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 
     from pyfi_hpc.client.network import Network
     from pyfi_hpc.client.operations import Operations
+    from pyfi_hpc.client.storing import Storing
 
 T = TypeVar("T")
 
@@ -159,7 +161,17 @@ class Session:
     @cached_property
     def packer(self) -> Packer:
         """Arguments to bytes and values back."""
-        return Packer(self.settings.blob_dir, self.settings.client.max_value_bytes)
+        return Packer(self.settings.blob_dir, self.settings.client.max_value_bytes, self.settings.blob_quota_bytes)
+
+    @property
+    def storing(self) -> Storing:
+        """Who stores large arguments beside their caller."""
+        return self._opened("_storing", self._make_storing)
+
+    def _make_storing(self) -> Storing:
+        from pyfi_hpc.client.storing import Storing
+
+        return Storing(self.packer)
 
     def _opened(self, name: str, make: Callable[[], T]) -> T:
         found: T | None = self.__dict__.get(name)
@@ -192,6 +204,9 @@ class Session:
     def _make_sender(self) -> Sender:
         reply = self.broker.reply_address(self.waiter.hear)
         most = self.settings.client.batch_calls
+        if self._accepted_log.wanted:
+            # a program's last call may be answered before it is confirmed, and it need not close its client
+            atexit.register(self.close)
         return Sender(self.broker, self.owner, reply, self.directory.mend, self._accepted_log, self.tell, most)
 
     def _make_network(self) -> Network:
@@ -214,8 +229,9 @@ class Session:
             if self._closed:
                 return
             self._closed = True
+        atexit.unregister(self.close)
         parts = self.__dict__
-        for name in ("_sender", "_pacer", "_broker"):
+        for name in ("_storing", "_sender", "_pacer", "_broker"):
             if name in parts:
                 parts[name].close()
         if "_waiter" in parts:

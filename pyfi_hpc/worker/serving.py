@@ -36,7 +36,8 @@ def serve(options: Options) -> None:
         os._exit(1)
     interrupts.install()
     outbox.send(Hello(os.getpid(), _VERSION))
-    loop.serve(Runner(module, options.blobs, options.max_value_bytes, interrupts, loop.items))
+    limits = options.max_value_bytes, options.blob_quota_bytes
+    loop.serve(Runner(module, options.blobs, *limits, interrupts, loop.items))
     # the agent sees the end from here on, and bounds what user code does at exit
     connection.close()
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import psycopg2
 
-from pyfi_hpc.brokers.base import Confirm, Delivery, Depth, Peeked, Publication, Reason, TaskQueue, dead_queue
+from pyfi_hpc.brokers.base import Confirm, Delivery, Depth, Peeked, Publication, Reason, TaskQueue, dead_queue, nothing
 from pyfi_hpc.brokers.letters import letter
 from pyfi_hpc.brokers.postgres import queues, replies
 from pyfi_hpc.brokers.postgres.consumer import Consumer, PostgresSubscription
@@ -99,9 +99,16 @@ class PostgresBroker:
         """Publish to the dead letters of `network`."""
         return self.publish(letter(network, publication, reason, detail))
 
-    def consume(self, queue: str, *, prefetch: int, deliver: Callable[[Delivery], None]) -> PostgresSubscription:
+    def consume(
+        self,
+        queue: str,
+        *,
+        prefetch: int,
+        deliver: Callable[[Delivery], None],
+        all_here: Callable[[], None] = nothing,
+    ) -> PostgresSubscription:
         """Deliver on the consuming session's thread."""
-        return self._consumes().add(queue, prefetch, deliver)
+        return self._consumes().add(queue, prefetch, deliver, all_here)
 
     def reply_address(self, on_reply: Callable[[bytes], None]) -> str:
         """A channel of this client's own."""

@@ -14,6 +14,7 @@ from pika.adapters.select_connection import EPollPoller, IOLoop
 from pyfi_hpc.baton import Baton
 from pyfi_hpc.brokers.rabbitmq.address import unavailable
 from pyfi_hpc.brokers.rabbitmq.backoff import Backoff
+from pyfi_hpc.brokers.rabbitmq.frames import Writer
 from pyfi_hpc.brokers.rabbitmq.reader import Reader
 from pyfi_hpc.errors import BrokerUnavailable
 from pyfi_hpc.logs import logger
@@ -143,7 +144,8 @@ class Link:
                 on_close_callback=self._ended,
                 custom_ioloop=loop,
             )
-            self._connection.reader = Reader(self._connection)
+            self._connection.writer = Writer(self._connection)
+            self._connection.reader = Reader(self._connection, self._connection.writer)
             with self._lock:
                 self._loop, self._woken = loop, False
             if not self._closing.is_set():

@@ -50,8 +50,9 @@ class Listener(KeptChannel):
         self.listening.set()
         self.tried.set()
 
-    def _received(self, delivered: Delivered) -> None:
-        try:
-            self._hear(delivered.body)
-        except Exception:
-            log.exception("hint not taken", queue=self.name)
+    def _received(self, deliveries: list[Delivered]) -> None:
+        for delivered in deliveries:
+            try:
+                self._hear(delivered.body)
+            except Exception:
+                log.exception("hint not taken", queue=self.name)
