@@ -2,11 +2,13 @@
 
 Checked: each accepted id has exactly one outcome (I1); each child exists once and carries the value that its parent
 committed (I2); queues, hold rows and leases are empty, dead ones apart (I4, I5); no process of an ended worker is
-left (I6); each blob that is referred to is there and is what its name says (I8).
+left (I6); each blob that is referred to is there and is what its name says (I8). Calls that wait for their time, such
+as delayed ones, are counted, and are no breach: who wants them over as well asks whether the report is `quiet`.
 """
 
 from __future__ import annotations
 
+import datetime
 import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -30,12 +32,17 @@ _SCANS = ("enable_indexscan", "enable_indexonlyscan", "enable_bitmapscan")
 
 @dataclass
 class Report:
-    """What was found. `problems` are lines for a person; empty when every invariant holds."""
+    """What was found. `problems` are lines for a person; empty when every invariant holds.
+
+    `waiting` calls have no outcome because the time at which they are to start is ahead; the last one's is `until`.
+    """
 
     sent: int = 0
     done: int = 0
     lost: int = 0
     twice: int = 0
+    waiting: int = 0
+    until: datetime.datetime | None = None
     problems: list[str] = field(default_factory=list)
 
     @property
@@ -43,14 +50,21 @@ class Report:
         return not (self.problems or self.lost or self.twice)
 
     @property
+    def quiet(self) -> bool:
+        """Whether it is ok, and no call waits for its time either."""
+        return self.ok and not self.waiting
+
+    @property
     def line(self) -> str:
-        """The four numbers in one line."""
-        return f"sent {self.sent:,}  done {self.done:,}  lost {self.lost:,}  recorded twice {self.twice:,}"
+        """The numbers in one line."""
+        waiting = f"  waiting {self.waiting:,}" if self.waiting else ""
+        return f"sent {self.sent:,}  done {self.done:,}{waiting}  lost {self.lost:,}  recorded twice {self.twice:,}"
 
     @property
     def lines(self) -> list[str]:
         """Everything, for a person."""
-        return [*self.problems, self.line]
+        waiting = [f"calls that wait for their time: {self.waiting:,}, the last until {self.until}"]
+        return [*self.problems, *(waiting if self.waiting else ()), self.line]
 
     def found(self, invariant: str, what: str, ids: Iterable[bytes] = ()) -> None:
         """Note a breach of `invariant`, with the first few ids, in full: some are on no record to find them in."""
@@ -78,10 +92,12 @@ def check(
     report = Report()
     with connection, connection.cursor() as cursor:
         cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
-        _outcomes(cursor, report, None if accepted is None else set(accepted), owner)
+        waiting = _waiting(cursor, report)
+        ours = {identity for whose, identity in waiting if owner in (None, whose)}
+        _outcomes(cursor, report, None if accepted is None else set(accepted), owner, ours)
         _expected(cursor, report, known or {})
-        _children(cursor, report)
-        _holds(cursor, report)
+        _children(cursor, report, {identity for _, identity in waiting})
+        _holds(cursor, report, waiting)
         _workers(cursor, report, host)
         if blob_dir is not None:
             _blobs(cursor, report, blob_dir)
@@ -101,7 +117,20 @@ def read_accepted(path: Path) -> set[bytes]:
     return {parse_id(line.strip()) for line in whole.splitlines() if line.strip()}
 
 
-def _outcomes(cursor: Cursor, report: Report, accepted: set[bytes] | None, owner: str | None) -> None:
+def _waiting(cursor: Cursor, report: Report) -> set[tuple[str, bytes]]:
+    """Owner and id of each call that is not decided and is to start later. A call whose time has come is not one."""
+    cursor.execute(
+        "SELECT owner, uuid_send(id), due FROM pyfi.hold h WHERE state = 'DUE' AND due > now() AND NOT EXISTS"
+        f" (SELECT FROM pyfi.outcome o WHERE (o.owner, o.id) = (h.owner, h.id) AND o.status IN {_FINAL})"
+    )
+    found = {(owner, bytes(identity)): due for owner, identity, due in cursor.fetchall()}
+    report.waiting, report.until = len(found), max(found.values(), default=None)
+    return set(found)
+
+
+def _outcomes(
+    cursor: Cursor, report: Report, accepted: set[bytes] | None, owner: str | None, waiting: set[bytes]
+) -> None:
     """I1, and the first half of I2."""
     # every row is visited, not only those that the unique index knows of: a broken index hides what it should forbid
     cursor.execute("".join(f"SET LOCAL {scan} = off;" for scan in _SCANS))
@@ -113,11 +142,12 @@ def _outcomes(cursor: Cursor, report: Report, accepted: set[bytes] | None, owner
     )
     recorded = {bytes(identity): times for identity, times in cursor.fetchall()}
     cursor.execute("".join(f"SET LOCAL {scan} = on;" for scan in _SCANS))
-    wanted = recorded.keys() if accepted is None else accepted
-    missing = {identity for identity in wanted if identity not in recorded}
+    wanted = recorded.keys() | waiting if accepted is None else accepted
+    later = {identity for identity in wanted if identity in waiting and identity not in recorded}
+    missing = {identity for identity in wanted if identity not in recorded} - later
     twice = {identity for identity in wanted if recorded.get(identity, 0) > 1}
     report.sent, report.lost, report.twice = len(wanted), len(missing), len(twice)
-    report.done = report.sent - report.lost
+    report.done = report.sent - report.lost - len(later)
     if missing:
         report.found("I1", f"{len(missing)} accepted ids have no outcome", missing)
     if twice:
@@ -135,8 +165,8 @@ def _expected(cursor: Cursor, report: Report, known: dict[bytes, bytes]) -> None
         report.found("I1", f"{len(wrong)} outcomes have another value than was expected", wrong)
 
 
-def _children(cursor: Cursor, report: Report) -> None:
-    """The second half of I2: what every committed value was to start has been decided, with that very value."""
+def _children(cursor: Cursor, report: Report, waiting: set[bytes]) -> None:
+    """The second half of I2: what each committed value was to start is decided, with that very value, or waits."""
     wanted = dict(_expected_children(cursor))
     if not wanted:
         return
@@ -144,7 +174,7 @@ def _children(cursor: Cursor, report: Report) -> None:
         "SELECT uuid_send(id), digest FROM pyfi.outcome WHERE id = ANY (%s::uuid[])", ([each.hex() for each in wanted],)
     )
     found = {bytes(row[0]): bytes(row[1] or b"") for row in cursor.fetchall()}
-    missing = wanted.keys() - found.keys()
+    missing = wanted.keys() - found.keys() - waiting
     wrong = {identity for identity, digest in found.items() if digest and digest != wanted[identity]}
     if missing:
         report.found("I2", f"{len(missing)} children of committed outcomes have no outcome", missing)
@@ -163,12 +193,13 @@ def _expected_children(cursor: Cursor) -> Iterator[tuple[bytes, bytes]]:
             yield child_id(bytes(identity), route.edge), call_digest(route.socket, arguments_sent)
 
 
-def _holds(cursor: Cursor, report: Report) -> None:
+def _holds(cursor: Cursor, report: Report, waiting: set[tuple[str, bytes]]) -> None:
     """I4 and I5 in the database."""
-    cursor.execute("SELECT uuid_send(id), state FROM pyfi.hold WHERE state <> 'DEAD'")
+    cursor.execute("SELECT owner, uuid_send(id), state FROM pyfi.hold WHERE state <> 'DEAD'")
     left: dict[str, set[bytes]] = {}
-    for identity, state in cursor.fetchall():
-        left.setdefault(state, set()).add(bytes(identity))
+    for owner, identity, state in cursor.fetchall():
+        if (owner, bytes(identity)) not in waiting:
+            left.setdefault(state, set()).add(bytes(identity))
     for state, ids in sorted(left.items()):
         report.found("I5" if state == "LEASED" else "I4", f"{len(ids)} hold rows are {state}", ids)
     cursor.execute(

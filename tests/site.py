@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -210,6 +210,30 @@ def in_turn(x, log, trouble=""):
     return x
 
 
+def counts_in_turn(x, n, log, trouble=""):
+    """Yields [number, log] n times, from x * n on; says so in the log as `in_turn` does, and has the same troubles."""
+    with open(log, "a") as file:
+        file.write(f"begins {x}\\n")
+    for number in range(x * n, x * n + n):
+        if trouble and number == x * n + n // 2 and not os.path.exists(f"{log}.{trouble}"):
+            open(f"{log}.{trouble}", "w").close()
+            if trouble == "raises":
+                raise ValueError(x)
+            os.kill(os.getpid() if trouble == "worker" else os.getppid(), signal.SIGKILL)
+            time.sleep(60)
+        yield [number, log]
+    with open(log, "a") as file:
+        file.write(f"ends {x}\\n")
+
+
+def notes(what):
+    """Writes the number that it is given."""
+    number, log = what
+    with open(log + ".notes", "a") as file:
+        file.write(f"{number}\\n")
+    return number
+
+
 def once_killed(x, log, flag):
     """Dies at its first run, then works."""
     note(log)
@@ -324,17 +348,24 @@ class Site:
             self.client.network.add_socket(name=f"{name}.{task}", queue=self.queue, processor=name, task=task)
 
     def agent(
-        self, failpoint: str = "", host: str = "host1", *, respawn: bool = False, job: str = "", **variables: str
+        self,
+        failpoint: str = "",
+        host: str = "host1",
+        *,
+        respawn: bool = False,
+        job: str = "",
+        through: Sequence[str] = (),
+        **variables: str,
     ) -> AgentProcess:
         """Start an agent, with `PYFI_FAILPOINT` set to `failpoint`; with `respawn` under the parent that keeps it.
 
-        `job`: the token of the job that it runs in.
+        `job`: the token of the job that it runs in. `through`: what starts it elsewhere, such as in another network.
         """
         log = self.home / f"agent-{len(self.agents)}.log"
         environment = {**self.environment, "PYFI_FAILPOINT": failpoint, **variables}
         # tied to this process: a test run that is killed leaves no agent behind
         tied = ["--parent", str(os.getpid())]
-        command = [sys.executable, "-P", "-m", "pyfi_hpc.agent.main", "--host", host, *tied]
+        command = [*through, sys.executable, "-P", "-m", "pyfi_hpc.agent.main", "--host", host, *tied]
         command += ["--respawn"] if respawn else []
         command += ["--job", job] if job else []
         with log.open("wb") as file:
@@ -397,7 +428,7 @@ class Site:
     def quiet(self, timeout: float = 60.0) -> None:
         """Wait until every accepted id is decided and nothing is under way."""
         try:
-            eventually(lambda: self.check().ok, timeout=timeout, interval=0.2)
+            eventually(lambda: self.check().quiet, timeout=timeout, interval=0.2)
         except AssertionError:
             raise AssertionError("\n".join([*self.check().lines, *self.tails()])) from None
 

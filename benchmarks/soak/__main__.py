@@ -97,7 +97,7 @@ def _quiet(stage: Stage) -> Report:
 
     def content() -> bool:
         reports.append(stage.checked())
-        return reports[-1].ok
+        return reports[-1].quiet
 
     until(content, QUIET_SECONDS, interval=1.0)
     return reports[-1]

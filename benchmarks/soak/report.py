@@ -32,12 +32,13 @@ class Soak:
     @property
     def stuck(self) -> int:
         """Calls without an outcome that are somewhere, or may be: messages are not opened."""
-        return self.record.lost if self.queued else min(self.held, self.record.lost)
+        lost = self.record.lost if self.queued else min(self.held, self.record.lost)
+        return lost + self.record.waiting
 
     @property
     def lost(self) -> int:
         """Calls without an outcome that are nowhere."""
-        return self.record.lost - self.stuck
+        return self.record.lost + self.record.waiting - self.stuck
 
     @property
     def faults(self) -> list[str]:

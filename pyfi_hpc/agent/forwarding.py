@@ -1,18 +1,21 @@
 """Sends committed results along their plugs, with confirms, under ids derived from the parent (RELIABILITY 1.5, 1.22).
 
 Children for one target travel together. What the broker refuses is tried again; what it refuses for longer than the
-spill time is given back to be parked in hold rows, so that a full queue downstream never blocks an ack.
+spill time is given back to be parked in hold rows, so that a full queue downstream never blocks an ack. To a fifo
+socket one parcel goes at a time (1.13): none overtakes another that was refused for a moment.
 """
 
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from pyfi_hpc.agent.lots import child_call
 from pyfi_hpc.agent.verdicts import Verdict
 from pyfi_hpc.brokers.base import Confirm, Publication
+from pyfi_hpc.model.names import is_fifo
 from pyfi_hpc.wire import messages
 from pyfi_hpc.wire.ids import child_id, new_id
 from pyfi_hpc.wire.messages import WIRE_VERSION, Call, Message, Route
@@ -48,6 +51,8 @@ class Forwarder:
         self._confirmed = confirmed
         self._waiting: dict[int, int] = {}
         self._again: list[Parcel] = []
+        #: what goes to fifo sockets; the first of each is on its way
+        self._lines: dict[Route, deque[Parcel]] = {}
 
     @property
     def busy(self) -> bool:
@@ -59,7 +64,23 @@ class Forwarder:
         for parcel in _parcels(verdicts):
             for parent in parcel.parents:
                 self._waiting[id(parent)] = self._waiting.get(id(parent), 0) + 1
-            self._publish(parcel)
+            if not is_fifo(parcel.route.key) or self._is_first(parcel):
+                self._publish(parcel)
+
+    def _is_first(self, parcel: Parcel) -> bool:
+        """Let it stand in line; whether there is none before it."""
+        line = self._lines.setdefault(parcel.route, deque())
+        line.append(parcel)
+        return len(line) == 1
+
+    def _next(self, route: Route) -> None:
+        """The first in line is accepted, or given up; the one behind it has its turn."""
+        line = self._lines[route]
+        line.popleft()
+        if line:
+            self._publish(line[0])
+        else:
+            del self._lines[route]
 
     def _publish(self, parcel: Parcel) -> None:
         message = parcel.message
@@ -74,9 +95,12 @@ class Forwarder:
 
     def resolve(self, parcel: Parcel, error: BaseException | None) -> tuple[list[Verdict], Parcel | None]:
         """Take the broker's word: (parents that wait for nothing more, the parcel when it is to be parked)."""
+        spilt = error is not None and time.monotonic() - parcel.first_tried >= SPILL_SECONDS
+        if (error is None or spilt) and parcel.route in self._lines:
+            self._next(parcel.route)
         if error is None:
             return self.release(parcel), None
-        if time.monotonic() - parcel.first_tried >= SPILL_SECONDS:
+        if spilt:
             return [], parcel
         parcel.due = time.monotonic() + _AGAIN_SECONDS
         self._again.append(parcel)

@@ -141,8 +141,12 @@ class WorkerProcess:
 
     def send(self, frame: ToWorker) -> None:
         """Hand the frame over; what does not fit into the socket now follows when it is writable."""
-        self._outgoing += pack(frame)
+        self.queue(frame)
         self.flush()
+
+    def queue(self, frame: ToWorker) -> None:
+        """Have the frame leave with the next `flush`."""
+        self._outgoing += pack(frame)
 
     @property
     def wants_to_write(self) -> bool:

@@ -43,7 +43,8 @@ class RabbitMQ:
     """One node with the vhost `pyfi` and one user of it; there is no guest.
 
     As a context manager it starts, and leaves nothing behind. `address` is where it listens; its ports of Erlang's
-    own stay on the loopback. `settings` are lines of rabbitmq.conf, `consumer_timeout` is in milliseconds.
+    own stay on the loopback. `settings` are lines of rabbitmq.conf, `consumer_timeout` is in milliseconds. With a
+    `certificate` and its key it speaks TLS as well, at `tls_port`.
     """
 
     def __init__(
@@ -53,8 +54,9 @@ class RabbitMQ:
         consumer_timeout: int | None = None,
         settings: Mapping[str, str] | None = None,
         plugins: Sequence[str] = (),
+        certificate: tuple[Path, Path] | None = None,
     ) -> None:
-        self.address = address
+        self.address, self._certificate = address, certificate
         self.settings = dict(settings or {})
         if consumer_timeout is not None:
             self.settings["consumer_timeout"] = str(consumer_timeout)
@@ -190,6 +192,12 @@ class RabbitMQ:
         return self._leases["amqp"].number
 
     @property
+    def tls_port(self) -> int:
+        """The port for AMQP over TLS, where there is a certificate for it."""
+        self._made()
+        return self._leases["amqps"].number
+
+    @property
     def uri(self) -> str:
         """The AMQP address with user and password."""
         return f"amqp://{USER}:{self.password}@{self.address}:{self.port}/{VHOST}"
@@ -227,6 +235,8 @@ class RabbitMQ:
     def _make(self) -> None:
         self._home = home = Path(tempfile.mkdtemp(prefix="pyfi-rabbitmq-", dir="/tmp"))
         self._leases = {"amqp": lease_port(self.address), "dist": lease_port(), "epmd": lease_port()}
+        if self._certificate is not None:
+            self._leases["amqps"] = lease_port(self.address)
         (home / "rabbitmq.conf").write_text(_lines(self._configuration()))
         (home / "plugins").write_text(f"[{','.join(self.plugins)}].\n")
         (home / "definitions.json").write_text(json.dumps(definitions(self.password)))
@@ -240,7 +250,17 @@ class RabbitMQ:
             "disk_free_limit.absolute": "50MB",
             "log.file.level": "warning",
         }
-        return own | self.settings
+        return own | self._tls() | self.settings
+
+    def _tls(self) -> dict[str, str]:
+        if self._certificate is None:
+            return {}
+        certificate, key = map(str, self._certificate)
+        return {
+            "listeners.ssl.1": f"{self.address}:{self.tls_port}",
+            "ssl_options.certfile": certificate,
+            "ssl_options.keyfile": key,
+        }
 
     def _environment(self) -> dict[str, str]:
         home = self._made()

@@ -16,8 +16,9 @@ from types import TracebackType
 from typing import Any, Self, TypeAlias, TypeVar
 
 from pyfi_hpc.brokers.base import Broker
-from pyfi_hpc.client import awaiting
+from pyfi_hpc.client import awaiting, broadcast
 from pyfi_hpc.client.aiomapping import AsyncMap, Inputs
+from pyfi_hpc.client.broadcast import Broadcast
 from pyfi_hpc.client.client import Client, arguments, raise_refused
 from pyfi_hpc.client.futures import Future
 from pyfi_hpc.client.items import late
@@ -140,6 +141,26 @@ class AsyncClient:
                 await asyncio.shield(asyncio.to_thread(future.cancel, running=True))
             raise
         return await awaiting.value(future)
+
+    async def publish(
+        self,
+        queue: str,
+        *args: object,
+        key: str = "",
+        id: str | uuid.UUID | None = None,
+        timeout: float | None = None,
+        deadline: float | datetime.datetime | None = None,
+        priority: str = Priority.NORMAL,
+        **kwargs: object,
+    ) -> Broadcast:
+        """Call every task that is bound to a logical queue; returns once each of these calls is accepted. See
+        `Client.publish`. `await` of what this gives is the values by their sockets' names."""
+        how: dict[str, Any] = {"key": key, "id": id, "timeout": timeout, "deadline": deadline, "priority": priority}
+        # who is bound is asked of the database each time
+        sent, streams = await awaiting.elsewhere(self._client.begin_publish, queue, args, kwargs, **how)
+        for stream in streams:
+            await awaiting.settled(stream.ticket)
+        return broadcast.accepted(sent, streams)
 
     async def submit_many(
         self,

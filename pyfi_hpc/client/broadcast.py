@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from pyfi_hpc.client import awaiting
 from pyfi_hpc.client.stream import Stream
 from pyfi_hpc.client.tickets import not_accepted
 from pyfi_hpc.db import topology
@@ -19,7 +20,10 @@ if TYPE_CHECKING:
 
 
 class Broadcast(Mapping[str, "Future"]):
-    """What became of a message: a future for each task that was bound when it was sent, by the name of its socket."""
+    """What became of a message: a future for each task that was bound when it was sent, by the name of its socket.
+
+    `await` gives its `result`; a task that is cancelled while it awaits leaves the calls alone.
+    """
 
     def __init__(self, identity: bytes, futures: Mapping[str, Future]) -> None:
         self.identity, self._futures = identity, dict(futures)
@@ -64,7 +68,7 @@ class Broadcast(Mapping[str, "Future"]):
         return self._gathered().__await__()
 
     async def _gathered(self) -> dict[str, Any]:
-        values = await asyncio.gather(*(asyncio.wrap_future(future) for future in self.values()))
+        values = await asyncio.gather(*(awaiting.value(future) for future in self.values()))
         return dict(zip(self, values, strict=True))
 
     def __repr__(self) -> str:
@@ -78,7 +82,7 @@ def _error(future: Future, until: float | None) -> BaseException | None:
         return cancelled
 
 
-def publish(
+def begin(
     session: Session,
     queue: str,
     key: str,
@@ -88,10 +92,10 @@ def publish(
     priority: str,
     decided: Callable[[Future], bool],
     **limits: Any,
-) -> Broadcast:
-    """Send one message; returns once each task's call is accepted. See `Client.publish`.
+) -> tuple[Broadcast, list[Stream]]:
+    """Hand one message over, and do not wait until each task's call is accepted: the streams' tickets tell that.
 
-    `decided` settles a future whose outcome is on record: that call is not sent once more.
+    `decided` settles a future whose outcome is on record: that call is not sent once more. Raises as `Client.publish`.
     """
     bound = session.link.run(lambda cursor: topology.bound(cursor, session.network_name, queue, key))
     if not bound:
@@ -105,12 +109,21 @@ def publish(
     for name, stream in streams.items():
         if not decided(futures[name]):
             stream.flush()
-    if refused := [each for stream in streams.values() for each in stream.refused()]:
-        error = not_accepted(refused, list(futures.values()))
-        error.facts["id"] = id_text(identity)
-        error.cure = f"send it again with id={id_text(identity)}: those that were accepted do not run twice"
+    return Broadcast(identity, futures), list(streams.values())
+
+
+def accepted(sent: Broadcast, streams: Iterable[Stream]) -> Broadcast:
+    """Wait, then give what was sent if each of its calls was accepted.
+
+    Raises:
+        PyfiError: E_NOT_ACCEPTED.
+    """
+    if refused := [each for stream in streams for each in stream.refused()]:
+        error = not_accepted(refused, list(sent.values()))
+        error.facts["id"] = sent.id
+        error.cure = f"send it again with id={sent.id}: those that were accepted do not run twice"
         raise error
-    return Broadcast(identity, futures)
+    return sent
 
 
 def _nobody(queue: str, key: str, bound: Mapping[str, str] | None) -> BadInput:

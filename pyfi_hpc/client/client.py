@@ -9,8 +9,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from pyfi_hpc.brokers.base import Broker
-from pyfi_hpc.client import rows, times
-from pyfi_hpc.client.broadcast import Broadcast, publish
+from pyfi_hpc.client import broadcast, rows, times
+from pyfi_hpc.client.broadcast import Broadcast
 from pyfi_hpc.client.futures import Future
 from pyfi_hpc.client.holding import hold
 from pyfi_hpc.client.mapping import Map, Outcomes, check_most
@@ -188,10 +188,26 @@ class Client:
             BadInput: E_NOT_FOUND; E_UNKNOWN_SOCKET, no task is bound; what `submit` raises, and then nothing is sent.
             PyfiError: E_NOT_ACCEPTED, not accepted everywhere; it may be repeated with `facts["id"]`.
         """
+        how: dict[str, Any] = {"key": key, "id": id, "timeout": timeout, "deadline": deadline, "priority": priority}
+        return broadcast.accepted(*self.begin_publish(queue, args, kwargs, **how))
+
+    def begin_publish(
+        self,
+        queue: str,
+        args: tuple[object, ...],
+        kwargs: Mapping[str, object],
+        *,
+        key: str = "",
+        id: str | uuid.UUID | None = None,
+        timeout: float | None = None,
+        deadline: float | datetime.datetime | None = None,
+        priority: str = Priority.NORMAL,
+    ) -> tuple[Broadcast, list[Stream]]:
+        """Hand one message over, as `publish` does, and do not wait until it is accepted: the streams' tickets tell."""
         identity = new_id() if id is None else parse_id(id)
         limits = {"timeout": times.timeout_of(timeout), "deadline": times.deadline_of(deadline)}
         decided = (lambda _: False) if id is None else self._decided
-        return publish(self._session, queue, key, args, kwargs, identity, priority, decided, **limits)
+        return broadcast.begin(self._session, queue, key, args, kwargs, identity, priority, decided, **limits)
 
     def map(
         self,

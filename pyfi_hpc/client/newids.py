@@ -8,6 +8,8 @@ import time
 #: Ids for which chance is fetched at once, after the first.
 _MANY = 1024
 _CHANCE_BYTES = 10
+#: What of these bytes is not chance: the version in the first, the variant in the third.
+_FIXED, _FREE = bytes.fromhex("70008000000000000000"), bytes.fromhex("0fff3fffffffffffffff")
 
 _forks = 0
 
@@ -30,10 +32,13 @@ class NewIds:
     def next(self) -> bytes:
         """A fresh id."""
         if self._at >= len(self._chance) or self._forks != _forks:
-            many = _MANY if self._chance else 1
-            self._chance, self._at, self._forks = os.urandom(many * _CHANCE_BYTES), 0, _forks
+            self._chance, self._at, self._forks = _marked(_MANY if self._chance else 1), 0, _forks
         at, self._at = self._at, self._at + _CHANCE_BYTES
-        chance = bytearray(self._chance[at : at + _CHANCE_BYTES])
-        chance[0] = 0x70 | (chance[0] & 0x0F)
-        chance[2] = 0x80 | (chance[2] & 0x3F)
-        return (time.time_ns() // 1_000_000).to_bytes(6, "big") + bytes(chance)
+        return (time.time_ns() // 1_000_000).to_bytes(6, "big") + self._chance[at : at + _CHANCE_BYTES]
+
+
+def _marked(many: int) -> bytes:
+    """The second parts of so many ids; all of them are marked at once, as one large number."""
+    chance = int.from_bytes(os.urandom(many * _CHANCE_BYTES), "big")
+    marked = chance & int.from_bytes(_FREE * many, "big") | int.from_bytes(_FIXED * many, "big")
+    return marked.to_bytes(many * _CHANCE_BYTES, "big")

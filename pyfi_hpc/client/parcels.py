@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from collections import deque
 from dataclasses import dataclass, field
-from typing import NamedTuple
+
+import msgspec
 
 from pyfi_hpc.brokers.base import Confirm
 from pyfi_hpc.client.directory import Way
@@ -22,7 +23,7 @@ UNKNOWN_CALLS = 8
 EAGER_PARCELS = 2
 
 
-class Item(NamedTuple):
+class Item(msgspec.Struct, frozen=True, gc=False):
     """A call that is not accepted yet; `deadline` is `time.monotonic()` when its caller is told so."""
 
     future: Future

@@ -15,8 +15,6 @@ from functools import partial
 from itertools import groupby
 from operator import attrgetter
 
-import structlog
-
 from pyfi_hpc.brokers.base import Broker, Confirm, Publication
 from pyfi_hpc.client import notices
 from pyfi_hpc.client.directory import Way
@@ -25,18 +23,21 @@ from pyfi_hpc.client.parcels import EAGER_PARCELS, MOST_CALLS, Item, Lane, Parce
 from pyfi_hpc.client.tickets import AcceptedLog
 from pyfi_hpc.errors import BrokerUnavailable, PyfiError, Unavailable
 from pyfi_hpc.failpoints import reach
+from pyfi_hpc.logs import logger
 from pyfi_hpc.wire import messages
 from pyfi_hpc.wire.ids import new_id
-from pyfi_hpc.wire.messages import WIRE_VERSION, Message
+from pyfi_hpc.wire.messages import WIRE_VERSION, Answer, Message
 
-#: Messages that may be unconfirmed at once.
-WINDOW = 64
-#: Calls, and bytes of them, that may wait to be sent before callers have to wait themselves.
+#: Messages that may be unconfirmed at once; where they are so many, the next go when half of them are confirmed, for
+#: many that go together cost each of them less, all the way.
+WINDOW = 128
+#: Calls, and bytes of them, that may wait to be sent before callers have to wait themselves; they go on when a quarter
+#: of that is gone, not to be woken for each.
 ROOM_CALLS, ROOM_BYTES = 4096, 16 * 2**20
 
 _NEVER = float("inf")
 
-log = structlog.get_logger()
+log = logger()
 
 
 class Sender:
@@ -67,6 +68,8 @@ class Sender:
         self._late_at = _NEVER
         self._notices, self._tell = Notices(), tell
         self._closing = self._sending = False
+        #: the window has been full, and is not half empty yet; somebody waits for room
+        self._full = self._crowded = False
         self._thread = threading.Thread(target=self._run, name="pyfi-sender", daemon=True)
         self._thread.start()
 
@@ -101,10 +104,11 @@ class Sender:
         if roomy:
             self._send_ready()
         else:
-            refuse(items, self._refusal(None))
+            self._give_back(items, self._refusal(None))
 
     def _wait_for_room(self, deadline: float) -> bool:
         while not self._closing and (self._waiting >= ROOM_CALLS or self._bytes >= ROOM_BYTES):
+            self._crowded = True
             if not self._room.wait(max(0.0, deadline - time.monotonic())) and time.monotonic() >= deadline:
                 return False
         return not self._closing
@@ -136,7 +140,7 @@ class Sender:
             self._again.clear()
             self._news.notify_all()
             self._room.notify_all()
-        refuse(left, BrokerUnavailable("E_BROKER", "the client was closed before the call was accepted"))
+        self._give_back(left, BrokerUnavailable("E_BROKER", "the client was closed before the call was accepted"))
         self._thread.join()
 
     # the thread
@@ -186,7 +190,8 @@ class Sender:
 
     def _next(self) -> Parcel | None:
         """The parcel to send now, put into the window; None where there is none, or no room in the window."""
-        if self._closing or len(self._window) >= WINDOW:
+        self._full = len(self._window) > (WINDOW // 2 if self._full else WINDOW - 1)
+        if self._closing or self._full:
             return None
         now = time.monotonic()
         for parcel in self._again:
@@ -210,7 +215,9 @@ class Sender:
     def _leave_room(self, items: Sequence[Item]) -> None:
         self._waiting -= len(items)
         self._bytes -= sum([len(item.call.args) for item in items])
-        self._room.notify_all()
+        if self._crowded and self._waiting <= ROOM_CALLS * 3 // 4 and self._bytes <= ROOM_BYTES * 3 // 4:
+            self._crowded = False
+            self._room.notify_all()
 
     def _enter(self, parcel: Parcel) -> Parcel:
         self._window.add(parcel)
@@ -272,7 +279,7 @@ class Sender:
         if error is None:
             self._accepted(items)
         elif not again:
-            refuse(items, error)
+            self._give_back(items, error)
 
     def _may_go_again(self, parcel: Parcel, error: PyfiError) -> bool:
         if self._closing:
@@ -309,6 +316,11 @@ class Sender:
             for ticket, group in groupby(items, key=_ticket):
                 ticket.settle(sum(1 for _ in group))
 
+    def _give_back(self, items: Sequence[Item], error: PyfiError) -> None:
+        """No word of the broker's will come: refused, but for those that are answered, which proves them accepted."""
+        self._accepted([item for item in items if isinstance(item.future.answer, Answer)])
+        refuse([item for item in items if not isinstance(item.future.answer, Answer)], error)
+
     # calls whose time is over
 
     def _late(self) -> list[tuple[Parcel | None, list[Item]]]:
@@ -335,7 +347,7 @@ class Sender:
 
     def _give_up(self, late: Iterable[tuple[Parcel | None, list[Item]]]) -> None:
         for parcel, items in late:
-            refuse(items, self._refusal(parcel))
+            self._give_back(items, self._refusal(parcel))
 
     def _refusal(self, parcel: Parcel | None) -> PyfiError:
         """Why calls were not accepted in time: what the broker said of them, or what state it is in."""

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import queue
 import threading
 from collections.abc import Callable, Iterator
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, TypeVar
-
-import structlog
 
 from pyfi_hpc.brokers.base import Broker
 from pyfi_hpc.brokers.connect import connect
@@ -29,6 +28,7 @@ from pyfi_hpc.db import versions
 from pyfi_hpc.db.plain import place
 from pyfi_hpc.db.record import Cursor
 from pyfi_hpc.errors import PyfiError
+from pyfi_hpc.logs import logger
 from pyfi_hpc.model.priority import Priority
 from pyfi_hpc.wire.ids import id_text
 from pyfi_hpc.wire.messages import Answer, Kind
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-log = structlog.get_logger()
+log = logger()
 
 #: Names a file: one line for each accepted id, for `pyfi verify --accepted`.
 ACCEPTED_LOG = "PYFI_ACCEPTED_LOG"
@@ -204,6 +204,9 @@ class Session:
     def _make_sender(self) -> Sender:
         reply = self.broker.reply_address(self.waiter.hear)
         most = self.settings.client.batch_calls
+        if self._accepted_log.wanted:
+            # a program's last call may be answered before it is confirmed, and it need not close its client
+            atexit.register(self.close)
         return Sender(self.broker, self.owner, reply, self.directory.mend, self._accepted_log, self.tell, most)
 
     def _make_network(self) -> Network:
@@ -226,6 +229,7 @@ class Session:
             if self._closed:
                 return
             self._closed = True
+        atexit.unregister(self.close)
         parts = self.__dict__
         for name in ("_storing", "_sender", "_pacer", "_broker"):
             if name in parts:

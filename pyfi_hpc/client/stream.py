@@ -94,7 +94,7 @@ class Stream:
         self, args: tuple[object, ...], kwargs: Mapping[str, object] = _NONE, **limits: Any
     ) -> tuple[Item, Sequence[Content]]:
         future, call, contents = self._called(args, kwargs, **limits)
-        until = time.monotonic() + self._patience - self._spent
+        until = future.made + self._patience - self._spent
         self._spent = 0.0
         return Item(future, call, self.ticket, until), contents
 

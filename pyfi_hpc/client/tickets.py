@@ -69,11 +69,17 @@ def not_accepted(refused: list[tuple[Future, PyfiError]], every: Sequence[Future
 
 
 class AcceptedLog:
-    """The file named by `PYFI_ACCEPTED_LOG`: one line for each accepted id, written after its confirm."""
+    """The file named by `PYFI_ACCEPTED_LOG`: one line for each accepted id, written after its confirm, or
+    its outcome where no confirm came."""
 
     def __init__(self, path: str | None) -> None:
         self._path = path
         self._descriptor: int | None = None
+
+    @property
+    def wanted(self) -> bool:
+        """Whether there is to be one."""
+        return bool(self._path)
 
     def write(self, futures: Iterable[Future]) -> None:
         """Append their ids in one write, so that lines of several processes do not mix."""

@@ -30,7 +30,9 @@ class Database:
 
 @dataclass(frozen=True)
 class Broker:
-    uri: str = key("", kinds.broker_uri, "amqp://USER:PASSWORD@HOST/VHOST; empty: a broker in the database")
+    uri: str = key(
+        "", kinds.broker_uri, "amqp://USER:PASSWORD@HOST/VHOST, amqps:// for TLS; empty: a broker in the database"
+    )
     management_uri: str = key("", kinds.http_uri, "RabbitMQ's management address, for figures about queues")
     # RabbitMQ's own default of consumer_timeout
     ack_timeout_seconds: int = key(1800, kinds.whole(10, _DAY_SECONDS), "the broker's time limit for an ack")
@@ -75,6 +77,12 @@ class Agent:
     max_value_bytes: int = key(2**30, kinds.whole(1024, 2**40), "the largest result of a call")
     # Slurm's own default of KillWait
     kill_wait_seconds: int = key(30, kinds.whole(1, 3600), "Slurm's KillWait: how long a job that is to end has")
+    node_pipes: bool = key(
+        False, kinds.yes_no, "may results go straight to workers on other nodes of one job, by TCP with CURVE?"
+    )
+    node_pipes_network: str = key(
+        "", kinds.ip_network, "the network for these, such as 10.1.0.0/16; empty: that of the node's name"
+    )
     idle_minutes: float = key(30.0, kinds.number(0.05, 525_600), "after which `pyfi local` ends by itself")
 
 
@@ -83,8 +91,7 @@ class Client:
     timeout_seconds: float | None = key(None, kinds.number_or_none(0, 31_536_000), "how long to wait; empty: no limit")
     connect_seconds: float = key(10.0, kinds.number(0.1, 3600), "how long to try to reach a service")
     max_value_bytes: int = key(2**30, kinds.whole(1024, 2**40), "the largest argument of a call")
-    # more make no difference: what a call then costs is not its share of a message
-    batch_calls: int = key(64, kinds.whole(1, 64), "how many calls share a message at most; 1: each travels alone")
+    batch_calls: int = key(256, kinds.whole(1, 256), "how many calls share a message at most; 1: each travels alone")
 
 
 @dataclass(frozen=True)

@@ -46,11 +46,17 @@ def session(uri: str, application: str) -> Iterator[Cursor]:
         DatabaseUnavailable: E_DB_UNAVAILABLE. BadInput: as `translated` has it.
     """
     dsn = uri.replace("postgresql+psycopg2:", "postgresql:", 1)
+    with translating(place(dsn)), closing(psycopg2.connect(dsn, application_name=application, **LINK)) as connection:
+        yield connection.cursor()
+
+
+@contextmanager
+def translating(where: str) -> Iterator[None]:
+    """Within it, psycopg2's errors are raised as `session` has them; `where` is the database's `place`."""
     try:
-        with closing(psycopg2.connect(dsn, application_name=application, **LINK)) as connection:
-            yield connection.cursor()
+        yield
     except psycopg2.Error as error:
-        raise translated(error, place(dsn)) from error
+        raise translated(error, where) from error
 
 
 def place(dsn: str) -> str:

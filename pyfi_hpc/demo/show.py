@@ -133,7 +133,7 @@ class _Demo:
 
         def fine() -> bool:
             reports.append(self._checked())
-            return reports[-1].ok
+            return reports[-1].quiet
 
         until(fine, QUIET_SECONDS, interval=0.25)
         return reports[-1]

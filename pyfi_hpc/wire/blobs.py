@@ -11,7 +11,6 @@ import contextlib
 import errno
 import hashlib
 import os
-import secrets
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -101,7 +100,7 @@ def _renewed(final: Path, size: int) -> bool:
 
 def _written(folder: Path, content: Content) -> BlobRef:
     """Write a new file; it is named by what went into it, whatever somebody does to an array meanwhile."""
-    temporary = folder / "tmp" / secrets.token_hex(12)
+    temporary = folder / "tmp" / os.urandom(12).hex()
     temporary.parent.mkdir(parents=True, exist_ok=True)
     try:
         with temporary.open("xb", buffering=0) as file:

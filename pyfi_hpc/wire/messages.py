@@ -62,7 +62,7 @@ class Kind(StrEnum):
     DEAD = "dead"
 
 
-class ErrorRecord(msgspec.Struct, array_like=True, frozen=True):
+class ErrorRecord(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """Why there is no value: the exception's dotted type, its message, the traceback as text, our code and cause."""
 
     type: str
@@ -72,7 +72,7 @@ class ErrorRecord(msgspec.Struct, array_like=True, frozen=True):
     cause: str = "user_error"
 
 
-class Answer(msgspec.Struct, array_like=True, frozen=True):
+class Answer(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """One outcome in a reply; `value` is None where the reader must read the row."""
 
     id: bytes

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator
 from functools import partial
 from pathlib import Path
 from types import AsyncGeneratorType, CoroutineType, GeneratorType, ModuleType
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from pyfi_hpc.errors import BadInput
 from pyfi_hpc.wire import blobs
@@ -18,6 +17,9 @@ from pyfi_hpc.wire.messages import Call, ErrorRecord
 from pyfi_hpc.wire.values import decode_arguments, encode, encode_blob, encode_items
 from pyfi_hpc.worker import context, failures
 from pyfi_hpc.worker.interrupts import Interrupts
+
+if TYPE_CHECKING:
+    import asyncio
 
 Answer = bytes | ErrorRecord
 Task = Callable[..., object]
@@ -90,7 +92,7 @@ class Runner:
                 raise KeyboardInterrupt
             result = function(*args, **kwargs)
             if type(result) is CoroutineType:
-                result = asyncio.run(result)
+                result = _asyncio().run(result)
         except BaseException as error:
             # first of all: an interrupt must not hit what is ours
             interrupts.active = False
@@ -98,7 +100,7 @@ class Runner:
         if type(result) is GeneratorType:
             return self._each(result)
         if type(result) is AsyncGeneratorType:
-            with asyncio.Runner() as runner:
+            with _asyncio().Runner() as runner:
                 return self._each(_in_turn(runner, result))
         return self._encoded(result, "result")
 
@@ -158,6 +160,13 @@ class Runner:
     def keep(self, content: Content) -> None:
         """Store it, durable; raises as `wire.blobs.keep` does."""
         blobs.keep(self._folder, content, self._blob_quota_bytes)
+
+
+def _asyncio() -> ModuleType:
+    """Loaded when a task first needs it: it takes a third of a worker's start."""
+    import asyncio
+
+    return asyncio
 
 
 def _unsendable(error: BaseException) -> ErrorRecord:

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from pyfi_hpc.wire.frames import (
+    Far,
     FrameBuffer,
     Item,
     Link,
@@ -76,9 +77,10 @@ class Loop:
             frame = self._next()
             if isinstance(frame, Run):
                 self._run(frame, runner)
-                self._output.mend()
-                self._outbox.flush()
-            elif isinstance(frame, Listen | Outlets):
+                if not (self._frames and isinstance(self._frames[0], Run)):
+                    self._output.mend()
+                    self._outbox.flush()
+            elif isinstance(frame, Listen | Outlets | Far):
                 self._use_pipes(frame)
             elif isinstance(frame, Stop):
                 break
@@ -108,7 +110,7 @@ class Loop:
             else:
                 self._frames.append(frame)
 
-    def _use_pipes(self, frame: Listen | Outlets) -> None:
+    def _use_pipes(self, frame: Listen | Outlets | Far) -> None:
         """Open our ends of pipes. Only now is their code loaded: most workers never need it.
 
         An environment where that fails (its own `zmq` is another, say) has no pipes, and its values take the broker.
@@ -117,12 +119,14 @@ class Loop:
             if self._passing is None:
                 from pyfi_hpc.worker.passing import Passing
 
-                self._passing = Passing(self._connection, self._outbox.flush)
+                self._passing = Passing(self._connection, self._outbox.flush, self._outbox.send)
                 self._outbox.ahead = self._passing.send
         except Exception:
             return
         if isinstance(frame, Listen):
             self._passing.listen(frame)
+        elif isinstance(frame, Far):
+            self._passing.far(frame)
         else:
             self._passing.outlets(frame)
 
@@ -241,7 +245,7 @@ class Loop:
         interrupts.seen = False
         began = _monotonic()
         token, index, identity = passed.token, passed.index, passed.id
-        self._progress.begin(token, index, began, outbox.finished, identity)
+        self._progress.begin(token, index, began, outbox.finished, identity, bunch.socket)
         answer = self._answer(bunch, passed, function, runner)
         bunch.origin.finished(passed)
         interrupts.reinstall()

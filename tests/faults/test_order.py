@@ -44,6 +44,32 @@ def test_order_is_kept_when_calls_workers_and_agents_die(site: Site) -> None:
     site.quiet()
 
 
+def test_generators_and_what_they_yield_keep_their_order(site: Site) -> None:
+    fifo(site, task="counts_in_turn")
+    network, calls, items = site.client.network, 6, 20
+    network.add_queue(name=f"{site.queue}.next")
+    network.add_processor(name="q", gitrepo=site.repository, module="tasks", workers=2)
+    network.add_socket(
+        name="q.fifo", queue=f"{site.queue}.next", processor="q", task="notes", ordering="fifo", timeout_seconds=60
+    )
+    network.add_plug(name="plug", queue=f"{site.queue}.next", processor="p")
+    troubles = {2: "worker", 4: "agent"}
+    inputs = [(number, items, str(site.runs), troubles.get(number, "")) for number in range(calls)]
+    for host in ("host1", "host2"):
+        site.agent(host=host, respawn=True)
+
+    futures = site.submit("p.fifo", inputs)
+
+    for number, future in enumerate(futures):
+        assert [item for item, _ in future.items(90)] == list(range(number * items, (number + 1) * items))
+    assert_in_turn(site, calls)
+    site.quiet(90)
+    noted = [int(line) for line in site.runs.with_name(f"{site.runs.name}.notes").read_text().split()]
+    # what may have been sent before an agent died is sent again: it changes nothing
+    assert list(dict.fromkeys(noted)) == list(range(calls * items))
+    assert site.rows("SELECT count(*) FROM pyfi.stream") == [(0,)]
+
+
 @pytest.mark.parametrize("broker_uri", ["postgres"], indirect=True)
 def test_a_call_that_fails_for_good_lets_the_next_one_go_on(site: Site) -> None:
     fifo(site, task="needs", workers=1)

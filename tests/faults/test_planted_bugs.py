@@ -92,7 +92,12 @@ class PlantedSite(Site):
     def breaches(self) -> list[str]:
         """What the checker says, without the ids, once nothing is under way any more."""
         under_way = ("I4", "I5")
-        eventually(lambda: not any(line.startswith(under_way) for line in self.check().problems), timeout=40)
+
+        def over() -> bool:
+            report = self.check()
+            return not report.waiting and not any(line.startswith(under_way) for line in report.problems)
+
+        eventually(over, timeout=40)
         return [re.sub(r": [0-9a-f-]{10,}.*", "", line) for line in self.check().problems]
 
     def hold(self) -> tuple[Any, ...] | None:

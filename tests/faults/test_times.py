@@ -111,6 +111,9 @@ def test_a_call_that_waits_can_be_listed_waited_for_and_cancelled(site: Site, py
     code, _, err = pyfi("wait", future.id, "--timeout", "1.2")
     assert code == 4
     assert f"WAITING until {row['due']}" in err
+    code, out, _ = pyfi("verify")
+    assert (code, out.splitlines()[-1]) == (0, "sent 1  done 0  waiting 1  lost 0  recorded twice 0")
+    assert pyfi("verify", "--strict")[0] == 5
     with pytest.raises(BadInput, match="E_IN_USE"):
         site.client.network.delete("socket", "p.double")
 

@@ -225,7 +225,12 @@ class Unhurried(MemoryBroker):
 
     def publish(self, publication: Publication) -> Confirm:
         confirm, held = Confirm(), super().publish(publication)
-        self._calls.put(lambda: confirm.set_result(held.result()))
+
+        def told() -> None:
+            held.result()
+            confirm.set_result(None)
+
+        self._calls.put(told)
         return confirm
 
 

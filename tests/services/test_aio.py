@@ -173,6 +173,66 @@ def test_a_cancelled_task_leaves_its_call_alone_unless_asked(world: World, clien
     assert [each["cancelled"] for each in cancelled] == [False]
 
 
+def test_one_message_calls_every_task_that_is_bound(world: World, client: AsyncClient) -> None:
+    double, add = world.place.socket("double"), world.place.socket("add")
+    world.runner("double")
+    world.runner("add")
+
+    async def work() -> None:
+        sent = await client.publish(world.place.queue, 20)
+        assert await sent == {double: 40, add: 20}
+        again = await client.publish(world.place.queue, 20, id=sent.id, timeout=5, priority="normal")
+        assert (again.id, await again[double]) == (sent.id, 40)
+        with pytest.raises(BadInput, match="E_ID_CONFLICT"):
+            await client.publish(world.place.queue, 21, id=sent.id)
+        with pytest.raises(BadInput, match="no queue"):
+            await client.publish("nowhere", 20)
+
+    run(work)
+
+
+def test_a_cancelled_task_leaves_all_that_it_published_alone(world: World, client: AsyncClient) -> None:
+    double, add = world.place.socket("double"), world.place.socket("add")
+
+    async def work() -> Any:
+        sent = await client.publish(world.place.queue, 3)
+        task = asyncio.ensure_future(sent)
+        await until(lambda: all(future._waiters for future in sent.values()))
+        task.cancel()
+        await asyncio.wait([task])
+        assert [await client.status(future) for future in sent.values()] == ["QUEUED", "QUEUED"]
+        world.runner("double")
+        world.runner("add")
+        return await sent
+
+    assert run(work) == {double: 6, add: 3}
+
+
+def test_a_message_that_is_not_accepted_everywhere_may_be_sent_again(world: World) -> None:
+    double, add = world.place.socket("double"), world.place.socket("add")
+    broker = Stubborn(world.hub)
+    client = AsyncClient.of(world.client(lambda _: broker, connect_seconds=120))
+
+    async def work() -> Any:
+        task = asyncio.create_task(client.publish(world.place.queue, 3))
+        await until(lambda: len(broker.held) == 2)
+        broker.let_go(count=1)
+        broker.let_go(BadInput.of("E_LIMIT", "message", "1", "too large"))
+        with pytest.raises(BadInput, match="E_NOT_ACCEPTED") as partly:
+            await task
+        assert len(partly.value.facts["ids"]) == 1
+        world.runner("double")
+        world.runner("add")
+        again = asyncio.create_task(client.publish(world.place.queue, 3, id=partly.value.facts["id"]))
+        await until(lambda: broker.held)
+        while not again.done():
+            broker.let_go()
+            await asyncio.sleep(0.01)
+        return await (await again)
+
+    assert run(work) == {double: 6, add: 3}
+
+
 def test_waiting_has_an_end_and_the_work_goes_on(world: World, client: AsyncClient) -> None:
     socket = world.place.socket("double")
 

@@ -22,6 +22,7 @@ import psycopg2
 import pytest
 
 from pyfi_hpc.brokers.base import Broker, Confirm, Publication
+from pyfi_hpc.brokers.memory import MemoryBroker
 from pyfi_hpc.brokers.postgres import PostgresBroker
 from pyfi_hpc.client import api
 from pyfi_hpc.client.client import Client
@@ -478,6 +479,40 @@ def test_accepted_ids_are_logged(world: World, tmp_path: Path, monkeypatch: pyte
     assert sorted(ids_in(log.read_text())) == sorted(each.id for each in futures)
 
 
+def test_a_call_that_is_answered_before_its_confirm_is_logged_once_when_the_client_closes(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = tmp_path / "accepted"
+    monkeypatch.setenv("PYFI_ACCEPTED_LOG", str(log))
+    socket, broker = world.place.socket("double"), Stubborn(world.hub)
+    world.runner("double")
+    client = world.client(lambda _: broker)
+    answered, stream = client.begin(socket, (1,), {})
+    silent, other = client.begin(socket, (2,), {})
+    eventually(lambda: len(broker.held) == 2)
+    (publication, confirm), _ = broker.held
+    MemoryBroker.publish(broker, publication).result()
+    assert answered.result(60) == 2
+
+    client.close()
+
+    assert ids_in(log.read_text()) == [answered.id]
+    assert (stream.ticket.refused, [future for future, _ in other.ticket.refused]) == ([], [silent])
+    confirm.set_result(None)
+    assert ids_in(log.read_text()) == [answered.id]
+
+
+def test_a_call_that_is_answered_before_its_time_is_over_is_accepted(world: World) -> None:
+    socket, broker = world.place.socket("double"), Stubborn(world.hub)
+    world.runner("double")
+    client = world.client(lambda _: broker, connect_seconds=1.0)
+    answered, stream = client.begin(socket, (1,), {})
+    eventually(lambda: broker.held)
+    MemoryBroker.publish(broker, broker.held[0][0]).result()
+    assert answered.result(60) == 2
+    assert stream.refused() == []
+
+
 # errors
 
 
@@ -643,6 +678,36 @@ def test_a_client_killed_around_its_publish_leaves_either_no_call_or_one(
     assert future.result(30) == 42
     eventually(lambda: broker.depth(place.task_queue("double").name).ready == 0)
     assert execute(database_uri, "SELECT count(*) FROM pyfi.outcome WHERE id = %s", (identity,)) == [(1,)]
+
+
+_ENDS_UNCONFIRMED = """
+import sys
+from pyfi_hpc import Client
+from pyfi_hpc.brokers.base import Confirm
+from pyfi_hpc.brokers.postgres import PostgresBroker
+
+class Silent(PostgresBroker):
+    def publish(self, publication):
+        super().publish(publication)
+        return Confirm()
+
+print(Client(make_broker=Silent).call(sys.argv[1], 21))
+"""
+
+
+def test_a_program_that_ends_before_its_call_is_confirmed_has_logged_it(
+    database_uri: str, tmp_path: Path, close: ExitStack
+) -> None:
+    broker = PostgresBroker(database_uri)
+    close.callback(broker.close)
+    place = Place(database_uri, broker)
+    socket, told = place.socket("double"), tmp_path / "log"
+    close.callback(Runner(database_uri, broker, place.task_queue("double")).close)
+    environment = os.environ | {"PYFI_DATABASE_URI": database_uri, "PYFI_ACCEPTED_LOG": str(told)}
+    command = [sys.executable, "-c", _ENDS_UNCONFIRMED, socket]
+    ended = subprocess.run(command, env=environment, timeout=60, capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout) == (0, "42\n"), ended.stderr
+    assert len(ids_in(told.read_text())) == 1
 
 
 def test_over_the_embedded_broker_everything_arrives(database_uri: str, tmp_path: Path, close: ExitStack) -> None:

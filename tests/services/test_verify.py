@@ -63,13 +63,13 @@ def outcome(
     return known
 
 
-def hold(record: Any, identity: bytes, state: str) -> None:
-    """Put a hold row on record."""
+def hold(record: Any, identity: bytes, state: str, *, hours: float = 0.0, owner: str = "pyfi") -> None:
+    """Put a hold row on record, due in so many hours."""
     with record, record.cursor() as cursor:
         cursor.execute(
-            "INSERT INTO pyfi.hold (owner, id, state, serial, payload, exchange, key)"
-            " VALUES ('pyfi', %s::uuid, %s, 1, 'x', 'e', 'k')",
-            (identity.hex(), state),
+            "INSERT INTO pyfi.hold (owner, id, state, due, serial, payload, exchange, key)"
+            " VALUES (%s, %s::uuid, %s, now() + make_interval(secs => %s), 1, 'x', 'e', 'k')",
+            (owner, identity.hex(), state, hours * 3600),
         )
 
 
@@ -154,6 +154,54 @@ def test_a_hold_row_that_is_left_is_found(record: Any, state: str, invariant: st
     identity = outcome(record)
     hold(record, identity, state)
     assert verify.check(record).problems == [f"{invariant}: 1 hold rows are {state}: {id_text(identity)}"]
+
+
+def test_a_call_that_is_to_start_later_is_counted_and_is_no_breach(record: Any) -> None:
+    done, delayed = outcome(record), new_id()
+    hold(record, delayed, "DUE", hours=1)
+
+    for accepted in (None, [done, delayed]):
+        report = verify.check(record, accepted)
+        assert (report.ok, report.quiet) == (True, False)
+        assert report.line == "sent 2  done 1  waiting 1  lost 0  recorded twice 0"
+        assert report.lines[0].startswith("calls that wait for their time: 1, the last until 2")
+    assert verify.check(record, [done]).line == "sent 1  done 1  waiting 1  lost 0  recorded twice 0"
+
+
+def test_a_reopened_call_waits_like_another(record: Any) -> None:
+    reopened = outcome(record, status="DEAD")
+    with record, record.cursor() as cursor:
+        cursor.execute("UPDATE pyfi.outcome SET status = 'REOPENED'")
+    hold(record, reopened, "DUE", hours=1)
+    assert verify.check(record, [reopened]).line == "sent 1  done 0  waiting 1  lost 0  recorded twice 0"
+
+
+@pytest.mark.parametrize(("state", "hours"), [("DUE", -1), ("OUT", 1), ("LEASED", 1)])
+def test_only_what_is_due_later_may_wait(record: Any, state: str, hours: float) -> None:
+    identity = new_id()
+    hold(record, identity, state, hours=hours)
+    report = verify.check(record, [identity])
+    assert (report.ok, report.lost, report.waiting) == (False, 1, 0)
+
+
+def test_what_is_decided_waits_for_nothing(record: Any) -> None:
+    identity = outcome(record)
+    hold(record, identity, "DUE", hours=1)
+    assert verify.check(record).problems == [f"I4: 1 hold rows are DUE: {id_text(identity)}"]
+
+
+def test_a_call_of_one_owner_does_not_wait_for_another(record: Any) -> None:
+    identity = new_id()
+    hold(record, identity, "DUE", hours=1, owner="ana")
+    assert verify.check(record, [identity], owner="ana").lost == 0
+    assert verify.check(record, [identity], owner="ben").lost == 1
+
+
+def test_a_child_may_wait_as_well(record: Any) -> None:
+    parent = outcome(record, value=b"\x2a", routes=(ROUTE,))
+    hold(record, child_id(parent, ROUTE.edge), "DUE", hours=1)
+    report = verify.check(record)
+    assert (report.ok, report.waiting) == (True, 1)
 
 
 def test_what_is_kept_as_dead_must_be_dead(record: Any) -> None:

@@ -144,6 +144,7 @@ def test_a_soak_without_a_fault_says_so() -> None:
         (soak(verify.Report(sent=10, done=9, lost=1)), "lost 1"),
         (soak(verify.Report(sent=10, done=8, lost=2), held=2), "stuck 2"),
         (soak(verify.Report(sent=10, done=8, lost=2), queued=1), "stuck 2"),
+        (soak(verify.Report(sent=10, done=8, waiting=2), held=2), "stuck 2"),
         (soak(verify.Report(sent=10, done=10, twice=2)), "recorded twice 2"),
         (soak(verify.Report(sent=10, done=10, problems=["I4: one message"])), "I4: one message"),
         (soak(verify.Report(sent=10, done=10), waiting=4), "4 results never came to the client"),

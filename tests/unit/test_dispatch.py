@@ -51,6 +51,23 @@ def test_a_long_call_never_waits_behind_another() -> None:
     assert handed(dispatcher.hand_out()) == [(1, 10, (1,))]
 
 
+def test_a_task_of_the_same_name_of_another_processor_tells_nothing() -> None:
+    dispatcher = Dispatcher()
+    for worker, processor in ((1, P), (2, Q)):
+        dispatcher.add_worker(worker, processor)
+        dispatcher.offer(worker, processor, "task", [0])
+    dispatcher.hand_out()
+    dispatcher.done(1, 1, [(0, 0.0001)])
+    dispatcher.done(2, 2, [(0, 2.0)])
+    dispatcher.offer(11, P, "task", range(40))
+    dispatcher.offer(12, Q, "task", range(40))
+
+    assert handed(dispatcher.hand_out()) == [(1, 11, tuple(range(40))), (2, 12, (0,))]
+    assert (dispatcher.short(P, "task"), dispatcher.long(P, "task")) == (False, False)
+    assert (dispatcher.short(Q, "task"), dispatcher.long(Q, "task")) == (False, True)
+    assert (dispatcher.seconds(P, "task"), dispatcher.seconds(Q, "task")) == (0.0001, 2.0)
+
+
 def test_a_call_whose_worker_lost_its_core_for_a_moment_makes_the_others_no_longer() -> None:
     dispatcher = Dispatcher()
     dispatcher.add_worker(1, P)

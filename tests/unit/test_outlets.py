@@ -32,7 +32,11 @@ PROGRAMS = {each.id: each for each in map(program, "ab")}
 #: worker 1 runs a, workers 2 and 3 run b
 PEERS: dict[bytes, tuple[int, ...]] = {ident("p-a"): (1,), ident("p-b"): (2, 3)}
 A, B = SOCKETS[ident("a")], SOCKETS[ident("b")]
-BOTH = Offers(SOCKETS, PROGRAMS, PEERS, lambda task: 0.001)
+BOTH = Offers(SOCKETS, PROGRAMS, PEERS, lambda processor, task: 0.001)
+
+
+def peer_of(number: int) -> Peer:
+    return Peer(number, f"/run/{number}")
 
 
 def edges(offers: Offers) -> list[bytes]:
@@ -54,14 +58,15 @@ def test_workers_of_a_processor_are_told_of_every_worker_that_their_results_may_
         replace(BOTH, sockets={**SOCKETS, B.id: replace(B, key="b.fifo")}),
         replace(BOTH, sockets={**SOCKETS, A.id: replace(A, key="a.fifo")}),
         replace(BOTH, sockets={A.id: A}),
-        replace(BOTH, seconds=lambda task: None),
-        replace(BOTH, seconds=lambda task: SHORT_SECONDS),
+        replace(BOTH, seconds=lambda processor, task: None),
+        replace(BOTH, seconds=lambda processor, task: SHORT_SECONDS),
+        replace(BOTH, seconds=lambda processor, task: 0.001 if processor == A.processor else None),
         replace(BOTH, by_broker={ident("ab")}),
         replace(BOTH, resting={b"a>b"}),
         replace(BOTH, yielding={B.id}),
     ],
     ids=["nobody is there", "paused", "another owner", "in order", "out of order", "unknown", "not yet known how long",
-         "long", "wanted otherwise", "slow a moment ago", "a generator"],
+         "long", "known of another processor only", "wanted otherwise", "slow a moment ago", "a generator"],
 )  # fmt: skip
 def test_a_result_goes_by_the_broker_where_its_target_is(offers: Offers) -> None:
     assert edges(offers) == []
@@ -71,7 +76,7 @@ def test_a_plug_back_to_the_same_processor_leads_to_its_other_workers() -> None:
     loop = {A.id: replace(A, routes=(Route(ident("aa"), b"a>a", A.id, 1, "q", "a"),))}
     pipes = replace(BOTH, sockets=loop, peers={ident("p-a"): (1, 4)}).pipes()[A.processor]
 
-    told = outlets(pipes, 1, "/run/{}".format)
+    told = outlets(pipes, 1, peer_of)
 
     assert [each.peers for each in told] == [(Peer(4, "/run/4"),)]
-    assert outlets(replace(BOTH, sockets=loop).pipes()[A.processor], 1, "/run/{}".format) == ()
+    assert outlets(replace(BOTH, sockets=loop).pipes()[A.processor], 1, peer_of) == ()

@@ -11,7 +11,8 @@ from contextlib import suppress
 from typing import Any, Protocol
 
 import psycopg2
-import structlog
+
+from pyfi_hpc.logs import logger
 
 #: For links that go silent; a unix socket ignores them. Source: libpq, "Parameter Key Words".
 _LINK: dict[str, Any] = {
@@ -23,7 +24,7 @@ _LINK: dict[str, Any] = {
 }
 _FIRST_DELAY, _LONGEST_DELAY = 0.05, 1.0
 
-log = structlog.get_logger()
+log = logger()
 
 
 class SessionLost(Exception):

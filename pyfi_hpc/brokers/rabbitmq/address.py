@@ -10,6 +10,7 @@ import pika
 import pika.exceptions as amqp
 from pika.adapters.utils.connection_workflow import AMQPConnectorStackTimeout
 
+from pyfi_hpc.brokers.rabbitmq import tls
 from pyfi_hpc.errors import BadInput, BrokerUnavailable
 
 # what it would tell, we tell in our own words
@@ -37,9 +38,15 @@ def parameters(uri: str, *, heartbeat: int, name: str) -> pika.URLParameters:
     """
     parts = _split(uri)
     try:
-        made = pika.URLParameters(uri)
+        made = pika.URLParameters(tls.without(parts))
     except Exception as error:  # pika raises whatever its parsers raise
         raise _bad_uri(uri, "its options cannot be read") from error
+    try:
+        tls_options = tls.wanted(parts)
+    except ValueError as error:
+        raise _bad_uri(uri, str(error)) from error
+    if "ssl_options=" not in parts.query:  # pika's own way to say it
+        made.ssl_options = tls_options
     if "heartbeat=" not in parts.query:
         made.heartbeat = heartbeat
     made.connection_attempts = 1
@@ -104,6 +111,8 @@ def _meaning(error: BaseException) -> tuple[str, str]:
         )
     if isinstance(error, amqp.AMQPHeartbeatTimeout):
         return "the broker sent no heartbeat", "check that host and network answer"
+    if tls_trouble := tls.meaning(_innermost_error(error)):
+        return tls_trouble
     # a connection that is given up while it opens tells why in words alone
     if isinstance(_innermost_error(error), AMQPConnectorStackTimeout) or "Timeout while setting up AMQP" in text:
         return "the broker takes connections and does not answer", "check that it is a broker, and not stalled"

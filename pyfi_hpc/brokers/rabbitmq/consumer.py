@@ -36,9 +36,11 @@ class Consumer:
         self._listeners: list[Listener] = []
         self._link = Link(parameters, self, uri=uri, name="consume")
 
-    def consume(self, queue: str, prefetch: int, deliver: Callable[[Delivery], None]) -> RabbitSubscription:
+    def consume(
+        self, queue: str, prefetch: int, deliver: Callable[[Delivery], None], all_here: Callable[[], None]
+    ) -> RabbitSubscription:
         """See `Broker.consume`."""
-        consumption = Consumption(queue, checked_prefetch(prefetch), deliver, self._settle)
+        consumption = Consumption(queue, checked_prefetch(prefetch), deliver, self._settle, all_here)
         if consumption.single:
             self._singles = [each for each in self._singles if not each.gone.is_set()] + [consumption]
         self._keep(consumption)
