@@ -13,6 +13,7 @@ from pathlib import Path
 from pyfi_hpc.errors import Unavailable
 
 UNIT_BYTES = 16 * 2**10
+CURE = "raise paths.blobs_gib, or keep outcomes for fewer days: retention.outcomes_days"
 _NAME = "meter"
 
 
@@ -28,8 +29,7 @@ def take(folder: Path, size: int, quota_bytes: int) -> None:
         tell(folder, used)
     if used + size > quota_bytes:
         what = f"the blob folder is full: {used} of {quota_bytes} bytes are taken, {size} more were to be written"
-        cure = "raise paths.blobs_gib, or keep outcomes for fewer days: retention.outcomes_days"
-        raise Unavailable("E_STORAGE_FULL", what, at=str(folder), cure=cure)
+        raise Unavailable("E_STORAGE_FULL", what, at=str(folder), cure=CURE)
     with (folder / _NAME).open("ab", buffering=0) as file:
         file.write(bytes(_units(size)))
 
