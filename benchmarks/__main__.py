@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import tempfile
 import time
@@ -51,6 +52,8 @@ def main(
     if listing:
         _list()
         return
+    # as installed: what starts a second time is not compiled again, whatever is set for development
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     wanted = [measure for measure in MEASURES if measure in only or not only]
     made = [SYSTEMS[name]() for name in systems]
     with ExitStack() as stack:

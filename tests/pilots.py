@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -34,9 +34,10 @@ class Job:
         restarts: int = 0,
         seconds: float | None = None,
         respawn: bool = False,
+        through: Sequence[str] = (),
         variables: Mapping[str, str] = MappingProxyType({}),
     ) -> AgentProcess:
-        """The agent of this job on one of its nodes; Slurm ends it in so many `seconds`."""
+        """The agent of this job on one of its nodes; Slurm ends it in so many `seconds`. `through`: as of `Site`."""
         slurm = {
             "SLURM_JOB_ID": self.slurm_id,
             "SLURMD_NODENAME": host,
@@ -45,7 +46,7 @@ class Job:
             **({"SLURM_RESTART_COUNT": str(restarts)} if restarts else {}),
             **({"SLURM_JOB_END_TIME": str(int(time.time() + seconds))} if seconds else {}),
         }
-        return self.site.agent(host=host, job=self.token, respawn=respawn, **{**slurm, **variables})
+        return self.site.agent(host=host, job=self.token, respawn=respawn, through=through, **{**slurm, **variables})
 
     def change(self, **columns: Any) -> None:
         """Set columns of the job's row, as its scheduler does."""

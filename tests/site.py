@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -348,17 +348,24 @@ class Site:
             self.client.network.add_socket(name=f"{name}.{task}", queue=self.queue, processor=name, task=task)
 
     def agent(
-        self, failpoint: str = "", host: str = "host1", *, respawn: bool = False, job: str = "", **variables: str
+        self,
+        failpoint: str = "",
+        host: str = "host1",
+        *,
+        respawn: bool = False,
+        job: str = "",
+        through: Sequence[str] = (),
+        **variables: str,
     ) -> AgentProcess:
         """Start an agent, with `PYFI_FAILPOINT` set to `failpoint`; with `respawn` under the parent that keeps it.
 
-        `job`: the token of the job that it runs in.
+        `job`: the token of the job that it runs in. `through`: what starts it elsewhere, such as in another network.
         """
         log = self.home / f"agent-{len(self.agents)}.log"
         environment = {**self.environment, "PYFI_FAILPOINT": failpoint, **variables}
         # tied to this process: a test run that is killed leaves no agent behind
         tied = ["--parent", str(os.getpid())]
-        command = [sys.executable, "-P", "-m", "pyfi_hpc.agent.main", "--host", host, *tied]
+        command = [*through, sys.executable, "-P", "-m", "pyfi_hpc.agent.main", "--host", host, *tied]
         command += ["--respawn"] if respawn else []
         command += ["--job", job] if job else []
         with log.open("wb") as file:

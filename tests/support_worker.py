@@ -106,6 +106,7 @@ def started(
     *,
     cores: Sequence[int] = (),
     max_value_bytes: int = 1 << 30,
+    blob_quota_bytes: int = 0,
     extra: Mapping[str, str] | None = None,
 ) -> Worker:
     """A worker of a module with this `source`, which is written to `folder`; it has not said hello yet."""
@@ -114,6 +115,5 @@ def started(
     scratch.mkdir(exist_ok=True)
     path = f"{folder}:{OUR_FOLDER}"
     variables = {"PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1", **(extra or {})}
-    return Worker(
-        WorkerProcess(1, Launch(Path(sys.executable), "user_tasks", cores, blobs, scratch, max_value_bytes, variables))
-    )
+    limits = max_value_bytes, variables, blob_quota_bytes
+    return Worker(WorkerProcess(1, Launch(Path(sys.executable), "user_tasks", cores, blobs, scratch, *limits)))

@@ -20,6 +20,8 @@ class Unit:
     priority: Priority = Priority.NORMAL
     #: a worker had them before, and may have passed on what came of them
     again: bool = False
+    #: those that a worker was handed together have the same number
+    turn: int = 0
 
 
 class Turns:
@@ -47,6 +49,9 @@ class Backlog:
 
     def __bool__(self) -> bool:
         return bool(self._units)
+
+    def __len__(self) -> int:
+        return sum(map(len, self._units.values()))
 
     def __iter__(self) -> Iterator[Unit]:
         for units in self._units.values():

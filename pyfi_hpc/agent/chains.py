@@ -35,12 +35,12 @@ class _Call:
     verdict: Verdict | None = None
     #: decided by this transaction, with a value: what follows from it counts
     ours: bool = False
-    #: what the segment itself has followed: edge -> plug
-    followed: dict[bytes, bytes] = field(default_factory=dict)
+    #: what the segment itself has followed: edge -> plug, and whether it led to another node
+    followed: dict[bytes, tuple[bytes, bool]] = field(default_factory=dict)
 
-    def follow(self, route: Route) -> None:
-        """The child along `route` is seen to: it is in, or somebody has it."""
-        self.followed[route.edge] = route.plug
+    def follow(self, way: Hop | Pending) -> None:
+        """The child along that way is seen to: it is in, or somebody has it."""
+        self.followed[way.route.edge] = way.route.plug, way.far
 
     @property
     def value(self) -> bytes:
@@ -64,8 +64,9 @@ class Committed:
 
     verdicts: list[Verdict]
     leases: list[tuple[Lot, int]]
-    #: how often each plug's pipe carried a result
+    #: how often each plug's pipe carried a result, and how often to another node
     carried: dict[bytes, int]
+    far: dict[bytes, int] = field(default_factory=dict)
 
     def take_leases(self) -> None:
         """The transaction is in: these lots are under their leases."""
@@ -86,7 +87,8 @@ def commit(cursor: Cursor, segments: Sequence[Segment], agent: bytes, lease_seco
     # of those, `verdicts.commit` thought that something was to be forwarded first
     done = [each for each in found if each.drop_hold and not each.routes]
     record.drop_holds(cursor, [each.lot.key(each.index) for each in done])
-    return Committed(found, [lease for chain in chains for lease in chain.leased], _carried(chains))
+    ways = [way for chain in chains for call in chain.calls if call is not None for way in call.followed.values()]
+    return Committed(found, [lease for chain in chains for lease in chain.leased], *_counted(ways))
 
 
 def is_plain(segment: Segment) -> bool:
@@ -116,13 +118,11 @@ def _parent_value(segment: Segment, hop: Hop) -> bytes:
 def plainly_committed(segments: Sequence[Segment]) -> Committed:
     """As `commit`, once `plain_values` of these segments are in."""
     found: list[Verdict] = []
-    carried: dict[bytes, int] = {}
+    ways: list[tuple[bytes, bool]] = []
     for segment in segments:
         found += _plain_verdicts(segment)
-        for hop in segment.hops:
-            plug = hop.route.plug
-            carried[plug] = carried.get(plug, 0) + 1
-    return Committed(found, [], carried)
+        ways += [(hop.route.plug, hop.far) for hop in segment.hops]
+    return Committed(found, [], *_counted(ways))
 
 
 def _plain_verdicts(segment: Segment) -> list[Verdict]:
@@ -189,7 +189,7 @@ def _of_level(level: Iterable[tuple[_Chain, Hop]]) -> list[_Call]:
     for group in groups.values():
         lot = _lot([(hop, parent) for _, _, hop, parent in group])
         for index, (chain, place, hop, parent) in enumerate(group):
-            parent.follow(hop.route)
+            parent.follow(hop)
             call = _Call(Finished(lot, index, hop.item, hop.worker, hop.cause))
             chain.calls[place] = call
             found.append(call)
@@ -208,7 +208,7 @@ def _lease(cursor: Cursor, chains: Iterable[_Chain], agent: bytes, seconds: floa
     for chain, each in wanted:
         parent = chain.calls[each.parent]
         if (epoch := epochs.get(each.lot.key(0))) is not None and parent is not None:
-            parent.follow(each.route)
+            parent.follow(each)
             chain.leased.append((each.lot, epoch))
 
 
@@ -240,10 +240,12 @@ def _verdicts(chain: _Chain) -> Iterator[Verdict]:
         yield msgspec.structs.replace(call.verdict, routes=left, account=account)
 
 
-def _carried(chains: Iterable[_Chain]) -> dict[bytes, int]:
+def _counted(ways: Iterable[tuple[bytes, bool]]) -> tuple[dict[bytes, int], dict[bytes, int]]:
+    """How often each plug comes, and how often it led to another node."""
     counts: dict[bytes, int] = {}
-    for chain in chains:
-        for call in chain.calls:
-            for plug in call.followed.values() if call is not None else ():
-                counts[plug] = counts.get(plug, 0) + 1
-    return counts
+    far: dict[bytes, int] = {}
+    for plug, led_away in ways:
+        counts[plug] = counts.get(plug, 0) + 1
+        if led_away:
+            far[plug] = far.get(plug, 0) + 1
+    return counts, far

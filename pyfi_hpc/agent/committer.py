@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import psycopg2
-import structlog
 
 from pyfi_hpc.agent import chains, verdicts
 from pyfi_hpc.agent.forwarding import Parcel
@@ -31,10 +30,11 @@ from pyfi_hpc.agent.writing import Writing
 from pyfi_hpc.brokers.base import Broker
 from pyfi_hpc.db import record, sessions
 from pyfi_hpc.failpoints import reach
+from pyfi_hpc.logs import logger
 from pyfi_hpc.wire.frames import Item
 from pyfi_hpc.wire.messages import ErrorRecord
 
-log = structlog.get_logger("pyfi.agent")
+log = logger("pyfi.agent")
 
 _MOST_JOBS = 2000
 _RECONNECT_SECONDS = (0.1, 0.2, 0.5, 1.0, 2.0)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import groupby
 from pathlib import Path
-
-import structlog
 
 from pyfi_hpc.agent import keeper
 from pyfi_hpc.agent.builder import Builder, Built
@@ -24,11 +23,27 @@ from pyfi_hpc.control import reconcile
 from pyfi_hpc.db.record import Cursor
 from pyfi_hpc.errors import BadInput, PyfiError, shown
 from pyfi_hpc.gpu.visible import worker_environment
+from pyfi_hpc.logs import logger
 from pyfi_hpc.model.status import Cause, WorkerStatus
-from pyfi_hpc.wire.frames import NO_LINK, Done, Hello, Item, Link, Reached, Run, Stop, Taken, Untaken, Yielded
+from pyfi_hpc.wire.frames import (
+    NO_LINK,
+    Done,
+    Hello,
+    Item,
+    Link,
+    Listening,
+    Reached,
+    Refused,
+    Run,
+    Stop,
+    Taken,
+    ToAgent,
+    Untaken,
+    Yielded,
+)
 from pyfi_hpc.wire.messages import ErrorRecord
 
-log = structlog.get_logger("pyfi.agent")
+log = logger("pyfi.agent")
 
 HELLO_SECONDS = 120.0
 CANCEL_GRACE_SECONDS = 2.0
@@ -76,6 +91,7 @@ class _Running:
     index: int
     link: bytes
     started: float
+    socket: bytes = NO_LINK
 
     @property
     def id(self) -> bytes:
@@ -94,23 +110,31 @@ class Crew:
         lots: Callable[[int], Lot | None],
         watch: Callable[[WorkerProcess], None],
         forget: Callable[[WorkerProcess], None],
+        joined: Callable[[], None],
         changed: Callable[[], None],
         scratch: Path,
         blobs: Path,
         max_value_bytes: int,
         pipes: Piping,
+        blob_quota_bytes: int = 0,
     ) -> None:
         """`put` hands jobs to the committer; `lots` finds a lot by token; `watch` and `forget` (un)register a process's
-        socket with the main loop; `changed` asks for a fresh view of the database."""
+        socket with the main loop; `joined` is told of a worker that takes calls from now on; `changed` asks for a fresh
+        view of the database."""
         self._dispatcher, self._builder, self._put, self._lots = dispatcher, builder, put, lots
         self._streams = streams
         streams.taken, streams.overtaken = self._taken, self._overtaken
-        self._watch, self._forget, self._changed = watch, forget, changed
-        self._scratch, self._blobs, self._max_value_bytes = scratch, blobs, max_value_bytes
+        self._watch, self._forget, self._joined, self._changed = watch, forget, joined, changed
+        #: workers that said hello, which is not on record yet
+        self._greeted: list[Callable[[Cursor], None]] = []
+        self._scratch, self._blobs = scratch, blobs
+        self._max_value_bytes, self._blob_quota_bytes = max_value_bytes, blob_quota_bytes
         self.pipes = pipes
         self._programs: dict[bytes, Program] = {}
         self.hands: dict[bytes, Hand] = {}
         self._by_number: dict[int, Hand] = {}
+        #: workers that something was handed to, and is not sent yet
+        self._fed: dict[int, WorkerProcess] = {}
         self._next = 1
         #: members that a person cancelled while they ran: (token, index) -> when to lose patience
         self.cancelled: dict[tuple[int, int], float] = {}
@@ -166,7 +190,7 @@ class Crew:
             hand.deadline = time.monotonic() + HELLO_SECONDS
             launch = Launch(
                 built.environment.python, built.program.module, hand.cores, self._blobs, self._scratch,
-                self._max_value_bytes, worker_environment(hand.devices),
+                self._max_value_bytes, worker_environment(hand.devices), self._blob_quota_bytes,
             )  # fmt: skip
             hand.process = WorkerProcess(self._next, launch)
             self._by_number[self._next] = hand
@@ -187,11 +211,20 @@ class Crew:
     def run(
         self, number: int, lot: Lot, task: str, indexes: tuple[int, ...], body: bytes, *, passing: bool = True
     ) -> None:
-        """Hand members to a worker that has them by the dispatcher's books; `passing`: results may go into pipes."""
+        """Hand members to a worker that has them by the dispatcher's books; `passing`: results may go into pipes.
+        They are on their way with the next `send`."""
         hand = self._by_number.get(number)
         kept = self._dispatcher.held_of(number, lot.token, indexes)
         if kept and hand is not None and hand.process is not None:
-            hand.process.send(Run(lot.token, task, body, kept, passing))
+            hand.process.queue(Run(lot.token, task, body, kept, passing))
+            self._fed[number] = hand.process
+
+    def send(self) -> list[WorkerProcess]:
+        """Send what workers were handed, to each in one go; those whose sockets do not take all of it now."""
+        fed, self._fed = self._fed, {}
+        for process in fed.values():
+            process.flush()
+        return [process for process in fed.values() if process.wants_to_write]
 
     def row_of(self, number: int) -> bytes:
         """The row of a worker by its number."""
@@ -232,7 +265,7 @@ class Crew:
         if index < 0:
             return None
         if link != NO_LINK:
-            return _Running(None, token, index, link, started)
+            return _Running(None, token, index, link, started, process.progress.socket)
         lot = self._lots(token)
         known = lot is not None and index < len(lot.message.calls)
         return _Running(lot, token, index, link, started) if known else None
@@ -257,19 +290,28 @@ class Crew:
             process.kill(Cause.WORKER_LOST)
             frames, ended = [], True
         hand = self._by_number[process.number]
-        for frame in frames:
-            if isinstance(frame, Hello):
-                self._hello(hand, process, frame)
-            elif isinstance(frame, Done):
-                self._done(hand, process, frame)
-            elif isinstance(frame, Reached):
-                self._reached(hand, process, frame)
-            elif isinstance(frame, Untaken):
-                self.pipes.untaken(frame)
-            elif isinstance(frame, Yielded):
-                self._yielded(hand, process, frame)
+        for finished, group in groupby(frames, lambda frame: isinstance(frame, Done)):
+            if finished:
+                self._done(hand, process, list(group))  # type: ignore[arg-type]  # groupby() tells no types apart
+            else:
+                for frame in group:
+                    self._told(hand, process, frame)
         if ended:
             self._died(hand, process)
+
+    def _told(self, hand: Hand, process: WorkerProcess, frame: ToAgent) -> None:
+        if isinstance(frame, Hello):
+            self._hello(hand, process, frame)
+        elif isinstance(frame, Reached):
+            self._reached(hand, process, frame)
+        elif isinstance(frame, Untaken):
+            self.pipes.untaken(frame)
+        elif isinstance(frame, Listening):
+            self.pipes.listening(process.number, frame)
+        elif isinstance(frame, Refused):
+            log.warning("a stranger was not let in", peer=shown(frame.peer), why=shown(frame.why), pid=process.pid)
+        elif isinstance(frame, Yielded):
+            self._yielded(hand, process, frame)
 
     def _hello(self, hand: Hand, process: WorkerProcess, hello: Hello) -> None:
         if hello.error is not None:
@@ -295,22 +337,34 @@ class Crew:
             pid=process.pid,
             environment=hand.environment,
         )
-        self._put(Within(work, lambda _: self._changed()))
+        # not here: it would hold up the worker's first outcomes
+        self._greeted.append(work)
+        self._joined()
 
-    def _done(self, hand: Hand, process: WorkerProcess, done: Done) -> None:
-        lot = self._lots(done.token)
-        timings = [(item.index, max(0.0, item.ended - item.started)) for item in done.items]
-        passed = {item.index for item in done.items if item.passed}
-        if passed and not self._dispatcher.passing_of(process.number, done.token):
-            # nobody keeps count of what a second run has passed on
-            passed.clear()
-        accepted = set(self._dispatcher.done(process.number, done.token, timings))
-        hand.calls += len(accepted)
-        if lot is not None and accepted:
-            finished = [self._finished(lot, item, hand.row) for item in done.items if item.index in accepted]
-            if passed:
-                self.pipes.heads([each for each in finished if each.index in passed])
-                finished = [each for each in finished if each.index not in passed]
+    def put_on_record(self) -> None:
+        """Say of workers that have greeted since this was last called that they are ready."""
+        if greeted := self._greeted:
+            self._greeted = []
+            self._put(Within(partial(_each, greeted), lambda _: self._changed()))
+
+    def _done(self, hand: Hand, process: WorkerProcess, frames: Sequence[Done]) -> None:
+        """Members of several lots are finished."""
+        # nobody keeps count of what a second run has passed on
+        passing = [self._dispatcher.passing_of(process.number, done.token) for done in frames]
+        accepted = self._dispatcher.all_done(process.number, [(done.token, _timings(done)) for done in frames])
+        hand.calls += sum(map(len, accepted))
+        finished: list[Finished] = []
+        heads: list[Finished] = []
+        for done, mine, counts in zip(frames, accepted, passing, strict=True):
+            if mine and (lot := self._lots(done.token)) is not None:
+                known = set(mine)
+                for item in done.items:
+                    if item.index in known:
+                        each = self._finished(lot, item, hand.row)
+                        (heads if item.passed and counts else finished).append(each)
+        if heads:
+            self.pipes.heads(heads)
+        if finished:
             self._streams.finish(*finished)
 
     def _reached(self, hand: Hand, process: WorkerProcess, reached: Reached) -> None:
@@ -386,8 +440,7 @@ class Crew:
     def _limit_of(self, running: _Running, timeout_of: Callable[[Lot, int], float | None]) -> float | None:
         if running.lot is not None:
             return timeout_of(running.lot, running.index)
-        # not known before its parent is reported, which is a matter of milliseconds
-        socket = self.pipes.socket_of(running.token, running.index, running.link)
+        socket = self.pipes.served(running.socket)
         return socket.timeout_seconds if socket is not None else None
 
     def _patience(self, running: _Running, otherwise: float) -> float:
@@ -454,6 +507,7 @@ class Crew:
                 hand.process.kill(cause)
 
     def _died(self, hand: Hand, process: WorkerProcess) -> None:
+        self.put_on_record()
         self._forget(process)
         status = process.reap()
         token, index, started, link = process.progress.running()
@@ -515,6 +569,15 @@ class Crew:
             reconcile.processor_failed(cursor, hand.processor, json.dumps(told))
         elif count > 1:
             reconcile.hold_back(cursor, hand.processor, RESTART_SECONDS * 2 ** (count - 2))
+
+
+def _timings(done: Done) -> list[tuple[int, float]]:
+    return [(item.index, max(0.0, item.ended - item.started)) for item in done.items]
+
+
+def _each(work: Sequence[Callable[[Cursor], None]], cursor: Cursor) -> None:
+    for write in work:
+        write(cursor)
 
 
 def _runs(process: WorkerProcess, at: tuple[int, int]) -> bool:

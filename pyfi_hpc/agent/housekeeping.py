@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import psycopg2
-import structlog
 
 from pyfi_hpc.agent.jobs import Within
 from pyfi_hpc.blobs.collection import Collected
@@ -23,8 +22,9 @@ from pyfi_hpc.control import retention
 from pyfi_hpc.control.retention import Keep, Step
 from pyfi_hpc.db import sessions
 from pyfi_hpc.db.record import Cursor
+from pyfi_hpc.logs import logger
 
-log = structlog.get_logger("pyfi.agent")
+log = logger("pyfi.agent")
 
 #: Somebody who has just started an agent waits for its first calls.
 _FIRST_SECONDS = 1.0

@@ -13,7 +13,7 @@ from pyfi_hpc.agent.jobs import Adopt, GiveBack, Job, Lease, Look, SetAside, Spl
 from pyfi_hpc.agent.keeper import View
 from pyfi_hpc.agent.line import Line
 from pyfi_hpc.agent.lots import Looked, Lot, Served
-from pyfi_hpc.brokers.base import Broker, Delivery, Reason, Subscription
+from pyfi_hpc.brokers.base import Broker, Delivery, Reason, Subscription, nothing
 from pyfi_hpc.errors import BadInput
 from pyfi_hpc.failpoints import reach
 from pyfi_hpc.model.status import Requested
@@ -26,6 +26,11 @@ SPLIT_AT_COUNT = 3
 _PREFETCH_PER_WORKER = 2
 #: The same where calls are short: enough to run while others are on their way in, or being committed.
 _PREFETCH_OF_SHORT = 8
+#: And where messages are small besides, as those of single calls are: the more of them there are in hand, the more go
+#: together from each part to the next. So many bytes of them for each worker; where they are so many, up to four times.
+_PREFETCH_OF_SMALL, _SMALL_BYTES = 128, 64 * 1024
+#: How much the newest message tells of what is usual, and how often that is thought over.
+_LEARNING, _LOOK_EVERY = 0.05, 16
 #: How long a message for a socket that nobody knows waits for fresh rows before it is set aside.
 _UNKNOWN_SECONDS = 5.0
 
@@ -38,6 +43,21 @@ class _Source:
     workers: int
     ordered: bool = False
     tasks: set[str] = field(default_factory=set)
+    #: bytes of a message, as is usual; None before the first
+    size: float | None = None
+
+    def learn(self, size: int) -> None:
+        """A message of so many bytes came."""
+        self.size = size if self.size is None else self.size + _LEARNING * (size - self.size)
+
+    def deep(self, before: int) -> int:
+        """How many messages to hold of short calls, where it was `before`."""
+        if self.size is None:
+            return self.workers * _PREFETCH_OF_SHORT
+        most = self.workers * _PREFETCH_OF_SMALL
+        # between the two it stays as it is
+        small = self.size * _PREFETCH_OF_SMALL <= _SMALL_BYTES * (4 if before >= most else 1)
+        return most if small else self.workers * _PREFETCH_OF_SHORT
 
 
 @dataclass(slots=True)
@@ -59,17 +79,20 @@ class Intake:
         deliver: Callable[[bytes, Delivery], None],
         post: Callable[[Callable[[], None]], None] = lambda do: do(),
         grows_old: Callable[[int], None] = lambda token: None,
+        all_here: Callable[[], None] = nothing,
+        first: int = 1,
     ) -> None:
         """`put` hands a job to the committer; `deliver` and `post` (from any thread) bring a delivery to `take`, and
-        whatever is to be done, to this one; `grows_old` is told the token of a lot whose delivery does."""
-        self._grows_old = grows_old
+        whatever is to be done, to this one; `grows_old` is told the token of a lot whose delivery does; `all_here` is
+        called when the deliveries that came together were given to `deliver`; tokens begin with `first`."""
+        self._grows_old, self._all_here = grows_old, all_here
         self._broker, self._dispatcher, self._put, self._deliver = broker, dispatcher, put, deliver
         self._subscriptions: dict[tuple[bytes, str], Subscription] = {}
         self._prefetch: dict[tuple[bytes, str], int] = {}
         self._sources: dict[tuple[bytes, str], _Source] = {}
         self._sockets: dict[bytes, Served] = {}
         self._unknown: list[_Unknown] = []
-        self._next = 1
+        self._next = first
         self.lots: dict[int, Lot] = {}
         self._batches: dict[bytes, int] = {}
         self._post = post
@@ -91,6 +114,8 @@ class Intake:
                 for each in (socket, *socket.others):
                     source = _Source(each.processor, workers, each.ordered)
                     wanted.setdefault((each.processor, each.queue), source).tasks.add(each.task)
+        for key in wanted.keys() & self._sources.keys():
+            wanted[key].size = self._sources[key].size
         for key in self._subscriptions.keys() - wanted.keys():
             self._unsubscribe(key)
         self._sources = wanted
@@ -108,17 +133,24 @@ class Intake:
         """
         if source.ordered:
             return 1
-        deep = source.workers * _PREFETCH_OF_SHORT
+        deep = source.deep(before)
         code = [(source.processor, task) for task in source.tasks]
         short = all(itertools.starmap(self._dispatcher.short, code))
-        stays = before >= deep and not any(itertools.starmap(self._dispatcher.long, code))
+        long = any(itertools.starmap(self._dispatcher.long, code))
+        stays = before >= source.workers * _PREFETCH_OF_SHORT and not long
         return deep if short or stays else source.workers * _PREFETCH_PER_WORKER
 
-    def _deepen(self, key: tuple[bytes, str]) -> None:
-        """Hold more once calls have turned out to be short; the next look at what is wanted may take it back."""
-        if key in self._subscriptions and (source := self._sources.get(key)):
-            prefetch = self._prefetch_of(source)
-            if prefetch > self._prefetch[key]:
+    def _deepen(self, lot: Lot) -> None:
+        """Hold more once calls have turned out to be short, and messages small; the next look may take it back."""
+        key = lot.processor, lot.socket.queue
+        if (source := self._sources.get(key)) is None:
+            return
+        source.learn(len(lot.delivery.body))
+        before = self._prefetch.get(key, 0)
+        shallow = before < source.workers * _PREFETCH_OF_SHORT
+        if (shallow or lot.token % _LOOK_EVERY == 0) and key in self._subscriptions:
+            prefetch = self._prefetch_of(source, before)
+            if prefetch > before:
                 self._subscribe(key, prefetch)
 
     def _subscribe(self, key: tuple[bytes, str], prefetch: int) -> None:
@@ -126,7 +158,9 @@ class Intake:
             self._subscriptions[key] = self._leaving.pop(key)
         elif key not in self._subscriptions:
             deliver = partial(self._deliver, key[0])
-            self._subscriptions[key] = self._broker.consume(key[1], prefetch=prefetch, deliver=deliver)
+            self._subscriptions[key] = self._broker.consume(
+                key[1], prefetch=prefetch, deliver=deliver, all_here=self._all_here
+            )
         elif self._prefetch[key] != prefetch:
             self._subscriptions[key].resize(prefetch)
         self._prefetch[key] = prefetch
@@ -205,7 +239,7 @@ class Intake:
         else:
             calls = range(len(message.calls))
             self._dispatcher.offer(lot.token, lot.processor, socket.task, calls, priority=socket.priority)
-            self._deepen((lot.processor, socket.queue))
+            self._deepen(lot)
 
     def looked(self, looked: Looked) -> None:
         """The look-up of a careful lot is back."""

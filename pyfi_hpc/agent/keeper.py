@@ -8,10 +8,11 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from pyfi_hpc.agent import devices
 from pyfi_hpc.agent.lots import Served
-from pyfi_hpc.agent.registering import AGENT_LEASE_SECONDS
+from pyfi_hpc.agent.registering import AGENT_LEASE_SECONDS, Application, Identity, register
 from pyfi_hpc.agent.ways import Way
 from pyfi_hpc.brokers.base import TaskQueue
 from pyfi_hpc.control import reconcile
@@ -62,6 +63,15 @@ class Program:
     requested: Requested
 
 
+class Sibling(NamedTuple):
+    """Another agent of the same job, as it is on record: where it listens, its key, and what its workers run."""
+
+    agent: bytes
+    endpoint: str
+    key: bytes
+    processors: frozenset[bytes]
+
+
 @dataclass(frozen=True, slots=True)
 class View:
     """What the database wants of this agent now.
@@ -90,6 +100,8 @@ class View:
     #: plugs whose results go through the broker, whoever is near
     by_broker: frozenset[bytes] = frozenset()
     seconds_left: float | None = None
+    #: other agents of the job that have pipes between nodes; none for an agent that has not
+    siblings: tuple[Sibling, ...] = ()
 
 
 def stopping(cursor: Cursor, agent: bytes) -> None:
@@ -103,6 +115,14 @@ def deregister(cursor: Cursor, agent: bytes) -> None:
     reconcile.close_workers(cursor, [agent.hex()], WorkerStatus.EXITED, "its agent was stopped")
 
 
+def arrive(cursor: Cursor, application: Application, wished: float) -> tuple[Identity, View] | None:
+    """Register, and take the first look in the same transaction; None: as `register` has it. `wished`: see `look`."""
+    identity = register(cursor, application)
+    if identity is None:
+        return None
+    return identity, look(cursor, application.post.network, application.agent, {}, wished=wished)
+
+
 def look(
     cursor: Cursor,
     network: str,
@@ -111,12 +131,14 @@ def look(
     samples: Sequence[Sample] = (),
     ways: Mapping[bytes, Way] | None = None,
     wished: float | None = None,
+    between: bool = False,
 ) -> View:
     """Renew the leases, run a reconcile pass where one is due, and read what this agent is to do.
 
     `calls`: worker row -> how many calls it has run, where that changed since the last look. `samples`: of its GPUs.
     `ways`: plug -> which way its results have gone since the last look.
-    `wished`: when something changed that asks for a pass, on the monotonic clock.
+    `wished`: when something changed that asks for a pass, on the monotonic clock. `between`: it has pipes to other
+    nodes of its job.
     """
     cursor.execute(
         """UPDATE pyfi.agent SET lease_until = now() + %s * interval '1 second'
@@ -149,6 +171,24 @@ def look(
         outdated=outdated,
         by_broker=topology.by_broker(cursor, network),
         seconds_left=seconds_left,
+        siblings=_siblings(cursor, agent) if between else (),
+    )
+
+
+def _siblings(cursor: Cursor, agent: bytes) -> tuple[Sibling, ...]:
+    """The live agents of the same incarnation of its job and of the same owner that have pipes between nodes too."""
+    cursor.execute(
+        """SELECT uuid_send(o.id), o.pipe_address, o.pipe_key,
+               ARRAY(SELECT DISTINCT uuid_send(w.processor_id) FROM pyfi.worker w
+                     WHERE w.agent_id = o.id AND w.status = 'READY')
+           FROM pyfi.agent a JOIN pyfi.agent o ON o.job_id = a.job_id AND o.incarnation = a.incarnation
+               AND o.owner = a.owner AND o.id <> a.id
+           WHERE a.id = %s::uuid AND a.pipe_key IS NOT NULL AND o.pipe_key IS NOT NULL AND o.ended IS NULL
+               AND o.lease_until > now() ORDER BY o.id""",
+        (agent.hex(),),
+    )
+    return tuple(
+        Sibling(bytes(row[0]), row[1], row[2].encode(), frozenset(map(bytes, row[3]))) for row in cursor.fetchall()
     )
 
 
@@ -158,8 +198,9 @@ def note_ways(cursor: Cursor, ways: Mapping[bytes, Way]) -> None:
         cursor.execute(
             """UPDATE pyfi.plug SET piped = piped + %s, queued = queued + %s,
                    piped_at = CASE WHEN %s > 0 THEN now() ELSE piped_at END,
-                   queued_at = CASE WHEN %s > 0 THEN now() ELSE queued_at END WHERE id = %s::uuid""",
-            (way.piped, way.queued, way.piped, way.queued, plug.hex()),
+                   queued_at = CASE WHEN %s > 0 THEN now() ELSE queued_at END,
+                   far = far + %s, far_at = CASE WHEN %s > 0 THEN now() ELSE far_at END WHERE id = %s::uuid""",
+            (way.piped, way.queued, way.piped, way.queued, way.far, way.far, plug.hex()),
         )
 
 

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import sys
 
-import structlog
+from pyfi_hpc import logs
 
 
 def log_to_stderr() -> None:
     """From now on everything of info and above is written to stderr, one line each."""
+    logs.set_up(_logfmt)
+
+
+def _logfmt() -> None:
+    import structlog
+
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -38,10 +39,15 @@ def run(
     settings = replace(settings, agent=replace(settings.agent, cores=settings.agent.cores if cores is None else cores))
     if respawn:
         return Respawner(_command(host, network, unsafe, job), environment(settings)).run()
+    kernel.keep_private()
+    gc.disable()  # all that is loaded now stays
     # not imported above: the small parent, which starts first and is there for as long, has no need of it
+    from pyfi_hpc.agent import ahead
+
+    begun = ahead.begin(settings)
     from pyfi_hpc.agent.serving import serve
 
-    return serve(settings, host=host, network=network, token=job, unsafe=unsafe)
+    return serve(settings, begun, host=host, network=network, token=job, unsafe=unsafe)
 
 
 def _command(host: str | None, network: str, unsafe: bool, token: str | None) -> list[str]:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable
 
-import structlog
-
 from pyfi_hpc.brokers.base import Broker, Confirm, Publication, TaskQueue
 from pyfi_hpc.errors import PyfiError
+from pyfi_hpc.logs import logger
 
-log = structlog.get_logger("pyfi.agent")
+log = logger("pyfi.agent")
 
 
 class Mender:

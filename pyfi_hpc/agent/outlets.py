@@ -1,13 +1,14 @@
 """Which pipes there may be: from what is plugged, who is ready here, and what has been learned. No I/O.
 
 A result goes by a pipe where everybody is served by it: the target runs on this node for the same owner, its calls are
-known to be short, nobody has asked for the broker, and no order is promised (RELIABILITY 1.13, 1.14).
+known to be short, nobody has asked for the broker, and no order is promised (RELIABILITY 1.13, 1.14). Where nobody on
+this node runs the target, it may go to another node of the same job.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from pyfi_hpc.agent.keeper import Program
 from pyfi_hpc.agent.lots import Served
@@ -21,22 +22,26 @@ SHORT_SECONDS = 0.1
 
 @dataclass(frozen=True, slots=True)
 class Pipe:
-    """Results of the socket `source` may go straight to one of the workers `peers`, by their numbers."""
+    """Results of the socket `source` may go straight to one of the workers `peers`, by their numbers.
+
+    `far` are those of other nodes.
+    """
 
     edge: bytes
     source: bytes
     target: bytes
     task: str
     peers: tuple[int, ...]
+    far: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Offers:
     """What the choice of pipes depends on.
 
-    `peers`: processor -> its workers that take calls; `seconds`: learned run time of a processor's task, None if there
-    is none; `by_broker`: plugs that are to use no pipe; `resting`: edges whose pipes were too slow a moment ago;
-    `yielding`: sockets whose calls yield, which only a message of their own can keep count of.
+    `peers`: processor -> its workers that take calls, `far`: those of other nodes; `seconds`: learned run time of a
+    processor's task, None if there is none; `by_broker`: plugs that are to use no pipe; `resting`: edges whose pipes
+    were too slow a moment ago; `yielding`: sockets whose calls yield, of which only a message of their own keeps count.
     """
 
     sockets: Mapping[bytes, Served]
@@ -46,6 +51,7 @@ class Offers:
     by_broker: Container[bytes] = frozenset()
     resting: Container[bytes] = frozenset()
     yielding: Container[bytes] = frozenset()
+    far: Mapping[bytes, tuple[int, ...]] = field(default_factory=dict)
 
     def pipes(self) -> dict[bytes, tuple[Pipe, ...]]:
         """Processor -> the pipes of its workers; processors without any are left out."""
@@ -53,8 +59,8 @@ class Offers:
         for source in self._sources():
             for route in source.routes:
                 if (target := self._target(source, route)) is not None:
-                    peers = self.peers[target.processor]
-                    pipe = Pipe(route.edge, source.id, target.id, target.task, peers)
+                    near, far = (where.get(target.processor, ()) for where in (self.peers, self.far))
+                    pipe = Pipe(route.edge, source.id, target.id, target.task, near, far)
                     found.setdefault(source.processor, []).append(pipe)
         return {processor: tuple(pipes) for processor, pipes in found.items()}
 
@@ -68,7 +74,9 @@ class Offers:
         if target is None or target.owner != source.owner or target.ordered:
             return None
         program = self.programs.get(target.processor)
-        if program is None or program.requested is not Requested.RUNNING or not self.peers.get(target.processor):
+        if program is None or program.requested is not Requested.RUNNING:
+            return None
+        if not (self.peers.get(target.processor) or self.far.get(target.processor)):
             return None
         if route.plug in self.by_broker or route.edge in self.resting or target.id in self.yielding:
             return None
@@ -76,16 +84,14 @@ class Offers:
         return target if seconds is not None and seconds < SHORT_SECONDS else None
 
 
-def outlets(pipes: Iterable[Pipe], number: int, path: Callable[[int], str]) -> tuple[Outlet, ...]:
-    """What worker `number` is told of these pipes: each peer by its path, and not itself."""
+def outlets(pipes: Iterable[Pipe], number: int, peer_of: Callable[[int], Peer]) -> tuple[Outlet, ...]:
+    """What worker `number` is told of these pipes: not itself, and workers of other nodes only where no other is."""
     own = (
-        Outlet(
-            each.edge,
-            each.source,
-            each.target,
-            each.task,
-            tuple(Peer(peer, path(peer)) for peer in each.peers if peer != number),
-        )
+        Outlet(each.edge, each.source, each.target, each.task, tuple(map(peer_of, _others(each, number))))
         for each in pipes
     )
     return tuple(each for each in own if each.peers)
+
+
+def _others(pipe: Pipe, number: int) -> tuple[int, ...]:
+    return tuple(peer for peer in pipe.peers if peer != number) or pipe.far

@@ -5,40 +5,32 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from pathlib import Path
-
-import structlog
+from typing import TYPE_CHECKING
 
 from pyfi_hpc.agent import outlets, rendezvous, segments
 from pyfi_hpc.agent.dispatch import Dispatcher
 from pyfi_hpc.agent.keeper import View
 from pyfi_hpc.agent.lots import Finished, Served
+from pyfi_hpc.agent.members import Member
 from pyfi_hpc.agent.outlets import Offers
 from pyfi_hpc.agent.process import WorkerProcess
 from pyfi_hpc.agent.segments import News, Segment, Segments, Standing
+from pyfi_hpc.logs import logger
 from pyfi_hpc.model.status import Cause
-from pyfi_hpc.wire.frames import NO_LINK, Link, Listen, Outlet, Outlets, Untaken
+from pyfi_hpc.wire.frames import NO_LINK, Far, Link, Listen, Listening, Outlets, Peer, Untaken
 
-log = structlog.get_logger("pyfi.agent")
+if TYPE_CHECKING:
+    from pyfi_hpc.agent.between import Between
+    from pyfi_hpc.agent.siblings import Siblings
+
+log = logger("pyfi.agent")
 
 #: How often it is thought about which pipes there may be.
 OFFER_SECONDS = 0.2
 #: How long an edge goes through the broker after its pipe was too slow; doubled where it is so again soon.
 REST_SECONDS, LONGEST_REST_SECONDS = 2.0, 30.0
 _SECRET_BYTES = 32
-
-
-@dataclass(slots=True)
-class _Member:
-    """A worker, and what it was told."""
-
-    process: WorkerProcess
-    processor: bytes
-    #: it takes new calls
-    open: bool = True
-    listens: bool = False
-    told: tuple[Outlet, ...] = ()
 
 
 class Piping:
@@ -50,15 +42,16 @@ class Piping:
         put: Callable[..., None],
         sent: Callable[[WorkerProcess], None],
         state: Path,
+        siblings: Siblings | None = None,
     ) -> None:
         """`put` hands a job to the committer; `sent` is told of a process that frames wait for; `state` is the
-        agent's own folder."""
+        agent's own folder; `siblings` are there where pipes may lead to other nodes."""
         self._dispatcher, self._put, self._sent, self._state = dispatcher, put, sent, state
         self._segments = Segments(dispatcher.passing, lambda identity: self._sockets.get(identity))
         self._sockets: dict[bytes, Served] = {}
         self._view: View | None = None
         self._open = False
-        self._members: dict[int, _Member] = {}
+        self._members: dict[int, Member] = {}
         #: made when the first pipe is
         self._folder: Path | None = None
         self._secret = secrets.token_bytes(_SECRET_BYTES)
@@ -69,6 +62,13 @@ class Piping:
         self._yielding: set[bytes] = set()
         #: workers that were found stopped
         self._stalled: set[int] = set()
+        self._between: Between | None = None
+        if siblings is not None:
+            # ZeroMQ is loaded where it is needed: few agents have pipes to other nodes
+            from pyfi_hpc.agent.between import Between
+
+            known = dispatcher.seconds
+            self._between = Between(siblings, self._segments, self._members, dispatcher.learn, known, self._send)
 
     # who may
 
@@ -76,10 +76,12 @@ class Piping:
         """The database's wishes have been read."""
         self._view, self._sockets, self._open = view, view.sockets, open_for_work
         self._offer_at = 0.0
+        if self._between is not None:
+            self._tell(self._between.follow(view))
 
     def join(self, process: WorkerProcess, processor: bytes, worker: bytes) -> None:
         """A worker is ready."""
-        self._members[process.number] = _Member(process, processor)
+        self._members[process.number] = Member(process, processor, worker)
         self._segments.join(process.number, segments.Peer(processor, worker))
         self._offer_at = 0.0
 
@@ -89,13 +91,30 @@ class Piping:
             self._members[number].open = False
             self._offer_at = 0.0
 
+    def listening(self, number: int, frame: Listening) -> None:
+        """A worker says where it listens to other nodes."""
+        if self._between is not None:
+            self._between.listening(number, frame)
+
     def close(self) -> None:
         """No worker passes anything on any more."""
         self._open = False
         self._offer()
 
+    @property
+    def waits(self) -> bool:
+        """Whether workers of other nodes have calls that we count."""
+        return self._between is not None and self._between.waits
+
+    def give_up(self) -> None:
+        """Wait for no other node any more."""
+        if self._between is not None:
+            self._tell(self._between.give_up())
+
     def remove(self) -> None:
         """The agent ends: no folder of its own is left, nor of one that died before it."""
+        if self._between is not None:
+            self._between.close()
         rendezvous.remove(self._folder or rendezvous.place(self._state))
 
     def turn(self, now: float) -> None:
@@ -104,12 +123,26 @@ class Piping:
             for news in overdue:
                 self._rest(news, now)
             self._put(*overdue)
+        if self._between is not None:
+            self._tell(self._between.turn(now))
+            if self._between.changed:
+                self._between.changed, self._offer_at = False, now
         if now >= self._sweep_at:
             self._sweep_at = now + segments.MOST_SECONDS
             self._segments.sweep()
         if now >= self._offer_at:
             self._offer_at = now + OFFER_SECONDS
             self._offer()
+
+    def hear(self) -> None:
+        """Other agents may have said something."""
+        if self._between is not None:
+            self._tell(self._between.hear())
+
+    @property
+    def unknown(self) -> bool:
+        """Whether another agent wants to come in that may be on record by now."""
+        return self._between is not None and self._between.unknown
 
     def _rest(self, news: News, now: float) -> None:
         for each in news.pending if isinstance(news, Segment) else ():
@@ -130,15 +163,16 @@ class Piping:
             self._sockets,
             view.programs,
             self._peers(),
-            self._dispatcher.seconds,
+            self._seconds,
             view.by_broker,
             resting,
             self._yielding,
+            {} if self._between is None else self._between.abroad.peers(),
         ).pipes()
         self._listen({peer for pipes in found.values() for pipe in pipes for peer in pipe.peers})
         for number, member in self._members.items():
             pipes = found.get(member.processor, ()) if self._open else ()
-            own = outlets.outlets(pipes, number, self._path) if pipes else ()
+            own = outlets.outlets(pipes, number, self._peer) if pipes else ()
             if own != member.told:
                 member.told = own
                 self._send(member, Outlets(self._secret, own))
@@ -149,6 +183,16 @@ class Piping:
             if member.open and number not in self._stalled:
                 peers[member.processor] = (*peers.get(member.processor, ()), number)
         return peers
+
+    def _seconds(self, processor: bytes, task: str) -> float | None:
+        """How long a call of that task takes, here or elsewhere."""
+        own = self._dispatcher.seconds(processor, task)
+        return own if own is not None or self._between is None else self._between.abroad.seconds(processor, task)
+
+    def _peer(self, number: int) -> Peer:
+        if number < 0 and self._between is not None:
+            return self._between.abroad.peer(number)
+        return Peer(number, self._path(number))
 
     def _path(self, number: int) -> str:
         if self._folder is None:
@@ -163,7 +207,7 @@ class Piping:
                 member.listens = True
                 self._send(member, Listen(self._path(number), self._secret))
 
-    def _send(self, member: _Member, frame: Listen | Outlets) -> None:
+    def _send(self, member: Member, frame: Listen | Outlets | Far) -> None:
         member.process.send(frame)
         self._sent(member.process)
 
@@ -180,13 +224,20 @@ class Piping:
 
     def links(self, number: int, reports: Iterable[tuple[Link, Cause | None]]) -> None:
         """Calls that came by pipes are finished, by worker `number`; a cause where the agent knows better why."""
-        now = time.monotonic()
+        now, between = time.monotonic(), self._between
+        if between is not None:
+            found = list(reports)
+            between.report(number, [each for each in found if not between.is_ours(each[0].token)])
+            reports = [each for each in found if between.is_ours(each[0].token)]
         self._tell([self._segments.link(number, link, now, cause) for link, cause in reports])
 
     def untaken(self, frame: Untaken) -> None:
         """Calls that went into a pipe and were not taken."""
-        now = time.monotonic()
-        self._tell([self._segments.untaken(*call, now) for call in frame.calls])
+        now, between, calls = time.monotonic(), self._between, frame.calls
+        if between is not None:
+            between.untaken([call for call in calls if not between.is_ours(call[0])])
+            calls = tuple(call for call in calls if between.is_ours(call[0]))
+        self._tell([self._segments.untaken(*call, now) for call in calls])
 
     def died(self, number: int) -> None:
         """A worker is gone."""
@@ -212,11 +263,21 @@ class Piping:
         """The socket of a call that came by a pipe; None where that is not known."""
         return self._segments.socket_of(token, index, identity)
 
+    def served(self, socket: bytes) -> Served | None:
+        """The socket of that id."""
+        return self._sockets.get(socket)
+
     def calls(self) -> list[tuple[str, bytes]]:
-        """Owner and id of every call that a worker has by a pipe."""
-        return list(self._segments.calls())
+        """Owner and id of every call that a worker has by a pipe, and of those of other nodes that run here."""
+        foreign = () if self._between is None else self._between.running()
+        return [
+            *self._segments.calls(),
+            *((socket.owner, identity) for _, identity, socket in foreign if socket is not None),
+        ]
 
     def _standing(self, number: int, identity: bytes) -> Standing:
+        if number < 0 and self._between is not None:
+            return self._between.abroad.standing(number, identity, time.monotonic())
         member = self._members.get(number)
         if member is None:
             return Standing.STALLED

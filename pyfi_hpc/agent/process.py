@@ -48,6 +48,7 @@ class Launch:
     scratch: Path
     max_value_bytes: int
     extra: Mapping[str, str]
+    blob_quota_bytes: int = 0
 
 
 def environment(cores: Sequence[int], extra: Mapping[str, str]) -> dict[str, str]:
@@ -118,6 +119,7 @@ class WorkerProcess:
             "--cores", ",".join(map(str, launch.cores)),
             "--blobs", str(launch.blobs),
             "--max-value-bytes", str(launch.max_value_bytes),
+            "--blob-quota-bytes", str(launch.blob_quota_bytes),
         ]  # fmt: skip
         with _blocked(FROM_SLURM):
             return subprocess.Popen(
@@ -139,8 +141,12 @@ class WorkerProcess:
 
     def send(self, frame: ToWorker) -> None:
         """Hand the frame over; what does not fit into the socket now follows when it is writable."""
-        self._outgoing += pack(frame)
+        self.queue(frame)
         self.flush()
+
+    def queue(self, frame: ToWorker) -> None:
+        """Have the frame leave with the next `flush`."""
+        self._outgoing += pack(frame)
 
     @property
     def wants_to_write(self) -> bool:

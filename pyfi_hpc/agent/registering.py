@@ -32,6 +32,7 @@ class Application:
         slots: what a job was granted; None by hand.
         ends_at: when Slurm ends the job, by its clock.
         devices: GPUs that this process can open.
+        pipe_address, pipe_key: where it listens to other agents of its job, and the public key that they know it by.
     """
 
     agent: bytes
@@ -47,6 +48,8 @@ class Application:
     slots: Sequence[Slot] | None = None
     ends_at: datetime.datetime | None = None
     devices: Sequence[Device] = ()
+    pipe_address: str | None = None
+    pipe_key: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,13 +167,14 @@ def _insert(cursor: Cursor, application: Application, node: str) -> None:
     pilot, slots = application.pilot, application.slots
     cursor.execute(
         """INSERT INTO pyfi.agent (id, node_id, pid, process, cores, version, lease_until, job_id, incarnation, ends_at,
-               slots)
+               slots, pipe_address, pipe_key)
            VALUES (%s::uuid, %s::uuid, %s, %s, %s, %s, now() + %s * interval '1 second', %s::uuid, %s,
-               %s, %s)""",
+               %s, %s, %s, %s)""",
         (
             application.agent.hex(), node, application.pid, application.process, list(application.cores),
             application.version, AGENT_LEASE_SECONDS,
             pilot.job.hex() if pilot else None, pilot.incarnation if pilot else 0,
             application.ends_at, None if slots is None else Json([slot.to_json() for slot in slots]),
+            application.pipe_address, application.pipe_key,
         ),
     )  # fmt: skip

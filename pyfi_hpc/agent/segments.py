@@ -31,7 +31,10 @@ PATIENCE_SECONDS = 3.0
 
 
 class Hop(msgspec.Struct, frozen=True, gc=False):
-    """A finished call that came by a pipe along `route` of call number `parent`: 0 is the head, n the n-th hop."""
+    """A finished call that came by a pipe along `route` of call number `parent`: 0 is the head, n the n-th hop.
+
+    `far`: from another node.
+    """
 
     parent: int
     route: Route
@@ -40,6 +43,7 @@ class Hop(msgspec.Struct, frozen=True, gc=False):
     item: Item
     worker: bytes
     cause: Cause | None = None
+    far: bool = False
 
 
 class Pending(msgspec.Struct, frozen=True, gc=False):
@@ -48,6 +52,7 @@ class Pending(msgspec.Struct, frozen=True, gc=False):
     parent: int
     route: Route
     lot: Lot
+    far: bool = False
 
 
 class Segment(msgspec.Struct, frozen=True):
@@ -83,10 +88,11 @@ class Standing(Enum):
 
 
 class Peer(NamedTuple):
-    """A worker that takes calls by pipes, by its processor and its row."""
+    """A worker that takes calls by pipes, by its processor and its row; `node` 0 is the agent's own."""
 
     processor: bytes
     worker: bytes
+    node: int = 0
 
 
 class _Early(NamedTuple):
@@ -99,12 +105,13 @@ class _Early(NamedTuple):
 
 
 class _Out(NamedTuple):
-    """A call that worker `number` has."""
+    """A call that worker `number` has, on this node or that."""
 
     parent: int
     route: Route
     socket: Served
     number: int
+    node: int
 
 
 #: A head: token and index of its lot.
@@ -128,6 +135,8 @@ class _Open:
     since: float
     size: int
     hops: list[Hop] = field(default_factory=list)
+    #: where the head and each hop ran
+    nodes: list[int] = field(default_factory=lambda: [0])
     out: dict[bytes, _Out] = field(default_factory=dict)
 
     @property
@@ -251,7 +260,9 @@ class Segments:
             early[identity] = report or early.get(identity)
 
     def _take(self, segment: _Open, parent: int, route: Route, socket: Served, identity: bytes, report: _Early) -> None:
-        segment.hops.append(Hop(parent, route, socket, identity, report.item, report.peer.worker, report.cause))
+        peer, far = report.peer, report.peer.node != segment.nodes[parent]
+        segment.hops.append(Hop(parent, route, socket, identity, report.item, peer.worker, report.cause, far))
+        segment.nodes.append(peer.node)
         segment.size += len(report.item.value or b"")
         self._follow(segment, len(segment.hops), identity, socket, report.item)
 
@@ -267,7 +278,7 @@ class Segments:
             if report is not None and report.number == to and report.peer.processor == target.processor:
                 self._take(segment, number, route, target, child, report)
             elif peer is not None and peer.processor == target.processor and not untaken:
-                segment.out[child] = _Out(number, route, target, to)
+                segment.out[child] = _Out(number, route, target, to, peer.node)
 
     def _passed(self, socket: Served, item: Item) -> Iterator[tuple[Route, Served, int]]:
         passed = item.passed if len(item.passed) < 2 else dict(item.passed).items()
@@ -324,7 +335,7 @@ class Segments:
         call = child_call(identity, segment.value_of(out.parent), out.route)
         lot = lot_of(out.socket, (call,))
         self._leased[identity] = _Leased(segment.key, lot, out.number, now)
-        return Pending(out.parent, out.route, lot)
+        return Pending(out.parent, out.route, lot, out.node != segment.nodes[out.parent])
 
     @property
     def empty(self) -> bool:

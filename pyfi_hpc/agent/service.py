@@ -12,11 +12,10 @@ import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
-
-import structlog
+from typing import TYPE_CHECKING, Any
 
 from pyfi_hpc.agent import ending, keeper
 from pyfi_hpc.agent.builder import Builder
@@ -34,7 +33,7 @@ from pyfi_hpc.agent.mending import Mender
 from pyfi_hpc.agent.pilot import superseded
 from pyfi_hpc.agent.piping import Piping
 from pyfi_hpc.agent.process import WorkerProcess
-from pyfi_hpc.agent.registering import Application, Identity, register
+from pyfi_hpc.agent.registering import Application, Identity
 from pyfi_hpc.agent.spool import Spool, Spooled
 from pyfi_hpc.agent.streams import Streams
 from pyfi_hpc.baton import Baton
@@ -47,18 +46,28 @@ from pyfi_hpc.envs.build import EnvironmentCache
 from pyfi_hpc.envs.repository import Allow
 from pyfi_hpc.failpoints import reach
 from pyfi_hpc.gpu.sampling import Sample
+from pyfi_hpc.logs import logger
 from pyfi_hpc.model.status import Cause, OutcomeStatus
 from pyfi_hpc.wire import messages
-from pyfi_hpc.wire.frames import Item
+from pyfi_hpc.wire.frames import Item, first_token
 from pyfi_hpc.wire.ids import new_id, parse_id
 from pyfi_hpc.wire.messages import ErrorRecord
 
-log = structlog.get_logger("pyfi.agent")
+if TYPE_CHECKING:
+    from pyfi_hpc.agent.siblings import Siblings
+
+log = logger("pyfi.agent")
 
 TICK_SECONDS = 0.05
 SWEEP_SECONDS = 1.0
 NOTE_SECONDS = 0.5
+#: An agent that nobody here knows may be on record by now: how often that is looked up for it.
+STRANGER_SECONDS = 0.5
+#: What a descriptor of theirs is registered with.
+SIBLINGS = "siblings"
 _DEAD_PREFETCH = 20
+#: What no call waits for begins so long after the first workers were started: it would hold these up.
+_LATER_SECONDS = 0.25
 
 
 class Service:
@@ -68,6 +77,7 @@ class Service:
         self,
         *,
         database_uri: str,
+        session: Any,
         broker: Broker,
         application: Application,
         state: Path,
@@ -77,37 +87,50 @@ class Service:
         poll_seconds: float = 2.0,
         kill_wait_seconds: float = 30.0,
         max_value_bytes: int = 2**30,
+        blob_quota_bytes: int = 0,
         keep: Keep | None = None,
+        pipes_address: str | None = None,
     ) -> None:
-        self._application, self._network = application, application.post.network
+        """`session` is the first of those that the database sees of this agent; `pipes_address`: the node's own, where
+        its pipes may lead to other nodes of the job."""
+        self._network = application.post.network
         self._broker, self._poll_seconds, self._kill_wait_seconds = broker, poll_seconds, kill_wait_seconds
         self.id = application.agent
         self._posted: deque[Callable[[], None]] = deque()
+        #: deliveries on their way in, by their processors
+        self._arrived: deque[tuple[bytes, Delivery]] = deque()
         self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._rung, self._baton = False, Baton()
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._bell, selectors.EVENT_READ, None)
+        self._siblings = self._open_to(pipes_address) if pipes_address else None
+        if self._siblings is not None:
+            endpoint, key = self._siblings.endpoint, self._siblings.keys.public.decode()
+            application = replace(application, pipe_address=endpoint, pipe_key=key)
+        self._application = application
         self._spool = Spool(state / "spool", self.id)
         connect = partial(sessions.opened, database_uri, "pyfi-agent")
         self._mender = Mender(broker)
         self._committer = Committer(
-            connect, broker, self._mender, self._network, self.id, self._spool, self._from_committer, self._due_in
-        )
+            _first(session, connect), broker, self._mender, self._network, self.id, self._spool,
+            self._from_committer, self._due_in,
+        )  # fmt: skip
         self._dispatcher = Dispatcher()
         self._intake = Intake(
             broker, self._dispatcher, self._committer.put, self._delivered, self.post,
-            lambda token: self._pipes.hurry(token),
+            lambda token: self._pipes.hurry(token), self._all_here,
+            first_token(self._siblings.number if self._siblings else 0),
         )  # fmt: skip
         builder = Builder(EnvironmentCache(cache), rules, lambda built: self.post(partial(self._crew.built, built)))
         self._builder = builder
         scratch = state / "scratch"
         scratch.mkdir(parents=True, exist_ok=True, mode=0o700)
         blobs.mkdir(parents=True, exist_ok=True)
-        self._pipes = Piping(self._dispatcher, self._committer.put, self._write_to, state)
+        self._pipes = Piping(self._dispatcher, self._committer.put, self._write_to, state, self._siblings)
         self._crew = Crew(
             self._dispatcher, builder, self._committer.put, Streams(self._committer.put, self.post),
-            self._intake.lots.get, self._watch, self._forget, self.look_soon, scratch, blobs, max_value_bytes,
-            self._pipes,
+            self._intake.lots.get, self._watch, self._forget, self._subscribe, self.look_soon, scratch, blobs,
+            max_value_bytes, self._pipes, blob_quota_bytes,
         )  # fmt: skip
         # it holds a lock while it walks through a folder
         patient = partial(connect, patient=True)
@@ -117,7 +140,7 @@ class Service:
         self._samples: tuple[Sample, ...] = ()
         self._view: View | None = None
         self._looking = False
-        self._look_at = 0.0
+        self._look_at = self._looked = 0.0
         #: when something last changed that asks for a reconcile pass, and when a processor may start again
         self._wished: float | None = None
         self._start_at = math.inf
@@ -129,10 +152,28 @@ class Service:
         self._job_ends: float | None = None
         self._superseded = False
         self._opened = False
+        #: when, and what
+        self._later: tuple[float, Callable[[], None]] = (math.inf, lambda: None)
         #: the subscription to the dead letters
         self._letters: Any = None
         self._failed: BaseException | None = None
         self._healthy = True
+
+    def _open_to(self, address: str) -> Siblings | None:
+        """Listen to other agents of the job; where that cannot be, pipes stay on the node."""
+        from pyfi_hpc.agent.siblings import Siblings, Unreachable
+
+        def watch(descriptor: int) -> None:
+            self._selector.register(descriptor, selectors.EVENT_READ, SIBLINGS)
+
+        def forget(descriptor: int) -> None:
+            self._selector.unregister(descriptor)
+
+        try:
+            return Siblings(self.id, address, watch, forget)
+        except Unreachable as error:
+            log.warning("pipes lead to no other node", address=address, reason=str(error))
+            return None
 
     # from any thread
 
@@ -152,17 +193,25 @@ class Service:
         self._samples = samples
 
     def _delivered(self, processor: bytes, delivery: Delivery) -> None:
-        # a worker is fed from here where the main thread only waits: it would have to wake up for it
-        if self._posted or not self._baton.borrow(partial(self._take, processor, delivery)):
-            self.post(partial(self._intake.take, processor, delivery))
+        self._arrived.append((processor, delivery))
 
-    def _take(self, processor: bytes, delivery: Delivery) -> None:
+    def _all_here(self) -> None:
+        """Deliveries that came together have arrived."""
+        # workers are fed from here where the main thread only waits: it would have to wake up for it
+        if self._posted or not self._baton.borrow(self._feed):
+            self.post(self._take_in)
+
+    def _feed(self) -> None:
         try:
-            self._intake.take(processor, delivery)
+            self._take_in()
             self._hand_out()
         except Exception as error:
             # a fault of ours must end the agent, as it does on its own thread
             self.post(partial(_raise, error))
+
+    def _take_in(self) -> None:
+        while self._arrived:
+            self._intake.take(*self._arrived.popleft())
 
     def _from_committer(self, news: Looked | Announced) -> None:
         if isinstance(news, Looked):
@@ -197,9 +246,13 @@ class Service:
             if now - tick >= TICK_SECONDS:
                 tick = now
                 self._pipes.turn(now)
+                self._crew.put_on_record()
+                if self._pipes.unknown and now - self._looked > STRANGER_SECONDS:
+                    self._look_at = 0.0
                 self._crew.watch_limits(now, self._timeout_of)
                 self._crew.stop_drained()
                 self._look_if_due(now)
+                self._do_later(now)
                 self._note_long_calls(now)
                 self._watch_time_limit(now)
                 self._follow_health()
@@ -212,6 +265,9 @@ class Service:
 
     def _event(self, key: selectors.SelectorKey, mask: int) -> None:
         process = key.data
+        if process is SIBLINGS:
+            self._pipes.hear()
+            return
         if process is None:
             with contextlib.suppress(BlockingIOError):
                 os.eventfd_read(self._bell)
@@ -244,24 +300,28 @@ class Service:
     # handing out
 
     def _hand_out(self) -> None:
-        for hand in self._dispatcher.hand_out():
+        hands = self._dispatcher.hand_out()
+        for hand in hands:
             lot = self._intake.lots[hand.token]
             if hand.announce:
                 self._committer.put(Announce(lot, hand.worker, self._crew.row_of(hand.worker), hand.indexes))
             else:
                 self._give(lot, hand.worker, hand.task, hand.indexes, passing=hand.passing)
+        if hands:
+            self._send()
 
     def _announced(self, news: Announced) -> None:
         self._give(news.lot, news.worker, news.lot.socket.task, news.indexes, passing=False)
+        self._send()
 
     def _give(self, lot: Lot, worker: int, task: str, indexes: tuple[int, ...], *, passing: bool) -> None:
         as_sent = not (lot.delivery.content_encoding or lot.renumbered)
         body = lot.delivery.body if as_sent else messages.encode(lot.message)
         self._crew.run(worker, lot, task, indexes, body, passing=passing)
-        for hand in self._crew.hands.values():
-            process = hand.process
-            if process is not None and process.number == worker and process.wants_to_write:
-                self._selector.modify(process.socket, _interest(process), process)
+
+    def _send(self) -> None:
+        for process in self._crew.send():
+            self._selector.modify(process.socket, _interest(process), process)
 
     def _timeout_of(self, lot: Lot, index: int) -> float | None:
         own, usual = lot.call(index).timeout, lot.socket.timeout_seconds
@@ -272,27 +332,46 @@ class Service:
     # the database's wishes
 
     def _register(self) -> None:
-        def registered(identity: Identity | None) -> None:
-            if identity is None:
+        wished = time.monotonic()
+
+        def arrived(found: tuple[Identity, View] | None) -> None:
+            if found is None:
                 self.post(self._be_superseded)
-                return
-            log.info("agent ready", node=identity.node_name, cores=len(self._application.cores),
-                     slots=len(self._application.slots or ()), broker=self._broker.kind)  # fmt: skip
-            self.post(self._open)
+            else:
+                self.post(partial(self._open, *found, wished))
 
-        self._committer.put(Within(partial(register, application=self._application), registered))
+        self._committer.put(Within(partial(keeper.arrive, application=self._application, wished=wished), arrived))
 
-    def _open(self) -> None:
+    def _open(self, identity: Identity, view: View, wished: float) -> None:
         if self._ending is not None:
             return
-        self._broker.on_hint(self._network, self._hint)
-        # a new queue takes RabbitMQ two seconds
-        declared = self._builder.spare(partial(self._broker.declare_dead_letters, self._network))
+        self._look_at = time.monotonic() + self._poll_seconds
+        # first of all: no other start takes as long as a worker's
+        self._follow(view, wished)
+        self._later = (time.monotonic() + _LATER_SECONDS, partial(self._open_the_rest, identity))
+        self._opened = True
+
+    def _do_later(self, now: float) -> None:
+        if now >= self._later[0] and self._ending is None:
+            _, do = self._later
+            self._later = math.inf, lambda: None
+            do()
+
+    def _open_the_rest(self, identity: Identity) -> None:
+        declared = self._builder.spare(partial(self._listen, identity))
         declared.add_done_callback(lambda done: self.post(partial(self._consume_letters, done)))
         if self._application.devices:
             self._sampler.start()
-        self._opened = True
-        self.look_soon()
+
+    def _listen(self, identity: Identity) -> None:
+        """Hear hints, and have a queue for dead letters; on a thread that may wait."""
+        log.info("agent ready", node=identity.node_name, cores=len(self._application.cores),
+                 slots=len(self._application.slots or ()), broker=self._broker.kind)  # fmt: skip
+        self._broker.on_hint(self._network, self._hint)
+        # what changed until now was told to nobody here
+        self.post(self.look_soon)
+        # a new queue takes RabbitMQ two seconds
+        self._broker.declare_dead_letters(self._network)
 
     def _consume_letters(self, declared: Future[None]) -> None:
         if self._ending is not None:
@@ -329,13 +408,13 @@ class Service:
 
     def _look_if_due(self, now: float) -> None:
         if not self._looking and now >= self._look_at and self._opened:
-            self._looking = True
+            self._looking, self._looked = True, now
             self._look_at = now + self._poll_seconds
             samples, self._samples = self._samples, ()
             wished = self._wish(now)
             work = partial(
                 keeper.look, network=self._network, agent=self.id, calls=self._crew.counted(), samples=samples,
-                wished=wished, ways=self._committer.ways.news(),
+                wished=wished, ways=self._committer.ways.news(), between=self._siblings is not None,
             )  # fmt: skip
             self._committer.put(Within(work, lambda view: self.post(partial(self._follow, view, wished))))
 
@@ -520,7 +599,8 @@ class Service:
             return False
         if time.monotonic() > self._drained_by:
             self._crew.kill_all(self._ending.cause)
-        return not any(hand.process for hand in self._crew.hands.values())
+            self._pipes.give_up()
+        return not (any(hand.process for hand in self._crew.hands.values()) or self._pipes.waits)
 
     def _end(self) -> int:
         self._housekeeping.close()
@@ -539,6 +619,12 @@ class Service:
             post = self._application.post
             raise superseded(post.token or "", post.incarnation)
         return 0 if self._failed is None else 1
+
+
+def _first(session: Any, connect: Callable[[], Any]) -> Callable[[], Any]:
+    """Gives `session`, and afterwards what `connect` does."""
+    ready = [session]
+    return lambda: ready.pop() if ready else connect()
 
 
 def _raise(error: Exception) -> None:

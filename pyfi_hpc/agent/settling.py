@@ -9,8 +9,6 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-import structlog
-
 from pyfi_hpc.agent.forwarding import Forwarder, Parcel
 from pyfi_hpc.agent.jobs import GiveBack, Job, Park, SetAside, Split, Then
 from pyfi_hpc.agent.lots import Lot
@@ -19,12 +17,13 @@ from pyfi_hpc.agent.verdicts import Verdict, single
 from pyfi_hpc.agent.ways import Ways
 from pyfi_hpc.brokers.base import Broker, Confirm, Delivery, Publication, Reason
 from pyfi_hpc.failpoints import reach
+from pyfi_hpc.logs import logger
 from pyfi_hpc.wire import messages
 from pyfi_hpc.wire.ids import new_id
 from pyfi_hpc.wire.limits import REPLY_INLINE_BYTES
 from pyfi_hpc.wire.messages import WIRE_VERSION, Answer, Message, Reply
 
-log = structlog.get_logger("pyfi.agent")
+log = logger("pyfi.agent")
 
 _AGAIN_SECONDS = 1.0
 

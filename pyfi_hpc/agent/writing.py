@@ -110,7 +110,7 @@ class Writing:
     def followed(self, found: Committed, after: After) -> None:
         """Segments are in: what of them is left to do."""
         after.verdicts += found.verdicts
-        after.calls.append(lambda: self._settling.ways.piped(found.carried))
+        after.calls.append(lambda: self._settling.ways.piped(found.carried, found.far))
         if found.leases:
             after.calls.append(found.take_leases)
 

@@ -7,17 +7,13 @@ A broker carries messages to agents at least once. All calls may come from any t
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
 
+from pyfi_hpc.brokers.confirm import Confirm as Confirm
 from pyfi_hpc.model.names import is_fifo
 from pyfi_hpc.wire.messages import CONTENT_TYPE
-
-#: What a publish gives back: resolves to None once the broker holds the message, else raises
-#: BadInput E_UNKNOWN_SOCKET (no queue is bound there), BrokerUnavailable E_BROKER, E_BROKER_BLOCKED or E_BACKPRESSURE.
-Confirm = Future[None]
 
 
 class Reason(StrEnum):
@@ -124,6 +120,10 @@ class Peeked:
     headers: Mapping[str, object]
 
 
+def nothing() -> None:
+    """There is nothing to do."""
+
+
 class Broker(Protocol):
     """Carries messages to the agents that run them, each at least once."""
 
@@ -156,10 +156,18 @@ class Broker(Protocol):
     def set_aside(self, network: str, publication: Publication, reason: Reason, detail: str) -> Confirm:
         """Publish to the dead letters of `network` (queue `dead.<network>`), with reason headers of ours."""
 
-    def consume(self, queue: str, *, prefetch: int, deliver: Callable[[Delivery], None]) -> Subscription:
+    def consume(
+        self,
+        queue: str,
+        *,
+        prefetch: int,
+        deliver: Callable[[Delivery], None],
+        all_here: Callable[[], None] = nothing,
+    ) -> Subscription:
         """Deliver messages of the queue named `queue`, at most `prefetch` unacked. Reopens itself after a lost
         connection (old deliveries' acks are then dropped) and waits where the queue does not exist yet.
 
+        Several messages may come at once: `all_here` is called when each of them was given to `deliver`.
         Of a `single` queue one consumer is served. With a prefetch of 1 one message is in hands over all of them, and
         what comes back is delivered before what was sent after it.
         """

@@ -15,8 +15,6 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-import structlog
-
 from pyfi_hpc.brokers.base import (
     DELIVERY_LIMIT,
     Confirm,
@@ -27,12 +25,14 @@ from pyfi_hpc.brokers.base import (
     Reason,
     TaskQueue,
     dead_queue,
+    nothing,
 )
 from pyfi_hpc.brokers.letters import DEAD_EXCHANGE, letter
 from pyfi_hpc.brokers.refusals import closed, full, mismatch, unroutable
 from pyfi_hpc.errors import BadInput, PyfiError
+from pyfi_hpc.logs import logger
 
-log = structlog.get_logger()
+log = logger()
 
 
 @dataclass(slots=True, order=True)
@@ -263,11 +263,19 @@ class MemoryBroker:
             self._hub.ensure_dead(network)
         return self.publish(letter(network, publication, reason, detail))
 
-    def consume(self, queue: str, *, prefetch: int, deliver: Callable[[Delivery], None]) -> MemorySubscription:
-        """Deliver what is ready and what comes, on this broker's thread."""
+    def consume(
+        self,
+        queue: str,
+        *,
+        prefetch: int,
+        deliver: Callable[[Delivery], None],
+        all_here: Callable[[], None] = nothing,
+    ) -> MemorySubscription:
+        """Deliver what is ready and what comes, each alone, on this broker's thread."""
 
         def hand_over(delivery: MemoryDelivery) -> None:
             self._calls.put(lambda: deliver(delivery) if delivery.held() else None)
+            self._calls.put(all_here)
 
         subscription = MemorySubscription(self._hub, queue, prefetch, hand_over)
         with self._hub.lock:

@@ -35,7 +35,7 @@ LISTED: Mapping[str, Listed] = {
         "plugs",
         "plugs",
         ("name", "processor", "source", "queue", "target", "key", "way", "piped", "queued"),
-        ("route", "piped_at", "queued_at", *_OBJECT),
+        ("route", "far", "piped_at", "queued_at", "far_at", *_OBJECT),
     ),
     "node": Listed(
         "nodes",

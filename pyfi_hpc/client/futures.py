@@ -15,13 +15,12 @@ from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED, PENDING
 from contextlib import suppress
 from typing import Any, Protocol
 
-import structlog
-
 from pyfi_hpc.errors import PyfiError, WaitTimeout
+from pyfi_hpc.logs import logger
 from pyfi_hpc.wire.ids import id_text, short
 from pyfi_hpc.wire.messages import Answer, Kind
 
-log = structlog.get_logger()
+log = logger()
 
 _STATUS = {Kind.VALUE: "SUCCEEDED", Kind.ERROR: "FAILED", Kind.CANCELLED: "CANCELLED", Kind.DEAD: "DEAD"}
 

@@ -6,13 +6,12 @@ import queue
 import threading
 import time
 
-import structlog
-
 from pyfi_hpc.client import rows
 from pyfi_hpc.client.directory import Way
 from pyfi_hpc.client.futures import Future
 from pyfi_hpc.client.link import Link
 from pyfi_hpc.errors import PyfiError
+from pyfi_hpc.logs import logger
 
 #: A socket's pace is looked up again after this long.
 _AGAIN_SECONDS = 0.25
@@ -20,7 +19,7 @@ _SAMPLE = 64
 #: The newest sample counts this much, once there is an older figure; one of fewer calls than `_FEW` for less.
 _WEIGHT, _FEW = 0.5, 8
 
-log = structlog.get_logger()
+log = logger()
 
 
 class Pacer:

@@ -15,8 +15,6 @@ from functools import partial
 from itertools import groupby
 from operator import attrgetter
 
-import structlog
-
 from pyfi_hpc.brokers.base import Broker, Confirm, Publication
 from pyfi_hpc.client import notices
 from pyfi_hpc.client.directory import Way
@@ -25,18 +23,21 @@ from pyfi_hpc.client.parcels import EAGER_PARCELS, MOST_CALLS, Item, Lane, Parce
 from pyfi_hpc.client.tickets import AcceptedLog
 from pyfi_hpc.errors import BrokerUnavailable, PyfiError, Unavailable
 from pyfi_hpc.failpoints import reach
+from pyfi_hpc.logs import logger
 from pyfi_hpc.wire import messages
 from pyfi_hpc.wire.ids import new_id
 from pyfi_hpc.wire.messages import WIRE_VERSION, Answer, Message
 
-#: Messages that may be unconfirmed at once.
-WINDOW = 64
-#: Calls, and bytes of them, that may wait to be sent before callers have to wait themselves.
+#: Messages that may be unconfirmed at once; where they are so many, the next go when half of them are confirmed, for
+#: many that go together cost each of them less, all the way.
+WINDOW = 128
+#: Calls, and bytes of them, that may wait to be sent before callers have to wait themselves; they go on when a quarter
+#: of that is gone, not to be woken for each.
 ROOM_CALLS, ROOM_BYTES = 4096, 16 * 2**20
 
 _NEVER = float("inf")
 
-log = structlog.get_logger()
+log = logger()
 
 
 class Sender:
@@ -67,6 +68,8 @@ class Sender:
         self._late_at = _NEVER
         self._notices, self._tell = Notices(), tell
         self._closing = self._sending = False
+        #: the window has been full, and is not half empty yet; somebody waits for room
+        self._full = self._crowded = False
         self._thread = threading.Thread(target=self._run, name="pyfi-sender", daemon=True)
         self._thread.start()
 
@@ -87,10 +90,12 @@ class Sender:
         """Whether `put` would not wait; asked well before it has to, since others put meanwhile."""
         return self._waiting < ROOM_CALLS // 2 and self._bytes < ROOM_BYTES // 2
 
-    def put(self, way: Way, items: Sequence[Item]) -> None:
-        """Have the calls sent, soon; waits while there is no room. Each is accepted or refused through its ticket."""
-        for ticket, group in groupby(items, _ticket):
-            ticket.add(len(list(group)))
+    def put(self, way: Way, items: Sequence[Item], *, known: bool = False) -> None:
+        """Have the calls sent, soon; waits while there is no room. Each is accepted or refused through its ticket,
+        which has counted it already where it is `known`."""
+        if not known:
+            for ticket, group in groupby(items, _ticket):
+                ticket.add(len(list(group)))
         size = sum([len(item.call.args) for item in items])
         with self._lock:
             roomy = self._wait_for_room(items[0].deadline)
@@ -103,6 +108,7 @@ class Sender:
 
     def _wait_for_room(self, deadline: float) -> bool:
         while not self._closing and (self._waiting >= ROOM_CALLS or self._bytes >= ROOM_BYTES):
+            self._crowded = True
             if not self._room.wait(max(0.0, deadline - time.monotonic())) and time.monotonic() >= deadline:
                 return False
         return not self._closing
@@ -184,7 +190,8 @@ class Sender:
 
     def _next(self) -> Parcel | None:
         """The parcel to send now, put into the window; None where there is none, or no room in the window."""
-        if self._closing or len(self._window) >= WINDOW:
+        self._full = len(self._window) > (WINDOW // 2 if self._full else WINDOW - 1)
+        if self._closing or self._full:
             return None
         now = time.monotonic()
         for parcel in self._again:
@@ -208,7 +215,9 @@ class Sender:
     def _leave_room(self, items: Sequence[Item]) -> None:
         self._waiting -= len(items)
         self._bytes -= sum([len(item.call.args) for item in items])
-        self._room.notify_all()
+        if self._crowded and self._waiting <= ROOM_CALLS * 3 // 4 and self._bytes <= ROOM_BYTES * 3 // 4:
+            self._crowded = False
+            self._room.notify_all()
 
     def _enter(self, parcel: Parcel) -> Parcel:
         self._window.add(parcel)
@@ -310,7 +319,7 @@ class Sender:
     def _give_back(self, items: Sequence[Item], error: PyfiError) -> None:
         """No word of the broker's will come: refused, but for those that are answered, which proves them accepted."""
         self._accepted([item for item in items if isinstance(item.future.answer, Answer)])
-        _refuse([item for item in items if not isinstance(item.future.answer, Answer)], error)
+        refuse([item for item in items if not isinstance(item.future.answer, Answer)], error)
 
     # calls whose time is over
 
@@ -376,7 +385,8 @@ def _error(confirm: Confirm) -> PyfiError | None:
     return BrokerUnavailable("E_BROKER", f"the message could not be sent: {error}")
 
 
-def _refuse(items: Sequence[Item], error: PyfiError) -> None:
+def refuse(items: Sequence[Item], error: PyfiError) -> None:
+    """These are not accepted, for that reason."""
     for item in items:
         item.future.settle(error)
     for ticket, group in groupby(items, key=_ticket):

@@ -10,8 +10,6 @@ from collections.abc import Callable, Iterator
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import structlog
-
 from pyfi_hpc.brokers.base import Broker
 from pyfi_hpc.brokers.connect import connect
 from pyfi_hpc.client import remote, rows
@@ -30,6 +28,7 @@ from pyfi_hpc.db import versions
 from pyfi_hpc.db.plain import place
 from pyfi_hpc.db.record import Cursor
 from pyfi_hpc.errors import PyfiError
+from pyfi_hpc.logs import logger
 from pyfi_hpc.model.priority import Priority
 from pyfi_hpc.wire.ids import id_text
 from pyfi_hpc.wire.messages import Answer, Kind
@@ -40,10 +39,11 @@ if TYPE_CHECKING:
 
     from pyfi_hpc.client.network import Network
     from pyfi_hpc.client.operations import Operations
+    from pyfi_hpc.client.storing import Storing
 
 T = TypeVar("T")
 
-log = structlog.get_logger()
+log = logger()
 
 #: Names a file: one line for each accepted id, for `pyfi verify --accepted`.
 ACCEPTED_LOG = "PYFI_ACCEPTED_LOG"
@@ -161,7 +161,17 @@ class Session:
     @cached_property
     def packer(self) -> Packer:
         """Arguments to bytes and values back."""
-        return Packer(self.settings.blob_dir, self.settings.client.max_value_bytes)
+        return Packer(self.settings.blob_dir, self.settings.client.max_value_bytes, self.settings.blob_quota_bytes)
+
+    @property
+    def storing(self) -> Storing:
+        """Who stores large arguments beside their caller."""
+        return self._opened("_storing", self._make_storing)
+
+    def _make_storing(self) -> Storing:
+        from pyfi_hpc.client.storing import Storing
+
+        return Storing(self.packer)
 
     def _opened(self, name: str, make: Callable[[], T]) -> T:
         found: T | None = self.__dict__.get(name)
@@ -221,7 +231,7 @@ class Session:
             self._closed = True
         atexit.unregister(self.close)
         parts = self.__dict__
-        for name in ("_sender", "_pacer", "_broker"):
+        for name in ("_storing", "_sender", "_pacer", "_broker"):
             if name in parts:
                 parts[name].close()
         if "_waiter" in parts:

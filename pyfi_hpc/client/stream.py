@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from pyfi_hpc.client.futures import Future
 from pyfi_hpc.client.newids import NewIds
 from pyfi_hpc.client.parcels import Item
+from pyfi_hpc.client.sender import refuse
 from pyfi_hpc.client.session import Session
 from pyfi_hpc.client.tickets import Ticket, not_accepted
 from pyfi_hpc.db.topology import SocketInfo
 from pyfi_hpc.errors import PyfiError
 from pyfi_hpc.model.priority import Priority
+from pyfi_hpc.wire.blobs import Content
 from pyfi_hpc.wire.ids import call_digest
 from pyfi_hpc.wire.messages import Call
 
@@ -35,11 +38,29 @@ class Stream:
         self.ticket = Ticket()
 
     def send(self, args: tuple[object, ...]) -> Future:
-        """Have one call sent, soon; raises as `made` does."""
-        future = self.made(args)
+        """Have one call sent, soon; raises as `made` does, but for a full disk: a call whose arguments cannot be stored
+        is not accepted, as if the broker had refused it."""
+        item, contents = self._item(args)
+        if contents and not self._way.socket.ordered:
+            self._send_stored(item, contents)
+            return item.future
+        self._gather(item, contents)
         if self._sender.hungry(self._way, len(self._gathered)):
             self.flush()
-        return future
+        return item.future
+
+    def _send_stored(self, item: Item, contents: Sequence[Content]) -> None:
+        """Have it sent once these are stored, whatever others are sent meanwhile."""
+        self.ticket.add(1)
+        self._session.waiter.watch([item.future])
+
+        def stored(error: PyfiError | None) -> None:
+            if error is None:
+                self._sender.put(self._way, [item], known=True)
+            else:
+                refuse([item], error)
+
+        self._session.storing.put(contents, stored)
 
     @property
     def hungry(self) -> bool:
@@ -60,11 +81,22 @@ class Stream:
         Raises:
             BadInput: E_TYPE, E_RANGE, E_DTYPE, E_LIMIT. Unavailable: E_STORAGE_FULL.
         """
-        future, call = self.call(args, kwargs, id=id, timeout=timeout, deadline=deadline)
+        item, contents = self._item(args, kwargs, id=id, timeout=timeout, deadline=deadline)
+        self._gather(item, contents)
+        return item.future
+
+    def _gather(self, item: Item, contents: Sequence[Content]) -> None:
+        for content in contents:
+            self._session.packer.keep(content)
+        self._gathered.append(item)
+
+    def _item(
+        self, args: tuple[object, ...], kwargs: Mapping[str, object] = _NONE, **limits: Any
+    ) -> tuple[Item, Sequence[Content]]:
+        future, call, contents = self._called(args, kwargs, **limits)
         until = future.made + self._patience - self._spent
         self._spent = 0.0
-        self._gathered.append(Item(future, call, self.ticket, until))
-        return future
+        return Item(future, call, self.ticket, until), contents
 
     def call(
         self,
@@ -76,12 +108,27 @@ class Stream:
         deadline: float | None = None,
     ) -> tuple[Future, Call]:
         """One call that is not to be sent by this stream; raises as `made` does."""
+        future, call, contents = self._called(args, kwargs, id=id, timeout=timeout, deadline=deadline)
+        for content in contents:
+            self._session.packer.keep(content)
+        return future, call
+
+    def _called(
+        self,
+        args: tuple[object, ...],
+        kwargs: Mapping[str, object],
+        *,
+        id: bytes | None = None,
+        timeout: float | None = None,
+        deadline: float | None = None,
+    ) -> tuple[Future, Call, Sequence[Content]]:
+        """A call, and what is to be stored before it is sent."""
         way = self._way
         way.check(args, kwargs)
         way.check_timeout(timeout)
-        data = self._session.packer.pack(args, kwargs)
+        data, contents = self._session.packer.packed(args, kwargs)
         call = Call(id or self._ids.next(), data, call_digest(way.socket.id, data), 1, deadline, timeout)
-        return Future(self._session, call.id, self._name, call.digest if id else None), call
+        return Future(self._session, call.id, self._name, call.digest if id else None), call, contents
 
     @property
     def socket(self) -> SocketInfo:

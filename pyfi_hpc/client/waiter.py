@@ -13,13 +13,13 @@ from collections.abc import Callable, Iterable
 from itertools import takewhile
 
 import msgspec
-import structlog
 
 from pyfi_hpc.client import rows
 from pyfi_hpc.client.futures import Future
 from pyfi_hpc.client.link import Link
 from pyfi_hpc.client.rows import Row
 from pyfi_hpc.errors import BadInput, DatabaseUnavailable, PyfiError
+from pyfi_hpc.logs import logger
 from pyfi_hpc.wire.ids import id_text
 from pyfi_hpc.wire.messages import decode_reply
 
@@ -28,7 +28,7 @@ FIRST_SECONDS, LONGEST_SECONDS = 0.05, 2.0
 _SHARE = 0.05
 CHUNK = 1000
 
-log = structlog.get_logger()
+log = logger()
 
 
 class Waiter:

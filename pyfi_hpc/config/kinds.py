@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -55,6 +56,20 @@ def path(value: str) -> Path | None:
     if not found.is_absolute():
         raise Unfit("E_CONFIG", value, "a path in the settings must be absolute or begin with ~")
     return found
+
+
+def yes_no(value: str) -> bool:
+    """True or False; nothing is False."""
+    return bool(yes_no_unset(value))
+
+
+def ip_network(value: str) -> str:
+    """A network of IP addresses, or nothing."""
+    text = value.strip()
+    try:
+        return str(ipaddress.ip_network(text, strict=False)) if text else ""
+    except ValueError as error:
+        raise Unfit("E_CONFIG", value, str(error)) from None
 
 
 def yes_no_unset(value: str) -> bool | None:

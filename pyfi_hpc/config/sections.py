@@ -63,6 +63,9 @@ class Paths:
     state: Path | None = key(None, kinds.path, "sockets, embedded database, logs; empty: $XDG_STATE_HOME/pyfi")
     cache: Path | None = key(None, kinds.path, "mirrors and environments; empty: $XDG_CACHE_HOME/pyfi")
     blobs: Path | None = key(None, kinds.path, "large values; empty: in the cache")
+    blobs_gib: float | None = key(
+        None, kinds.number_or_none(0.001, 2**30), "how much all large values may take, in GiB; empty: what the disk has"
+    )
 
 
 @dataclass(frozen=True)
@@ -74,6 +77,12 @@ class Agent:
     max_value_bytes: int = key(2**30, kinds.whole(1024, 2**40), "the largest result of a call")
     # Slurm's own default of KillWait
     kill_wait_seconds: int = key(30, kinds.whole(1, 3600), "Slurm's KillWait: how long a job that is to end has")
+    node_pipes: bool = key(
+        False, kinds.yes_no, "may results go straight to workers on other nodes of one job, by TCP with CURVE?"
+    )
+    node_pipes_network: str = key(
+        "", kinds.ip_network, "the network for these, such as 10.1.0.0/16; empty: that of the node's name"
+    )
     idle_minutes: float = key(30.0, kinds.number(0.05, 525_600), "after which `pyfi local` ends by itself")
 
 

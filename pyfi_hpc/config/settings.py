@@ -70,6 +70,11 @@ class Settings:
         """Values too large for the database."""
         return self.paths.blobs or self.cache_dir / "blobs"
 
+    @property
+    def blob_quota_bytes(self) -> int:
+        """How much all of these may take; 0: what the disk has."""
+        return int((self.paths.blobs_gib or 0) * 2**30)
+
     def value(self, name: str) -> Any:
         """The value of "section.key"."""
         section, _, key = name.partition(".")

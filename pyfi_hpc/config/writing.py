@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import tempfile
 from pathlib import Path
 
 from pyfi_hpc.config import ini
@@ -50,6 +49,8 @@ def _edited(lines: list[str], section: str, key: str, value: str) -> list[str]:
 
 def _replace(path: Path, text: str) -> None:
     """Write the whole file or none of it; mkstemp's mode is 0600 from the first byte."""
+    import tempfile
+
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     try:
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")

@@ -9,8 +9,6 @@ import secrets
 from collections.abc import Mapping
 from typing import Protocol
 
-import structlog
-
 from pyfi_hpc.control import pilots
 from pyfi_hpc.control.leading import Leader
 from pyfi_hpc.control.pilots import Action, PilotJob
@@ -19,10 +17,11 @@ from pyfi_hpc.db.jobs import Wanted
 from pyfi_hpc.db.record import Cursor
 from pyfi_hpc.errors import BadInput, PyfiError, Unavailable
 from pyfi_hpc.failpoints import reach
+from pyfi_hpc.logs import logger
 from pyfi_hpc.model.status import JobStatus
 from pyfi_hpc.slurm.launcher import Launcher, Observation, Submission
 
-log = structlog.get_logger("pyfi.scheduler")
+log = logger("pyfi.scheduler")
 
 
 class Prepare(Protocol):

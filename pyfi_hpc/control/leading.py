@@ -9,15 +9,14 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Protocol, TypeVar
 
-import structlog
-
 from pyfi_hpc.db import jobs as rows
 from pyfi_hpc.db.jobs import Lease
 from pyfi_hpc.db.record import Cursor
 from pyfi_hpc.errors import PyfiError
+from pyfi_hpc.logs import logger
 
 T = TypeVar("T")
-log = structlog.get_logger("pyfi.scheduler")
+log = logger("pyfi.scheduler")
 
 
 class Database(Protocol):

@@ -10,16 +10,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import structlog
-
 from pyfi_hpc.db import record
 from pyfi_hpc.db.record import Cursor
+from pyfi_hpc.logs import logger
 from pyfi_hpc.model.status import Cause, HoldState, JobStatus
 from pyfi_hpc.slurm.detail import in_hostlist
 from pyfi_hpc.wire.ids import id_text
 from pyfi_hpc.wire.messages import ErrorRecord
 
-log = structlog.get_logger("pyfi.scheduler")
+log = logger("pyfi.scheduler")
 
 #: So many charges are looked at in one pass.
 _MOST = 500

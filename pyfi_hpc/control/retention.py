@@ -25,6 +25,7 @@ from typing import Any
 
 from pyfi_hpc.blobs.collection import Collected, collect
 from pyfi_hpc.db.record import Cursor, Key
+from pyfi_hpc.wire import meter
 from pyfi_hpc.wire.ext import BLOB_BYTES, BLOB_MARK
 
 #: Rows in one transaction: a few milliseconds, for which commits wait.
@@ -151,7 +152,9 @@ def collect_blobs(
         cursor.execute("SELECT pg_try_advisory_xact_lock(%s)", (_BLOBS_LOCK,))
         if not cursor.fetchone()[0] or not _due(folder / ".collected"):
             return None
-        return collect(folder, needed, older_than_seconds=keep.blob_seconds)
+        found = collect(folder, needed, older_than_seconds=keep.blob_seconds)
+        meter.recount(folder)
+        return found
 
 
 def claim(cursor: Cursor, folder: Path) -> bool:

@@ -14,8 +14,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
-import structlog
-
 from pyfi_hpc.brokers.base import Broker
 from pyfi_hpc.control import acting, credentials, losses, pilots
 from pyfi_hpc.control.acting import Hands, Prepare
@@ -25,12 +23,13 @@ from pyfi_hpc.control.reconcile import reconcile
 from pyfi_hpc.db import jobs as rows
 from pyfi_hpc.db.record import Cursor
 from pyfi_hpc.errors import PyfiError, Unavailable
+from pyfi_hpc.logs import logger
 from pyfi_hpc.model.request import ResourceRequest
 from pyfi_hpc.model.status import JobStatus
 from pyfi_hpc.slurm.launcher import Launcher
 
 T = TypeVar("T")
-log = structlog.get_logger("pyfi.scheduler")
+log = logger("pyfi.scheduler")
 
 #: A leader renews its lease, and one that waits looks at it, at least this often.
 TICK_SECONDS = 4.0

@@ -31,3 +31,6 @@ def uuids(values: Iterable[bytes | None]) -> str:
 def numbers(values: Iterable[float | None]) -> str:
     """For `int[]` and `float8[]`."""
     return "{" + ",".join(["NULL" if value is None else repr(value) for value in values]) + "}"
+
+
+integers = floats = numbers

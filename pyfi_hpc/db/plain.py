@@ -36,11 +36,17 @@ def session(uri: str, application: str) -> Iterator[Cursor]:
     Raises:
         DatabaseUnavailable: E_DB_UNAVAILABLE. BadInput: as `translated` has it.
     """
+    with translating(place(uri)), closing(postgres.opened(uri, application)) as connection:
+        yield connection.cursor()
+
+
+@contextmanager
+def translating(where: str) -> Iterator[None]:
+    """Within it, psycopg2's errors are raised as `session` has them; `where` is the database's `place`."""
     try:
-        with closing(postgres.opened(uri, application)) as connection:
-            yield connection.cursor()
+        yield
     except psycopg2.Error as error:
-        raise translated(error, place(uri)) from error
+        raise translated(error, where) from error
 
 
 def place(uri: str) -> str:

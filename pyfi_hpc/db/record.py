@@ -15,7 +15,7 @@ import msgspec
 import psycopg2
 from psycopg2.extras import execute_values
 
-from pyfi_hpc.db import arrays
+from pyfi_hpc.db import arrays, binary
 from pyfi_hpc.model.status import AttemptStatus, Cause, OutcomeStatus
 from pyfi_hpc.wire import messages
 from pyfi_hpc.wire.ids import ID_BYTES
@@ -140,6 +140,7 @@ def _columns(rows: Sequence[NewOutcome]) -> tuple[str, ...]:
 
 
 # ways: what rows that came the same way share; a row names its own by number
+_VALUES = "values_of_calls"
 _PREPARE_VALUES = """
     PREPARE values_of_calls (text[], uuid[], uuid[], bytea[], int[], uuid[], bytea[], bytea[], float8[], float8[]) AS
     INSERT INTO pyfi.outcome (owner, id, status, value, digest, socket_id, worker_id, started, ended, routes)
@@ -178,23 +179,30 @@ def insert_values(cursor: Cursor, new: Iterable[NewValue]) -> None:
     """
     rows = sorted(new)
     ways = {way: number for number, way in enumerate(dict.fromkeys([row.way for row in rows]), start=1)}
-    columns = (
-        arrays.texts([way.owner for way in ways]),
-        arrays.uuids([way.socket for way in ways]),
-        arrays.uuids([way.worker for way in ways]),
-        arrays.binaries([way.routes for way in ways]),
-        arrays.numbers([ways[row.way] for row in rows]),
-        arrays.uuids([row.id for row in rows]),
-        arrays.binaries([row.value for row in rows]),
-        arrays.binaries([row.digest for row in rows]),
-        arrays.numbers([row.started for row in rows]),
-        arrays.numbers([row.ended for row in rows]),
-    )
+    if binary.execute(cursor.connection, _VALUES, _value_columns(binary, rows, ways)):
+        return
+    columns = _value_columns(arrays, rows, ways)
     try:
         cursor.execute(_INSERT_VALUES, columns)
     except psycopg2.errors.InvalidSqlStatementName:
         # a session that has not seen it: the first time, and behind a pooler any time
         cursor.execute(_PREPARE_VALUES + _INSERT_VALUES, columns)
+
+
+def _value_columns(form: Any, rows: Sequence[NewValue], ways: Mapping[Way, int]) -> tuple[Any, ...]:
+    """In the order of the statement's parameters, as text (`arrays`) or in Postgres' own format (`binary`)."""
+    return (
+        form.texts([way.owner for way in ways]),
+        form.uuids([way.socket for way in ways]),
+        form.uuids([way.worker for way in ways]),
+        form.binaries([way.routes for way in ways]),
+        form.integers([ways[row.way] for row in rows]),
+        form.uuids([row.id for row in rows]),
+        form.binaries([row.value for row in rows]),
+        form.binaries([row.digest for row in rows]),
+        form.floats([row.started for row in rows]),
+        form.floats([row.ended for row in rows]),
+    )
 
 
 def _keys(keys: Iterable[Key]) -> tuple[list[str], list[str]]:

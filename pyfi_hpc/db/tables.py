@@ -253,6 +253,9 @@ class Plug(Owned, Base):
     queued: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))
     piped_at: Mapped[datetime.datetime | None]
     queued_at: Mapped[datetime.datetime | None]
+    #: how many of those that went by pipes went to another node, and when the last did
+    far: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))
+    far_at: Mapped[datetime.datetime | None]
     processor: Mapped[Processor] = relationship(lazy="joined")
     queue: Mapped[Queue] = relationship(lazy="joined")
     __table_args__ = (
@@ -382,6 +385,9 @@ class Agent(Owned, Base):
     slots: Mapped[list[Any] | None]
     #: it did not end by itself, and for what cause as far as is known by now (`control.losses`)
     lost: Mapped[Cause | None] = mapped_column(CAUSE)
+    #: where it listens to other agents of its job, and by which public key; NULL: its pipes stay on the node
+    pipe_address: Mapped[str | None]
+    pipe_key: Mapped[str | None]
     node: Mapped[Node] = relationship(lazy="joined")
     __table_args__ = (
         Index(None, "node_id"),

@@ -12,10 +12,13 @@ from pathlib import Path
 
 from pyfi_hpc.config import Settings
 from pyfi_hpc.doctor.findings import Finding, Mark, looked
+from pyfi_hpc.wire import meter
 
 #: Free bytes below which a disk is worth a look, and below which work stops.
 LITTLE_BYTES, TOO_LITTLE_BYTES = 2**30, 64 * 2**20
 
+#: The share of a quota from which on it is worth a look.
+_MUCH = 0.9
 #: Kinds of file system that other nodes see as well. Source: statfs(2) and proc(5), mounts.
 SHARED = frozenset(
     {"nfs", "nfs4", "lustre", "gpfs", "beegfs", "ceph", "cifs", "smb3", "9p", "afs", "pvfs2", "glusterfs"}
@@ -29,6 +32,8 @@ def look(settings: Settings, nodes: int) -> Iterator[Finding]:
     yield from _folder("blobs", settings.blob_dir, "PYFI_PATHS_BLOBS")
     if nodes > 1:
         yield _shared(settings.blob_dir, nodes)
+    if settings.blob_quota_bytes:
+        yield _quota(settings.blob_dir, settings.blob_quota_bytes)
     yield from _disks({settings.state_dir, settings.cache_dir, settings.blob_dir})
     yield from looked("git", partial(_program, "git", shutil.which("git"), "apt-get install git"))
     yield from looked("uv", partial(_program, "uv", _uv(), "pip install uv"))
@@ -58,6 +63,14 @@ def _shared(folder: Path, nodes: int) -> Finding:
     seen = f"{nodes} nodes serve, but {folder} is on {kind}, which looks like this machine's own"
     cure = "name a folder that all nodes share: pyfi config set paths.blobs /FOLDER"
     return Finding(Mark.DOUBTFUL, "shared blobs", seen, cure)
+
+
+def _quota(folder: Path, quota_bytes: int) -> Finding:
+    used = meter.used_bytes(folder)
+    used = meter.walked(folder) if used is None else used
+    mark = Mark.BAD if used >= quota_bytes else Mark.DOUBTFUL if used > _MUCH * quota_bytes else Mark.GOOD
+    seen = f"large values take {used / 2**30:.2f} of {quota_bytes / 2**30:.2f} GiB in {folder}"
+    return Finding(mark, "blob quota", seen, None if mark is Mark.GOOD else meter.CURE)
 
 
 def kind_of_disk(folder: Path, mounts: str) -> str:

@@ -16,7 +16,6 @@ import subprocess
 import sys
 import sysconfig
 import time
-import tomllib
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -237,6 +236,8 @@ def _installable(source: Path) -> bool:
     """Whether the repository is a package, and not only has settings for some tools."""
     if (source / "setup.py").is_file():
         return True
+    import tomllib
+
     try:
         settings = tomllib.loads((source / "pyproject.toml").read_text())
     except FileNotFoundError:

@@ -11,8 +11,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from git.cmd import Git
-
 from pyfi_hpc.envs.address import SCHEMES
 from pyfi_hpc.errors import BadInput, PyfiError, Unavailable
 
@@ -115,6 +113,9 @@ def _start(command: list[str], allowed: str, talks: bool) -> subprocess.Popen[by
     options: dict[str, Any] = {"start_new_session": True}
     if talks:
         options["istream"] = subprocess.PIPE
+    # where an environment is there, and so in most starts of an agent, nothing of git is needed
+    from git.cmd import Git
+
     process = Git("/").execute(command, as_process=True, env=surroundings, **options)
     child: subprocess.Popen[bytes] = process.proc
     process.proc = None  # ours to end

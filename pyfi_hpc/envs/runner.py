@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import importlib.metadata
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
 
 import pyfi_hpc
 from pyfi_hpc.envs.locks import locked
+
+if TYPE_CHECKING:
+    from importlib.metadata import Distribution
 
 #: All of ours that a worker may import.
 PARTS = ("__init__.py", "errors.py", "worker", "wire", "pipes")
@@ -54,6 +57,8 @@ def _write(folder: Path, contents: Mapping[str, bytes]) -> None:
 
 def carried(cache: Path, abi: str) -> Path | None:
     """A folder with our own msgspec and pyzmq, for interpreters of our `abi`; None where they cannot be copied."""
+    import importlib.metadata
+
     distributions = [importlib.metadata.distribution(name) for name in CARRIED]
     if any(distribution.files is None for distribution in distributions):
         return None  # a system package that does not list its files
@@ -68,7 +73,7 @@ def carried(cache: Path, abi: str) -> Path | None:
     return _published(cache / "carried" / name, copy)
 
 
-def _content(distribution: importlib.metadata.Distribution) -> Iterator[PurePosixPath]:
+def _content(distribution: Distribution) -> Iterator[PurePosixPath]:
     """What the distribution brought into site-packages, without its tests and compiled modules."""
     for path in distribution.files or ():
         if ".." not in path.parts and not {"__pycache__", "tests"} & set(path.parts) and not path.is_absolute():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import tarfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,6 +95,8 @@ def unpack(archive: Path, entries: Iterable[Entry], into: Path) -> None:
         BadInput: E_PATH, the archive has something that was not listed.
         Fault: E_DIGEST, a file is missing or is not what the commit says.
     """
+    import tarfile
+
     awaited = {entry.path: entry for entry in entries}
     with tarfile.open(archive, encoding="utf-8", errors="surrogateescape") as tar:
         for member in tar:

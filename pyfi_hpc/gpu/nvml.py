@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
@@ -15,6 +17,9 @@ def session() -> Iterator[Any]:
 
     Sessions nest, and an inner one costs little: who asks often keeps one open.
     """
+    if "pynvml" not in sys.modules and not _is_there():
+        yield None
+        return
     import pynvml
 
     try:
@@ -27,6 +32,15 @@ def session() -> Iterator[Any]:
     finally:
         with contextlib.suppress(pynvml.NVMLError):
             pynvml.nvmlShutdown()
+
+
+def _is_there() -> bool:
+    """Whether this machine has the library. The module is a large one: it loads longer than all else of an agent."""
+    try:
+        ctypes.CDLL("libnvidia-ml.so.1")
+    except OSError:
+        return False
+    return True
 
 
 def told(ask: Callable[..., T], *arguments: Any) -> T | None:

@@ -11,7 +11,6 @@ import threading
 import time
 
 import psycopg2
-import structlog
 
 import pyfi_hpc
 from pyfi_hpc.agent import kernel
@@ -24,6 +23,7 @@ from pyfi_hpc.db.embedded import ADMIN, ROLE, EmbeddedPostgres
 from pyfi_hpc.errors import PyfiError
 from pyfi_hpc.local.idle import Watch
 from pyfi_hpc.local.record import Records, Running
+from pyfi_hpc.logs import logger
 from pyfi_hpc.processes import start_ticks
 
 #: The agent's own drain takes 30 s at most, and its last commits ten.
@@ -31,7 +31,7 @@ AGENT_SECONDS = 45.0
 _LOOK_SECONDS = 0.5
 _LONGEST_LOOK_SECONDS = 20.0
 
-log = structlog.get_logger("pyfi.local")
+log = logger("pyfi.local")
 
 
 class LocalService:

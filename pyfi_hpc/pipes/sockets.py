@@ -18,6 +18,7 @@ from typing import NamedTuple
 import zmq
 
 from pyfi_hpc.errors import BadInput
+from pyfi_hpc.pipes.curve import Door, Keys, Refusal, identify
 from pyfi_hpc.pipes.memory import Pool, Reach, pool, reach
 from pyfi_hpc.pipes.protocol import (
     CUT_OFF_BYTES,
@@ -38,12 +39,17 @@ from pyfi_hpc.pipes.protocol import (
 from pyfi_hpc.pipes.receiving import Receiving, size_of
 from pyfi_hpc.pipes.sending import Key, Sending
 from pyfi_hpc.pipes.window import Window
+from pyfi_hpc.wire.frames import agent_of
 
 #: Source: unix(7), sun_path with its final zero.
 PATH_BYTES = 107
 #: A peer that answers no heartbeat for so long has vanished.
 _VANISHED_MS = 2_000
 _AGAIN_SECONDS = 1.0
+#: A worker of another node answers at the door when it has finished what it runs.
+_FAR_SECONDS = 3.0
+#: Over TCP CURVE has proven both ends before the first word is said.
+_NO_SECRET = b""
 #: For the last words of a socket that is closed.
 _LINGER_MS = 200
 #: A window of DATA, and the CREDITs for it (three a call at most), never reach these: so a message that cannot be sent
@@ -63,6 +69,11 @@ def context() -> Context:
     made = zmq.Context(io_threads=1)
     made.blocky = False
     return made
+
+
+def is_far(path: str) -> bool:
+    """Whether a pipe leads to another node."""
+    return path.startswith("tcp://")
 
 
 def _endpoint(path: str) -> str:
@@ -90,7 +101,7 @@ def _limited(socket: Socket) -> None:
         (zmq.MAXMSGSIZE, CUT_OFF_BYTES),
         (zmq.HEARTBEAT_IVL, _VANISHED_MS // 2),
         (zmq.HEARTBEAT_TIMEOUT, _VANISHED_MS),
-        (zmq.HANDSHAKE_IVL, _VANISHED_MS),
+        (zmq.HANDSHAKE_IVL, int(_FAR_SECONDS * 1000)),
         (zmq.LINGER, _LINGER_MS),
         (zmq.RECONNECT_IVL, -1),
     ):
@@ -114,8 +125,9 @@ class Bunch(NamedTuple):
 class Sender:
     """Somebody who sends us calls."""
 
-    def __init__(self, receiving: Receiving) -> None:
-        self.receiving = receiving
+    def __init__(self, receiving: Receiving, agent: int = 0) -> None:
+        """`agent` counts its calls; 0: our own does."""
+        self.receiving, self.agent = receiving, agent
         self.reach: Reach | None = None
         #: it sends nothing more
         self.left = False
@@ -144,7 +156,7 @@ class Sender:
 
 
 class Inlet:
-    """Where other workers' calls come in."""
+    """Where calls of other workers of this node come in."""
 
     def __init__(self, context: Context, path: str, secret: bytes) -> None:
         """Listen at `path`, to those who know `secret`.
@@ -155,24 +167,29 @@ class Inlet:
         endpoint = _endpoint(path)
         if os.path.lexists(path):
             raise BadInput.of("E_IN_USE", "pipe", path, "something is there already")
+        self._begin(context, secret)
+        try:
+            self._socket.bind(endpoint)
+        except zmq.ZMQError as error:
+            self._socket.close()
+            raise BadInput.of("E_PATH", "pipe", path, str(error)) from error
+
+    def _begin(self, context: Context, secret: bytes) -> None:
         self._secret = secret
         self._senders: dict[bytes, Sender] = {}
         self._socket: Socket = context.socket(zmq.ROUTER)
         _limited(self._socket)
         self._socket.setsockopt(zmq.SNDHWM, _HIGH_WATER_BACK)
         self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
-        try:
-            self._socket.bind(endpoint)
-        except zmq.ZMQError as error:
-            self._socket.close()
-            raise BadInput.of("E_PATH", "pipe", path, str(error)) from error
         self.fd = int(self._socket.getsockopt(zmq.FD))
+        #: what to wait on
+        self.descriptors = [self.fd]
 
     def hear(self) -> Iterator[Bunch]:
         """The calls that came; who does not keep to the protocol is told, and dropped."""
         while _events(self._socket) & _IN:
             try:
-                name, *parts = self._socket.recv_multipart(_NOW)
+                name, *parts = self._received()
             except zmq.Again:
                 return
             try:
@@ -184,6 +201,9 @@ class Inlet:
                 continue
             if bunch is not None:
                 yield bunch
+
+    def _received(self) -> list[bytes]:
+        return self._socket.recv_multipart(_NOW)
 
     def _heard(self, name: bytes, body: bytes) -> Bunch | None:
         frame = read_from_sender(body)
@@ -199,15 +219,21 @@ class Inlet:
 
     def _sender(self, name: bytes) -> Sender:
         # a stranger's first words are refused by the fresh books that it gets
-        return self._senders.get(name) or Sender(Receiving(self._secret, secrets.token_bytes(NONCE_BYTES)))
+        return self._senders.get(name) or self._stranger()
+
+    def _stranger(self) -> Sender:
+        return Sender(Receiving(self._secret, secrets.token_bytes(NONCE_BYTES)))
 
     def _greet(self, name: bytes, frame: Hello) -> None:
         self._forget_vanished()
         sender = self._sender(name)
-        sender.reach = reach(frame.pid, frame.arena)
+        sender.reach = self._reach(frame)
         welcome = sender.receiving.greeted(frame, sender.reach is not None)
         self._senders[name] = sender
         self._say(name, welcome)
+
+    def _reach(self, frame: Hello) -> Reach | None:
+        return reach(frame.pid, frame.arena)
 
     def _data(self, sender: Sender, frame: Data) -> Bunch:
         calls = sender.receiving.arrived(frame)
@@ -266,11 +292,83 @@ class Inlet:
         self._socket.close()
 
 
+class FarInlet(Inlet):
+    """Where calls of workers of other nodes come in: over TCP, from those whom the agent has named."""
+
+    def __init__(self, context: Context, address: str, keys: Keys) -> None:
+        """Listen at a free port of `address`, known by these keys; to nobody as yet.
+
+        Raises:
+            BadInput: E_PATH, it cannot be had.
+        """
+        self._begin(context, _NO_SECRET)
+        self._door = Door(context)
+        self._guests: frozenset[int] = frozenset()
+        #: whose words are being heard
+        self._speaker = 0
+        try:
+            self.endpoint = self._door.guard(self._socket, keys, address)
+        except (ValueError, zmq.ZMQError) as error:
+            self._door.close()
+            self._socket.close()
+            raise BadInput.of("E_PATH", "pipe", address, str(error)) from error
+        self.descriptors += self._door.descriptors
+
+    def admit(self, guests: Sequence[tuple[bytes, int]]) -> None:
+        """These may come in, by key and by their agents' numbers, and nobody else; who is in already is put out."""
+        self._door.admit({key: str(agent) for key, agent in guests})
+        self._guests = frozenset(agent for _, agent in guests)
+        for name, sender in list(self._senders.items()):
+            if sender.agent not in self._guests:
+                self._drop(name, BadInput.of("E_DENIED", "pipe", sender.agent, "its agent is no guest any more"))
+
+    def hear(self) -> Iterator[Bunch]:
+        self._door.answer()
+        yield from super().hear()
+
+    def refused(self) -> list[Refusal]:
+        """Who was not let in since this was last asked."""
+        refused, self._door.refused = self._door.refused, []
+        return refused
+
+    def _received(self) -> list[bytes]:
+        frames = self._socket.recv_multipart(_NOW, copy=False)
+        # what its key stands for, as the door has said: not what itself says. Source: zmq_msg_gets(3)
+        self._speaker = int(str(frames[-1].get("User-Id")))
+        return [frame.bytes for frame in frames]
+
+    def _heard(self, name: bytes, body: bytes) -> Bunch | None:
+        if self._speaker not in self._guests:
+            raise BadInput.of("E_DENIED", "pipe", self._speaker, "its agent is no guest any more")
+        return super()._heard(name, body)
+
+    def _stranger(self) -> Sender:
+        return Sender(Receiving(self._secret, secrets.token_bytes(NONCE_BYTES)), self._speaker)
+
+    def _reach(self, frame: Hello) -> Reach | None:
+        # a process of another machine
+        return None
+
+    def _data(self, sender: Sender, frame: Data) -> Bunch:
+        for call in frame.calls:
+            if agent_of(call.token) != sender.agent:
+                raise BadInput.of("E_PIPE_PROTOCOL", "token", call.token, "another agent than the sender's counts it")
+        return super()._data(sender, frame)
+
+    def close(self) -> None:
+        self._senders.clear()
+        self._door.close()
+
+
 class Pipe:
     """The way to one other worker, from the first word to the last; a broken connection is tried anew."""
 
-    def __init__(self, context: Context, path: str, secret: bytes) -> None:
+    def __init__(
+        self, context: Context, path: str, secret: bytes, keys: Keys | None = None, server: bytes = b""
+    ) -> None:
+        """To a worker of another node it needs our `keys`, and the public one of who listens there."""
         self._context, self.path, self._secret = context, path, secret
+        self._keys, self._server = keys, server
         self._socket: Socket | None = None
         self.sending = Sending(secret, b"")
         self._pool: Pool | None = None
@@ -304,9 +402,10 @@ class Pipe:
     def _connect(self, now: float) -> None:
         self._since, self._greeted = now, False
         try:
-            endpoint = _endpoint(self.path)
-            if os.path.exists(self.path):
-                self._open(endpoint)
+            if is_far(self.path):
+                self._open(self.path)
+            elif os.path.exists(self.path):
+                self._open(_endpoint(self.path))
         except (BadInput, zmq.ZMQError):
             self._break(now)
 
@@ -315,9 +414,13 @@ class Pipe:
         self._socket = socket
         _limited(socket)
         socket.setsockopt(zmq.IMMEDIATE, 1)
+        if is_far(endpoint):
+            assert self._keys is not None
+            socket.setsockopt(zmq.IPV6, int("[" in endpoint))
+            identify(socket, self._keys, self._server)
         socket.connect(endpoint)
-        self._pool = pool()
-        self.sending = Sending(self._secret, secrets.token_bytes(NONCE_BYTES))
+        self._pool = None if is_far(endpoint) else pool()
+        self.sending = Sending(_NO_SECRET if is_far(endpoint) else self._secret, secrets.token_bytes(NONCE_BYTES))
 
     def _hear(self, socket: Socket, now: float) -> None:
         while (events := _events(socket)) & _IN:
@@ -328,7 +431,7 @@ class Pipe:
             if not self._greeted:
                 self._greeted = True
                 self._say(self.sending.hello(os.getpid(), None if self._pool is None else self._pool.arena), now)
-        elif self._greeted or now - self._since >= _AGAIN_SECONDS:
+        elif self._greeted or now - self._since >= (_FAR_SECONDS if is_far(self.path) else _AGAIN_SECONDS):
             self._break(now)
 
     def _heard(self, frame: Welcome | Credit | Bye, now: float) -> None:

@@ -11,16 +11,15 @@ from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 
-import structlog
-
 from pyfi_hpc.errors import BadInput, Unavailable
+from pyfi_hpc.logs import logger
 from pyfi_hpc.model.status import JobStatus
 from pyfi_hpc.slurm import parsing
 from pyfi_hpc.slurm.environment import job_environment
 from pyfi_hpc.slurm.launcher import JobId, Observation, Partition, Submission
 from pyfi_hpc.slurm.states import known
 
-log = structlog.get_logger()
+log = logger()
 
 #: Where Slurm looks for its configuration without SLURM_CONF. Source: slurm.conf(5).
 DEFAULT_CONF = Path("/etc/slurm/slurm.conf")

@@ -8,9 +8,9 @@ import re
 import subprocess
 from dataclasses import dataclass
 
-import structlog
+from pyfi_hpc.logs import logger
 
-log = structlog.get_logger()
+log = logger()
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 DIR/ab/ab12…ef      the bytes whose SHA-256 that is
 DIR/tmp/…           what is being written; never read
+DIR/meter           how much there is, where that is limited: see `wire.meter`
 """
 
 from __future__ import annotations
@@ -10,21 +11,26 @@ import contextlib
 import errno
 import hashlib
 import os
-import secrets
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from pyfi_hpc.errors import BadInput, Unavailable
+from pyfi_hpc.wire import meter
 from pyfi_hpc.wire.arrays import elements_at
 from pyfi_hpc.wire.ext import Buffer
 from pyfi_hpc.wire.limits import INLINE_BYTES
 from pyfi_hpc.wire.values import BlobRef, encode_blob
 
 _PIECE_BYTES = 2**20
+#: What may change while it is written is copied up to here; of more, the digest is made twice.
+_COPIED_BYTES = 8 * 2**20
 #: Large memory begins at a multiple of this.
 _ALIGNED = 16
 #: Holds whatever stands before the elements of an array: NumPy has 64 dimensions at most.
 _HEAD_BYTES = 1024
+#: Folders of blobs that are known to be durable.
+_shelves: set[Path] = set()
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
@@ -34,25 +40,52 @@ def path_of(folder: Path, digest: bytes) -> Path:
     return folder / name[:2] / name
 
 
-def outgoing(folder: Path, value: bytes) -> bytes:
+class Content(NamedTuple):
+    """A value on its way into the folder: its claim check, and its bytes, part after part."""
+
+    reference: BlobRef
+    parts: Sequence[Buffer]
+    #: nobody can change these bytes any more
+    steady: bool
+
+
+def weighed(*content: Buffer) -> Content:
+    """`content`, its parts one after the other, by its name; what may change meanwhile is copied where it is small."""
+    steady = all(type(part) is bytes for part in content)
+    if not steady and sum(map(len, content)) <= _COPIED_BYTES:
+        content, steady = (b"".join(content),), True
+    digest = hashlib.sha256()
+    for part in content:
+        digest.update(part)
+    return Content(BlobRef(digest.digest(), sum(map(len, content))), content, steady)
+
+
+def outgoing(folder: Path, value: bytes, quota_bytes: int = 0) -> bytes:
     """`value`, encoded already, as it travels: itself, or a claim check where it is too large to travel inline."""
-    return value if len(value) <= INLINE_BYTES else encode_blob(*put(folder, value))
+    return value if len(value) <= INLINE_BYTES else encode_blob(*put(folder, value, quota_bytes=quota_bytes))
 
 
-def put(folder: Path, *content: Buffer) -> BlobRef:
-    """Store `content`, its parts one after the other, durable before this returns; what is there already is kept, and
-    young again for the collector.
+def put(folder: Path, *content: Buffer, quota_bytes: int = 0) -> BlobRef:
+    """Store `content`, its parts one after the other; raises as `keep` does."""
+    return keep(folder, weighed(*content), quota_bytes)
+
+
+def keep(folder: Path, content: Content, quota_bytes: int = 0) -> BlobRef:
+    """Store it, durable before this returns; what is there already is kept, and young again for the collector. Of what
+    is not steady, the claim check may become another.
+
+    `quota_bytes`: all blobs of the folder together are not to take more; 0: as much as the disk has.
 
     Raises:
         Unavailable: E_STORAGE_FULL; nothing of it is visible then.
     """
-    digest = hashlib.sha256()
-    for part in content:
-        digest.update(part)
-    reference = BlobRef(digest.digest(), sum(map(len, content)))
-    if _renewed(path_of(folder, reference.digest), reference.size):
-        return reference
+    final = path_of(folder, content.reference.digest)
+    if _renewed(final, content.reference.size):
+        _sync(final.parent)  # whoever wrote it may not have come to that yet
+        return content.reference
     with _full_told(folder):
+        if quota_bytes:
+            meter.take(folder, content.reference.size, quota_bytes)
         return _written(folder, content)
 
 
@@ -65,24 +98,32 @@ def _renewed(final: Path, size: int) -> bool:
         return False
 
 
-def _written(folder: Path, content: Sequence[Buffer]) -> BlobRef:
+def _written(folder: Path, content: Content) -> BlobRef:
     """Write a new file; it is named by what went into it, whatever somebody does to an array meanwhile."""
-    temporary = folder / "tmp" / secrets.token_hex(12)
+    temporary = folder / "tmp" / os.urandom(12).hex()
     temporary.parent.mkdir(parents=True, exist_ok=True)
     try:
         with temporary.open("xb", buffering=0) as file:
-            digest, size = hashlib.sha256(), 0
-            for piece in _pieces(content):
-                digest.update(piece)
-                _write_all(file.fileno(), piece)
-                size += len(piece)
+            reference = _filled(file.fileno(), content)
             os.fsync(file.fileno())
-        reference = BlobRef(digest.digest(), size)
         _place(temporary, path_of(folder, reference.digest))
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
     return reference
+
+
+def _filled(descriptor: int, content: Content) -> BlobRef:
+    if content.steady:
+        for part in content.parts:
+            _write_all(descriptor, part)
+        return content.reference
+    digest, size = hashlib.sha256(), 0
+    for piece in _pieces(content.parts):
+        digest.update(piece)
+        _write_all(descriptor, piece)
+        size += len(piece)
+    return BlobRef(digest.digest(), size)
 
 
 def _pieces(content: Sequence[Buffer]) -> Iterator[Buffer]:
@@ -95,11 +136,22 @@ def _pieces(content: Sequence[Buffer]) -> Iterator[Buffer]:
 
 
 def _place(temporary: Path, final: Path) -> None:
-    if not final.parent.is_dir():
-        final.parent.mkdir(exist_ok=True)
-        _sync(final.parent.parent)
-    temporary.rename(final)
-    _sync(final.parent)
+    shelf = final.parent
+    if shelf not in _shelves:
+        _make(shelf)
+    try:
+        temporary.rename(final)
+    except FileNotFoundError:  # somebody has cleared the folder
+        _make(shelf)
+        temporary.rename(final)
+    _sync(shelf)
+
+
+def _make(shelf: Path) -> None:
+    """The shelf is there, and durable: another process may have made it a moment ago."""
+    shelf.mkdir(exist_ok=True)
+    _sync(shelf.parent)
+    _shelves.add(shelf)
 
 
 def _write_all(descriptor: int, content: Buffer) -> None:

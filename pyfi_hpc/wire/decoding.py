@@ -9,6 +9,7 @@ import math
 import re
 import struct
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from itertools import chain
 from typing import Any
 
@@ -17,7 +18,7 @@ import msgspec
 from pyfi_hpc.errors import BadInput
 from pyfi_hpc.wire import ext
 from pyfi_hpc.wire.arrays import array_of, scalar_of
-from pyfi_hpc.wire.ext import BLOB, BLOB_MARK, BlobRef, Buffer
+from pyfi_hpc.wire.ext import BLOB, BLOB_BYTES, BlobRef, Buffer
 from pyfi_hpc.wire.limits import DEPTH
 from pyfi_hpc.wire.nesting import nests_deeper
 
@@ -26,7 +27,8 @@ Resolve = Callable[[BlobRef], Buffer]
 #: The arguments' own list, and the list or map in it.
 _ENVELOPE = 2
 _MANY = 64
-_PIECE_BYTES = 65_536
+#: A value of fewer bytes holds no claim check, and is not too deep: every level takes a byte at least.
+_SHORTEST = min(DEPTH, BLOB_BYTES)
 _NUMBERS = frozenset({int, float})
 _CONTAINERS = frozenset({list, dict, tuple, set, frozenset})
 _BUILD: Mapping[int, Callable[[list[object]], object]] = {ext.TUPLE: tuple, ext.SET: set, ext.FROZENSET: frozenset}
@@ -98,12 +100,17 @@ class _Reader:
 _PLAIN = _Reader()
 
 
+@lru_cache(16)
+def _reader(resolve: Resolve | None) -> _Reader:
+    """Made once for each: that takes longer than most values do."""
+    return _Reader(resolve)
+
+
 def _decoded(data: Buffer, resolve: Resolve | None, depth: int) -> object:
-    follows = resolve is not None and _has_claim_check(data)
+    long = len(data) >= _SHORTEST
     try:
-        value = (_Reader(resolve) if follows else _PLAIN).read(data)
-        # every level takes a byte at least
-        if follows or len(data) > DEPTH:
+        value = (_reader(resolve) if long else _PLAIN).read(data)
+        if long:
             _check_depth(value, depth)
     except RecursionError:
         raise _too_deep() from None
@@ -112,14 +119,6 @@ def _decoded(data: Buffer, resolve: Resolve | None, depth: int) -> object:
     except _BAD_BYTES as error:
         raise _malformed(data, error) from error
     return value
-
-
-def _has_claim_check(data: Buffer) -> bool:
-    """Whether the mark of a claim check stands somewhere; large memory is looked through piece by piece."""
-    if type(data) is bytes:
-        return BLOB_MARK in data
-    step, more = _PIECE_BYTES, len(BLOB_MARK) - 1
-    return any(BLOB_MARK in bytes(data[at : at + step + more]) for at in range(0, len(data), step))
 
 
 def _malformed(data: Buffer, error: Exception) -> BadInput:

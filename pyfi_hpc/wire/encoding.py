@@ -5,7 +5,6 @@ Flat lists and maps of plain leaves go to msgspec whole; all else is written par
 
 from __future__ import annotations
 
-import dataclasses
 import enum
 import pathlib
 from collections.abc import Callable, Iterable, Mapping
@@ -316,8 +315,10 @@ def _field_names(value: object) -> list[str] | None:
     """The fields of a dataclass or msgspec struct; None for anything else."""
     if isinstance(value, msgspec.Struct):
         return list(value.__struct_fields__)
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return [field.name for field in dataclasses.fields(value)]
+    if hasattr(type(value), "__dataclass_fields__"):
+        import dataclasses  # loaded by whoever made it one
+
+        return [field.name for field in dataclasses.fields(value)]  # type: ignore[arg-type]
     return None
 
 

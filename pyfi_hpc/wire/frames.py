@@ -1,9 +1,9 @@
 """Agent ↔ worker: length-prefixed msgpack frames over an inherited unix socket, and the memory both can see.
 
     agent → worker   RUN(token, task, body, indexes)   TAKEN(token, index, count)   STOP()
-                     LISTEN(path, secret)   OUTLETS(secret, outlets)
+                     LISTEN(path, secret)   OUTLETS(secret, outlets)   FAR(agent, keys, address, guests)
     worker → agent   HELLO(pid, python, error)   DONE(token, items)   YIELDED(token, index, first, values)
-                     REACHED(links)   UNTAKEN(calls)
+                     REACHED(links)   UNTAKEN(calls)   LISTENING(endpoint, guests)   REFUSED(peer, why)
 
 A frame is four bytes of length (big-endian) and one msgpack array that starts with the frame's name.
 
@@ -27,6 +27,23 @@ _LENGTH = struct.Struct(">I")
 #: A RUN frame carries a whole message besides its own few fields.
 MAX_FRAME_BYTES = FRAME_BYTES + 65_536
 NO_LINK = bytes(16)
+#: Where pipes lead to other nodes, a token says in its upper bits which agent counts the call. An agent has 28 bits.
+_AGENT_BITS, _TOKEN_BITS = 28, 35
+
+
+def agent_number(agent: bytes) -> int:
+    """What tokens call the agent of this id: 1 or more; two of one job hardly ever have the same."""
+    return int.from_bytes(agent[-4:], "big") >> (32 - _AGENT_BITS) or 1
+
+
+def first_token(agent: int) -> int:
+    """The first token of the agent of that number; 0: of one that has no pipes to other nodes."""
+    return (agent << _TOKEN_BITS) + 1
+
+
+def agent_of(token: int) -> int:
+    """The number of the agent that counts this call; 0 where none has pipes to other nodes."""
+    return token >> _TOKEN_BITS
 
 
 class Run(msgspec.Struct, array_like=True, tag="RUN", frozen=True):
@@ -63,10 +80,14 @@ class Listen(msgspec.Struct, array_like=True, tag="LISTEN", frozen=True):
 
 
 class Peer(msgspec.Struct, array_like=True, frozen=True):
-    """A worker of this node that takes calls by a pipe: the agent's `number` for it, and where it listens."""
+    """A worker that takes calls by a pipe: the agent's `number` for it, and where it listens.
+
+    One of another node has a negative number and the public `key` of its node's workers; its `path` is `tcp://…`.
+    """
 
     number: int
     path: str
+    key: bytes = b""
 
 
 class Outlet(msgspec.Struct, array_like=True, frozen=True):
@@ -87,6 +108,24 @@ class Outlets(msgspec.Struct, array_like=True, tag="OUTLETS", frozen=True):
 
     secret: bytes
     outlets: tuple[Outlet, ...]
+
+
+class Far(msgspec.Struct, array_like=True, tag="FAR", frozen=True):
+    """Pipes may lead to other nodes from now on, by this pair of CURVE keys; the agent has the number `agent`.
+
+    Unless `address` is empty, listen there: to the workers of the agents of these numbers, who have these public keys,
+    and to nobody else.
+    """
+
+    agent: int
+    public: bytes
+    secret: bytes
+    address: str
+    guests: tuple[tuple[bytes, int], ...]
+
+    def __repr__(self) -> str:
+        """Without the secret."""
+        return f"Far({self.agent}, {self.public!r}, …, {self.address!r}, {self.guests!r})"
 
 
 class Hello(msgspec.Struct, array_like=True, tag="HELLO", frozen=True):
@@ -158,9 +197,23 @@ class Untaken(msgspec.Struct, array_like=True, tag="UNTAKEN", frozen=True):
     calls: tuple[tuple[int, int, bytes], ...]
 
 
+class Listening(msgspec.Struct, array_like=True, tag="LISTENING", frozen=True):
+    """FAR is obeyed: where the worker listens, empty where it cannot, and the agents whose workers may come in."""
+
+    endpoint: str
+    guests: tuple[int, ...]
+
+
+class Refused(msgspec.Struct, array_like=True, tag="REFUSED", frozen=True):
+    """Somebody at the address `peer` wanted to come in and was not let."""
+
+    peer: str
+    why: str
+
+
 #: What an agent sends, and what a worker does.
-ToWorker: TypeAlias = Run | Listen | Outlets | Taken | Stop
-ToAgent: TypeAlias = Hello | Done | Yielded | Reached | Untaken
+ToWorker: TypeAlias = Run | Listen | Outlets | Far | Taken | Stop
+ToAgent: TypeAlias = Hello | Done | Yielded | Reached | Untaken | Listening | Refused
 
 
 _encoder = msgspec.msgpack.Encoder()
@@ -224,33 +277,40 @@ class Progress:
     """What a worker is running, in memory that its agent sees too: token, index, start, and the calls finished.
 
     `index` is -1 between calls. `started` is `time.monotonic()`, which one host shares between its processes. A call
-    that came by a pipe has the token and index of its chain's head, and its own id in `link`; else that is zeros.
+    that came by a pipe has the token and index of its chain's head, its own id in `link` and its socket's in `socket`;
+    else these are zeros.
     """
 
-    _FIELDS = struct.Struct("=qqdq16s")
+    _FIELDS = struct.Struct("=qqdq16s16s")
     SIZE = mmap.PAGESIZE
 
     def __init__(self, descriptor: int) -> None:
         self._memory = mmap.mmap(descriptor, self.SIZE)
 
-    def begin(self, token: int, index: int, started: float, finished: int, link: bytes = NO_LINK) -> None:
+    def begin(
+        self, token: int, index: int, started: float, finished: int, link: bytes = NO_LINK, socket: bytes = NO_LINK
+    ) -> None:
         """The worker is about to run member `index` of message `token`, or the call `link` of its chain."""
-        self._FIELDS.pack_into(self._memory, 0, token, index, started, finished, link)
+        self._FIELDS.pack_into(self._memory, 0, token, index, started, finished, link, socket)
 
     def read(self) -> tuple[int, int, float, int]:
         """(token, index, started, finished) as last written."""
-        token, index, started, finished, _ = self._FIELDS.unpack_from(self._memory, 0)
-        return token, index, started, finished
+        return self._FIELDS.unpack_from(self._memory, 0)[:4]
 
     def running(self) -> tuple[int, int, float, bytes]:
         """(token, index, started, link) as last written."""
-        token, index, started, _, link = self._FIELDS.unpack_from(self._memory, 0)
+        token, index, started, _, link, _ = self._FIELDS.unpack_from(self._memory, 0)
         return token, index, started, link
 
     @property
     def link(self) -> bytes:
         """The id of a call that came by a pipe, `NO_LINK` for a member of a message."""
         return bytes(self._FIELDS.unpack_from(self._memory, 0)[4])
+
+    @property
+    def socket(self) -> bytes:
+        """The socket of a call that came by a pipe, `NO_LINK` for a member of a message."""
+        return bytes(self._FIELDS.unpack_from(self._memory, 0)[5])
 
     def close(self) -> None:
         """Let the memory go."""

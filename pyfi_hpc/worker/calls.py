@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator
 from functools import partial
 from pathlib import Path
 from types import AsyncGeneratorType, CoroutineType, GeneratorType, ModuleType
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from pyfi_hpc.errors import BadInput
 from pyfi_hpc.wire import blobs
+from pyfi_hpc.wire.blobs import Content
 from pyfi_hpc.wire.limits import INLINE_BYTES
 from pyfi_hpc.wire.messages import Call, ErrorRecord
-from pyfi_hpc.wire.values import decode_arguments, encode, encode_items
+from pyfi_hpc.wire.values import decode_arguments, encode, encode_blob, encode_items
 from pyfi_hpc.worker import context, failures
 from pyfi_hpc.worker.interrupts import Interrupts
+
+if TYPE_CHECKING:
+    import asyncio
 
 Answer = bytes | ErrorRecord
 Task = Callable[..., object]
@@ -36,16 +39,26 @@ class Runner:
     """Runs calls of one module's functions."""
 
     def __init__(
-        self, module: ModuleType, folder: Path, max_value_bytes: int, interrupts: Interrupts, items: Items
+        self,
+        module: ModuleType,
+        folder: Path,
+        max_value_bytes: int,
+        blob_quota_bytes: int,
+        interrupts: Interrupts,
+        items: Items,
     ) -> None:
-        """Large values lie in `folder`; a result of more than `max_value_bytes` is refused; `items` takes what a
-        generator yields."""
-        self._module, self._folder, self._max_value_bytes, self._items = module, folder, max_value_bytes, items
+        """Large values lie in `folder`, and are not to take more than `blob_quota_bytes` together (0: any); a result of
+        more than `max_value_bytes` is refused; `items` takes what a generator yields."""
+        self._module, self._folder, self._items = module, folder, items
+        self._max_value_bytes, self._blob_quota_bytes = max_value_bytes, blob_quota_bytes
         self._interrupts, self._small = interrupts, min(INLINE_BYTES, max_value_bytes)
         self._resolve = partial(blobs.get, folder)
         #: whether `whole` is wanted: the encoded value of the last call, where its answer is a claim check for that
         self.keeps = False
         self.whole: bytes | None = None
+        #: whether whoever takes an answer sees to it that a large value is stored before the answer is told
+        self.puts_off = False
+        self.left: Content | None = None
 
     def task(self, name: str) -> Task | ErrorRecord:
         """The function of that name, or why there is none."""
@@ -79,7 +92,7 @@ class Runner:
                 raise KeyboardInterrupt
             result = function(*args, **kwargs)
             if type(result) is CoroutineType:
-                result = asyncio.run(result)
+                result = _asyncio().run(result)
         except BaseException as error:
             # first of all: an interrupt must not hit what is ours
             interrupts.active = False
@@ -87,7 +100,7 @@ class Runner:
         if type(result) is GeneratorType:
             return self._each(result)
         if type(result) is AsyncGeneratorType:
-            with asyncio.Runner() as runner:
+            with _asyncio().Runner() as runner:
                 return self._each(_in_turn(runner, result))
         return self._encoded(result, "result")
 
@@ -105,6 +118,7 @@ class Runner:
     def _each(self, steps: Iterator[object]) -> Answer:
         """Hand over each item as it comes; the answer is how many, or what ended it."""
         interrupts, count = self._interrupts, 0
+        self.puts_off = False
         self._items.begin()
         while True:
             try:
@@ -130,12 +144,29 @@ class Runner:
             what = f"the result has {len(value)} bytes, at most {self._max_value_bytes} are kept"
             return failures.refusal("E_LIMIT", what)
         try:
-            answer = blobs.outgoing(self._folder, value)
+            if len(value) <= INLINE_BYTES:
+                return value
+            content = blobs.weighed(value)
+            if self.puts_off:
+                self.left = content
+            else:
+                self.keep(content)
         except BaseException as error:
             return failures.refused(error)
         if self.keeps:
             self.whole = value
-        return answer
+        return encode_blob(*content.reference)
+
+    def keep(self, content: Content) -> None:
+        """Store it, durable; raises as `wire.blobs.keep` does."""
+        blobs.keep(self._folder, content, self._blob_quota_bytes)
+
+
+def _asyncio() -> ModuleType:
+    """Loaded when a task first needs it: it takes a third of a worker's start."""
+    import asyncio
+
+    return asyncio
 
 
 def _unsendable(error: BaseException) -> ErrorRecord:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from contextvars import ContextVar
-from dataclasses import dataclass
+
+import msgspec
 
 from pyfi_hpc.errors import BadInput
 from pyfi_hpc.wire.ids import id_text
 from pyfi_hpc.wire.messages import Call
 
 
-@dataclass(frozen=True, slots=True)
-class Invocation:
+class Invocation(msgspec.Struct, frozen=True):
     """The call that runs now. `(id, serial)` names this attempt, `id` alone the call through all its attempts: keys to
     make outside effects idempotent with."""
 

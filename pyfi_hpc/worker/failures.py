@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import importlib
 import os
 import traceback
 from types import TracebackType
@@ -14,8 +12,10 @@ from pyfi_hpc.wire.messages import ErrorRecord
 
 MESSAGE_CHARS = 4_000
 TRACEBACK_CHARS = 65_536
+_LIBRARY = os.path.dirname(os.__file__)
 #: Frames of these lead to user code and tell a person nothing.
-_LEADING = (*(part.__path__[0] + os.sep for part in (worker, asyncio, importlib)), "<frozen importlib")
+_OURS = (worker.__path__[0], os.path.join(_LIBRARY, "asyncio"), os.path.join(_LIBRARY, "importlib"))
+_LEADING = (*(folder + os.sep for folder in _OURS), "<frozen importlib")
 #: Refusals by us that another node, or the same a little later, may not repeat.
 _MENDED_ELSEWHERE = frozenset({"E_STORAGE_FULL", "E_NOT_FOUND"})
 

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from pyfi_hpc.wire.frames import (
+    Far,
     FrameBuffer,
     Item,
     Link,
@@ -37,10 +38,13 @@ from pyfi_hpc.worker.yielding import ByBroker, Yielding
 if TYPE_CHECKING:
     from pyfi_hpc.pipes.protocol import Passed
     from pyfi_hpc.worker.passing import Bunch, Edge, Passing
+    from pyfi_hpc.worker.storing import Storing
 
 _READ_BYTES = 65_536
 #: Calls that came by pipes run for so long before the agent's have their turn.
 _TURN_SECONDS = 0.004
+#: Calls that take longer have their large results stored before the next one runs.
+BRIEF_SECONDS = 0.02
 #: After one that takes long, so many short calls show that a task is short after all.
 _SLOW_CALLS = 16
 _monotonic = time.monotonic
@@ -58,6 +62,9 @@ class Loop:
         self._buffer, self._frames = FrameBuffer(), deque[ToWorker]()
         self.items = Yielding(outbox.send, self._hear, lambda: progress.read()[:2])
         self._passing: Passing | None = None
+        self._storing: Storing | None = None
+        #: the task whose results are stored beside its next call
+        self._brief = ""
         #: tasks that took long of late, and for how many calls that counts: what is finished does not wait for them
         self._slow: dict[str, int] = {}
         restore_in_children(self._leave_to_the_parent)
@@ -70,12 +77,15 @@ class Loop:
             frame = self._next()
             if isinstance(frame, Run):
                 self._run(frame, runner)
-                self._output.mend()
-                self._outbox.flush()
-            elif isinstance(frame, Listen | Outlets):
+                if not (self._frames and isinstance(self._frames[0], Run)):
+                    self._output.mend()
+                    self._outbox.flush()
+            elif isinstance(frame, Listen | Outlets | Far):
                 self._use_pipes(frame)
             elif isinstance(frame, Stop):
                 break
+        if self._storing is not None:
+            self._storing.settle()
         if (passing := self._passing) is not None:
             passing.finish(lambda: self._bunch(passing.queue, runner))
 
@@ -89,6 +99,8 @@ class Loop:
 
     def _hear(self) -> None:
         """Wait for the agent; what it says of items is heard at once, anything else when its turn comes."""
+        if self._storing is not None:
+            self._storing.wait_for_agent()
         if not (data := self._connection.recv(_READ_BYTES)):
             os._exit(0)
         for body in self._buffer.feed(data):
@@ -98,7 +110,7 @@ class Loop:
             else:
                 self._frames.append(frame)
 
-    def _use_pipes(self, frame: Listen | Outlets) -> None:
+    def _use_pipes(self, frame: Listen | Outlets | Far) -> None:
         """Open our ends of pipes. Only now is their code loaded: most workers never need it.
 
         An environment where that fails (its own `zmq` is another, say) has no pipes, and its values take the broker.
@@ -107,12 +119,14 @@ class Loop:
             if self._passing is None:
                 from pyfi_hpc.worker.passing import Passing
 
-                self._passing = Passing(self._connection, self._outbox.flush)
+                self._passing = Passing(self._connection, self._outbox.flush, self._outbox.send)
                 self._outbox.ahead = self._passing.send
         except Exception:
             return
         if isinstance(frame, Listen):
             self._passing.listen(frame)
+        elif isinstance(frame, Far):
+            self._passing.far(frame)
         else:
             self._passing.outlets(frame)
 
@@ -140,12 +154,14 @@ class Loop:
         progress, outbox, take, interrupts = self._progress, self._outbox, self._output.take, self._interrupts
         token, name, socket, items = frame.token, frame.task, message.socket, self.items
         edges = self._passing.edges(socket) if self._passing is not None and frame.passing else ()
-        runner.keeps = bool(edges)
+        runner.keeps, runner.puts_off = bool(edges), self._passing is None
         # one look at the wall clock: a step of it meanwhile is no running time
         epoch = time.time() - _monotonic()
         for index in frame.indexes:
             if name in self._slow:
                 outbox.flush()
+            if self._storing is not None and name != self._brief:
+                self._storing.settle()
             interrupts.seen = False
             began = _monotonic()
             progress.begin(token, index, began, outbox.finished)
@@ -165,7 +181,26 @@ class Loop:
             yielded = items.finish()
             if edges and yielded is None and not isinstance(answer, ErrorRecord):
                 passed = self._pass_on(edges, (token, index), 0, message.calls[index].id, answer, runner)
-            outbox.add(_item(index, answer, epoch + began, epoch + ended, out, err, passed, yielded), ended)
+            item = _item(index, answer, epoch + began, epoch + ended, out, err, passed, yielded)
+            if runner.left is None:
+                outbox.add(item, ended)
+            else:
+                self._store(token, name, item, began, runner)
+
+    def _store(self, token: int, task: str, item: Item, began: float, runner: Runner) -> None:
+        """Have a large result stored before it is told, beside the next call where calls are brief."""
+        content, runner.left = runner.left, None
+        assert content is not None
+        if self._storing is None:
+            from pyfi_hpc.worker.storing import Storing
+
+            self._storing = Storing(self._connection, self._progress, self._outbox, runner.keep)
+        self._storing.put(token, item, began, content)
+        if item.ended - item.started < BRIEF_SECONDS:
+            self._brief = task
+        else:
+            self._brief = ""
+            self._storing.settle()
 
     def _learn(self, name: str, seconds: float) -> None:
         left = _SLOW_CALLS if seconds >= FLUSH_SECONDS else self._slow[name] - 1
@@ -189,7 +224,7 @@ class Loop:
         assert self._passing is not None
         bunch, now = queue[0], _monotonic()
         function, edges = runner.task(bunch.task), self._passing.edges(bunch.socket)
-        runner.keeps = bool(edges)
+        runner.keeps, runner.puts_off = bool(edges), False
         epoch, until = time.time() - now, now + _TURN_SECONDS
         while bunch.calls and now < until:
             now = self._reached(bunch, function, edges, runner, epoch)
@@ -210,7 +245,7 @@ class Loop:
         interrupts.seen = False
         began = _monotonic()
         token, index, identity = passed.token, passed.index, passed.id
-        self._progress.begin(token, index, began, outbox.finished, identity)
+        self._progress.begin(token, index, began, outbox.finished, identity, bunch.socket)
         answer = self._answer(bunch, passed, function, runner)
         bunch.origin.finished(passed)
         interrupts.reinstall()

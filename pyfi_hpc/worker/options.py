@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
-class Options:
+class Options(NamedTuple):
     """What a worker is started with: two descriptors, the agent's pid, and what to run where."""
 
     fd: int
@@ -19,6 +18,7 @@ class Options:
     cores: frozenset[int]
     blobs: Path
     max_value_bytes: int
+    blob_quota_bytes: int
 
 
 def parsed(words: Sequence[str]) -> Options:
@@ -31,6 +31,7 @@ def parsed(words: Sequence[str]) -> Options:
     parser.add_argument("--cores", type=_cores, default=frozenset(), help="core numbers with commas; empty: any")
     parser.add_argument("--blobs", type=Path, required=True)
     parser.add_argument("--max-value-bytes", type=int, default=1 << 30)
+    parser.add_argument("--blob-quota-bytes", type=int, default=0)
     return Options(**vars(parser.parse_args(words)))
 
 

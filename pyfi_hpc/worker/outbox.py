@@ -21,7 +21,8 @@ class Outbox:
     def __init__(self, connection: socket.socket, progress: Progress) -> None:
         self._connection, self._progress = connection, progress
         self._token = -1
-        self._items: list[Item] = []
+        #: finished members, by the token of their message
+        self._items: dict[int, list[Item]] = {}
         self._links: list[Link] = []
         self._untaken: list[tuple[int, int, bytes]] = []
         self._bytes = 0
@@ -38,7 +39,7 @@ class Outbox:
 
     def add(self, item: Item, now: float) -> None:
         """A member is finished; `now` is monotonic."""
-        self._items.append(item)
+        self._items.setdefault(self._token, []).append(item)
         self._added(item, now)
 
     def reached(self, link: Link, now: float) -> None:
@@ -70,18 +71,18 @@ class Outbox:
         lost, self._untaken = [*self._untaken, *(self.ahead() if self.ahead is not None else ())], []
         if self._bytes:
             items, links = self._items, self._links
-            self._items, self._links, self._bytes = [], [], 0
-            if items:
-                self.send(Done(self._token, tuple(items)))
+            self._items, self._links, self._bytes = {}, [], 0
+            frames: list[ToAgent] = [Done(token, tuple(found)) for token, found in items.items()]
             if links:
-                self.send(Reached(tuple(links)))
+                frames.append(Reached(tuple(links)))
+            self.send(*frames)
         if lost:
             self.send(Untaken(tuple(lost)))
 
-    def send(self, frame: ToAgent) -> None:
-        """Hand a frame over; without an agent there is nothing left to do."""
+    def send(self, *frames: ToAgent) -> None:
+        """Hand frames over, in one go; without an agent there is nothing left to do."""
         try:
             with self._sending:
-                self._connection.sendall(pack(frame))
+                self._connection.sendall(b"".join(map(pack, frames)))
         except OSError:
             os._exit(1)

@@ -13,13 +13,14 @@ from dataclasses import dataclass, field
 
 from pyfi_hpc.errors import BadInput
 from pyfi_hpc.pipes import sockets
+from pyfi_hpc.pipes.curve import Keys
 from pyfi_hpc.pipes.protocol import MOST_DEPTH, SHARED_BYTES, WINDOW_BYTES, WINDOW_ITEMS, Passed, Place
 from pyfi_hpc.pipes.receiving import size_of
 from pyfi_hpc.pipes.sending import Key
 from pyfi_hpc.pipes.spill import SPILL_SECONDS, Spill, roomiest
 from pyfi_hpc.pipes.window import Window
 from pyfi_hpc.wire.arrays import elements_at
-from pyfi_hpc.wire.frames import Listen, Outlet, Outlets
+from pyfi_hpc.wire.frames import Far, Listen, Listening, Outlet, Outlets, Peer, Refused, ToAgent, agent_of
 from pyfi_hpc.wire.ids import child_id
 from pyfi_hpc.wire.values import arguments_of
 from pyfi_hpc.worker import isolation
@@ -78,22 +79,28 @@ class Bunch:
 
 @dataclass(slots=True)
 class Edge:
-    """One way that values of a socket go: to the workers at its end, or, while it spills, to the broker."""
+    """One way that values of a socket go: to the workers at its end, or, while it spills, to the broker.
+
+    A `far` one leads to other nodes.
+    """
 
     outlet: Outlet
     peers: list[tuple[int, sockets.Pipe | Own]]
     spill: Spill = field(default_factory=Spill)
+    far: bool = False
 
 
 class Passing:
     """Both ends of a worker's pipes. Everything here belongs to the worker's one thread."""
 
-    def __init__(self, connection: socket.socket, flush: Callable[[], None]) -> None:
-        """`connection` leads to the agent; `flush` sends what waits for it, and calls `send`."""
-        self._agent, self._flush = connection.fileno(), flush
+    def __init__(self, connection: socket.socket, flush: Callable[[], None], say: Callable[[ToAgent], None]) -> None:
+        """`connection` leads to the agent; `flush` sends what waits for it, and calls `send`; `say` sends one frame."""
+        self._agent, self._flush, self._say = connection.fileno(), flush, say
         isolation.fill_low_numbers()
         self._context = sockets.context()
         self._inlet: sockets.Inlet | None = None
+        self._far: Far | None = None
+        self._far_inlet: sockets.FarInlet | None = None
         self._pipes: dict[str, sockets.Pipe] = {}
         #: closed, but what was sent last is not known to be taken yet
         self._leaving: list[sockets.Pipe] = []
@@ -119,16 +126,27 @@ class Passing:
         with suppress(BadInput):
             self._inlet = sockets.Inlet(self._context, frame.path, frame.secret)
 
+    def far(self, frame: Far) -> None:
+        """Take part in pipes between nodes, and tell the agent where; where that cannot be, the broker is used."""
+        if self._far_inlet is None and frame.address:
+            with suppress(BadInput):
+                self._far_inlet = sockets.FarInlet(self._context, frame.address, Keys(frame.public, frame.secret))
+        if self._far_inlet is not None:
+            self._far_inlet.admit(frame.guests)
+        self._far = frame
+        endpoint = "" if self._far_inlet is None else self._far_inlet.endpoint
+        self._say(Listening(endpoint, tuple(agent for _, agent in frame.guests)))
+
     def outlets(self, frame: Outlets) -> None:
         """Use these pipes from now on, and no others."""
         now = _monotonic()
-        wanted = {peer.path for outlet in frame.outlets for peer in outlet.peers if peer.path}
-        for path in self._pipes.keys() - wanted:
+        wanted = {peer.path: peer for outlet in frame.outlets for peer in outlet.peers if peer.path}
+        for path in self._pipes.keys() - wanted.keys():
             pipe = self._pipes.pop(path)
             pipe.leave(now)
             self._leaving.append(pipe)
-        for path in wanted - self._pipes.keys():
-            self._pipes[path] = sockets.Pipe(self._context, path, frame.secret)
+        for path in wanted.keys() - self._pipes.keys():
+            self._pipes[path] = self._pipe(wanted[path], frame.secret)
             self._pipes[path].turn(now)
         before = {
             (edge.outlet.source, edge.outlet.edge): edge.spill for edges in self._edges.values() for edge in edges
@@ -136,8 +154,13 @@ class Passing:
         self._edges = {}
         for outlet in frame.outlets:
             peers = [(peer.number, self._pipes[peer.path] if peer.path else self._own) for peer in outlet.peers]
-            edge = Edge(outlet, peers, before.get((outlet.source, outlet.edge), Spill()))
+            far = any(sockets.is_far(peer.path) for peer in outlet.peers)
+            edge = Edge(outlet, peers, before.get((outlet.source, outlet.edge), Spill()), far)
             self._edges.setdefault(outlet.source, []).append(edge)
+
+    def _pipe(self, peer: Peer, secret: bytes) -> sockets.Pipe:
+        keys = None if self._far is None else Keys(self._far.public, self._far.secret)
+        return sockets.Pipe(self._context, peer.path, secret, keys, peer.key)
 
     def edges(self, source: bytes) -> Sequence[Edge]:
         """The ways that values of this socket may go."""
@@ -155,9 +178,14 @@ class Passing:
         """
         if depth >= MOST_DEPTH - 1:
             return ()
-        content = whole if whole is not None and len(whole) <= _MOST_SHARED_BYTES else value
+        shared = whole if whole is not None and len(whole) <= _MOST_SHARED_BYTES else value
+        # only the agent that counts a call is told by other nodes what came of the next one
+        abroad = self._far is not None and agent_of(head[0]) != self._far.agent
         passed = []
         for edge in edges:
+            if abroad and edge.far:
+                continue
+            content = value if edge.far else shared
             chosen = self._choose(edge, len(content) + 3)
             if chosen is not None:
                 number, pipe = chosen
@@ -214,8 +242,8 @@ class Passing:
         for pipe in self._pipes.values():
             pipe.send(now)
             self._gather_lost(pipe)
-        if self._inlet is not None:
-            self._inlet.credit(small=False)
+        for inlet in self._inlets:
+            inlet.credit(small=False)
         lost, self._lost = self._lost, []
         return lost
 
@@ -234,9 +262,16 @@ class Passing:
             self._gather_lost(pipe)
         if self._leaving:
             self._let_go(now)
-        if self._inlet is not None:
-            for origin, target, task, calls in self._inlet.hear():
+        for inlet in self._inlets:
+            for origin, target, task, calls in inlet.hear():
                 self.queue.append(Bunch(origin, target, task, deque(calls)))
+        if self._far_inlet is not None:
+            for refused in self._far_inlet.refused():
+                self._say(Refused(*refused))
+
+    @property
+    def _inlets(self) -> list[sockets.Inlet]:
+        return [inlet for inlet in (self._inlet, self._far_inlet) if inlet is not None]
 
     def _let_go(self, now: float) -> None:
         for pipe in self._leaving:
@@ -267,14 +302,14 @@ class Passing:
     def _descriptors(self) -> list[int]:
         pipes = [*self._pipes.values(), *self._leaving]
         found = [fd for pipe in pipes if (fd := pipe.fd) is not None]
-        return found if self._inlet is None else [self._inlet.fd, *found]
+        return [fd for inlet in self._inlets for fd in inlet.descriptors] + found
 
     def _patience(self) -> float | None:
         """How long there is nothing to do but wait, in seconds; None: for ever."""
         if not self._settled:
             return _SETTLE_SECONDS
         pending = any(pipe.mending or pipe.idle for pipe in self._pipes.values())
-        return _IDLE_SECONDS if pending or (self._inlet is not None and self._inlet.reading) else None
+        return _IDLE_SECONDS if pending or any(inlet.reading for inlet in self._inlets) else None
 
     def _settle(self) -> None:
         """There was nothing to do for a moment."""
@@ -282,21 +317,21 @@ class Passing:
             for pipe in self._pipes.values():
                 pipe.trim()
         self._settled = True
-        if self._inlet is not None:
-            self._inlet.credit(small=True)
+        for inlet in self._inlets:
+            inlet.credit(small=True)
 
     # the end
 
     def finish(self, run: Callable[[], None]) -> None:
         """Take what is on its way, `run` all that came, and see the last values taken."""
         deadline = _monotonic() + _LEAVE_SECONDS
-        if self._inlet is not None:
-            self._inlet.bye()
+        for inlet in self._inlets:
+            inlet.bye()
         while True:
             self.turn()
             if self.queue:
                 run()
-            elif self._inlet is not None and self._inlet.expecting and _monotonic() < deadline:
+            elif any(inlet.expecting for inlet in self._inlets) and _monotonic() < deadline:
                 _wait(self._descriptors(), min(_SETTLE_SECONDS, max(0.0, deadline - _monotonic())))
             else:
                 break
@@ -316,19 +351,19 @@ class Passing:
             pipe.close(now)
             self._gather_lost(pipe)
         self._flush()
-        if self._inlet is not None:
-            self._inlet.credit(small=True)
-            self._inlet.close()
+        for inlet in self._inlets:
+            inlet.credit(small=True)
+            inlet.close()
         self._context.term()
 
     # processes that user code forks: ZeroMQ's sockets are the parent's alone
 
     def _before_fork(self) -> None:
-        for reach in self._inlet.reaches() if self._inlet is not None else ():
+        for reach in [reach for inlet in self._inlets for reach in inlet.reaches()]:
             reach.before_fork()
 
     def _after_fork(self, *, child: bool) -> None:
-        for reach in self._inlet.reaches() if self._inlet is not None else ():
+        for reach in [reach for inlet in self._inlets for reach in inlet.reaches()]:
             reach.after_fork(child=child)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import os
-import platform
 import socket
 import sys
 from types import ModuleType
@@ -19,6 +18,9 @@ from pyfi_hpc.worker.options import Options
 from pyfi_hpc.worker.outbox import Outbox
 from pyfi_hpc.worker.output import Captured
 
+#: Such as 3.11.7; `platform`, which has it too, takes a while to load.
+_VERSION = sys.version.split()[0]
+
 
 def serve(options: Options) -> None:
     """Say hello, run calls until told to stop; ends the process where the module cannot be used."""
@@ -30,11 +32,12 @@ def serve(options: Options) -> None:
     loop = Loop(connection, progress, outbox, output, interrupts)
     module = _imported(options, output)
     if isinstance(module, ErrorRecord):
-        outbox.send(Hello(os.getpid(), platform.python_version(), module))
+        outbox.send(Hello(os.getpid(), _VERSION, module))
         os._exit(1)
     interrupts.install()
-    outbox.send(Hello(os.getpid(), platform.python_version()))
-    loop.serve(Runner(module, options.blobs, options.max_value_bytes, interrupts, loop.items))
+    outbox.send(Hello(os.getpid(), _VERSION))
+    limits = options.max_value_bytes, options.blob_quota_bytes
+    loop.serve(Runner(module, options.blobs, *limits, interrupts, loop.items))
     # the agent sees the end from here on, and bounds what user code does at exit
     connection.close()
 

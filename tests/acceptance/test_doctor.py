@@ -20,6 +20,7 @@ from pyfi_hpc.doctor.database import Database as Look
 from pyfi_hpc.doctor.findings import Mark
 from pyfi_hpc.doctor.machine import kind_of_disk, nearest
 from pyfi_hpc.doctor.processors import Seen, judged
+from pyfi_hpc.wire import blobs
 from tests.services.databases import Database, new_database
 
 Examine = Callable[..., tuple[int, list[dict[str, Any]]]]
@@ -102,6 +103,16 @@ def test_a_stopped_service_is_named_and_the_others_still_looked_at(examine: Exam
     assert all(seen(findings, check)["try"] for check in ("database", "broker"))
     assert seen(findings, "git")["mark"] == "✓"
     assert "hunter2" not in json.dumps(findings)
+
+
+def test_a_quota_of_large_values_is_told_and_so_is_that_it_is_used_up(examine: Examine, tmp_path: Path) -> None:
+    _, findings = examine("machine")
+    assert "blob quota" not in {finding["check"] for finding in findings}
+    blobs.put(tmp_path / "blobs", bytes(2**21))
+    for gib, mark in (("1", "✓"), ("0.0021", "!"), ("0.0019", "✗")):
+        _, findings = examine("machine", PYFI_PATHS_BLOBS=str(tmp_path / "blobs"), PYFI_PATHS_BLOBS_GIB=gib)
+        assert seen(findings, "blob quota")["mark"] == mark, gib
+    assert "raise paths.blobs_gib" in seen(findings, "blob quota")["try"]
 
 
 def test_an_area_limits_it(examine: Examine) -> None:

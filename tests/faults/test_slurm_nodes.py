@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
 from pyfi_hpc.box.cluster import Cluster, Service
 from pyfi_hpc.box.network import Way
+from pyfi_hpc.wire import values
 from tests.cluster_site import ClusterSite, site_on
 from tests.support import eventually
 
@@ -19,7 +23,12 @@ pytestmark = pytest.mark.root
 @pytest.fixture(scope="module")
 def installation() -> Iterator[ClusterSite]:
     """Two nodes in namespaces of their own, which every test leaves whole."""
-    with Cluster(2, cpus=4, gpus=0, profile="netns") as cluster, site_on(cluster, "work", "waits", workers=2) as site:
+    with (
+        Cluster(2, cpus=4, gpus=0, profile="netns") as cluster,
+        site_on(cluster, "work", "waits", "passes", "does", workers=2) as site,
+    ):
+        # before somebody leads
+        site.ini.write_text(site.ini.read_text().replace("[agent]\n", "[agent]\nnode_pipes = yes\n"))
         yield site
 
 
@@ -180,3 +189,78 @@ def running(site: ClusterSite) -> dict[str, str]:
 def attempts(site: ClusterSite, call: str) -> list[tuple[str, str | None, str]]:
     """Status, cause and node of each attempt, as people are shown them."""
     return [(each["status"], each["cause"], each["node"]) for each in site.client.operations.attempts(call)]
+
+
+class Sniffer:
+    """Everything that goes over the wire between two addresses meanwhile, as a host beside the cable sees it."""
+
+    PROGRAM = """
+import socket, sys
+pair = {socket.inet_aton(name) for name in sys.argv[1:]}
+line = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(0x0800))
+print("ready", flush=True)
+while True:
+    packet = line.recv(65536)
+    if {packet[12:16], packet[16:20]} == pair:
+        sys.stdout.buffer.write(packet)
+        sys.stdout.buffer.flush()
+"""
+
+    def __init__(self, host: int, *addresses: str) -> None:
+        """`host`: a process in whose network it listens."""
+        enter = ["nsenter", f"--target={host}", "--net", sys.executable, "-c", self.PROGRAM, *addresses]
+        self._process = subprocess.Popen(enter, stdout=subprocess.PIPE)
+        assert self._process.stdout is not None
+        assert self._process.stdout.readline() == b"ready\n"
+
+    def heard(self) -> bytes:
+        """All of it; nothing more is heard."""
+        self._process.terminate()
+        return self._process.communicate()[0]
+
+
+def test_results_go_from_node_to_node_of_a_pilot_by_a_pipe_that_nobody_can_read_and_that_may_be_cut(
+    site: ClusterSite,
+) -> None:
+    network, secret = site.client.network, "nobody-else-reads-this"
+    network.add_queue(name="onward")
+    network.add_socket(name="p.onward", queue="onward", processor="p", task="does")
+    network.add_plug(name="onward", queue="onward", processor="p", source="p.passes")
+
+    def far() -> int:
+        ((count,),) = site.rows("SELECT far FROM pyfi.plug")
+        return int(count)
+
+    def flows(word: str) -> None:
+        before = far()
+
+        def more() -> bool:
+            for future in site.submit("p.passes", [(["gives", word],)] * 5):
+                future.result(timeout=60)
+            return far() > before
+
+        eventually(more, timeout=60, interval=0.2)
+
+    site.send("-N", "2", "-n", "2")
+    site.ready(2)
+    n1, n2 = (node.address for node in site.cluster.slurm.plan.nodes)
+    sniffer = Sniffer(site.cluster.slurm.hosts["n1"].pid, n1, n2)
+    flows(secret)
+    site.cluster.slurm.places.block("n1", n2, None, "both")
+    cut = site.submit("p.passes", [(["gives", number],) for number in range(200)])
+    for future in cut:
+        future.result(timeout=60)
+    site.quiet()
+    site.cluster.slurm.places.unblock("n1", n2, None, "both")
+    flows(secret)
+
+    site.quiet()
+    heard = sniffer.heard()
+    assert b"CURVE" in heard and b"READY" in heard
+    assert secret.encode() not in heard
+    gave: list[Any] = [values.decode(bytes(value)) for (value,) in site.rows(OF_ONWARD)]
+    assert sorted(value for value in gave if value != secret) == list(range(200))
+    assert site.client.network.show("plug", "onward")["way"] in ("tcp pipe", "mixed")
+
+
+OF_ONWARD = """SELECT o.value FROM pyfi.outcome o JOIN pyfi.socket s ON s.id = o.socket_id WHERE s.name = 'p.onward'"""

@@ -171,12 +171,16 @@ def _answer(outcome: NewOutcome) -> Answer:
     return Answer(outcome.id, _KINDS[outcome.status], outcome.value, error)
 
 
-def settings_with(uri: str, folder: Any, **client: Any) -> Any:
-    """Settings for a client of that database, blobs in `folder`."""
+def settings_with(uri: str, folder: Any, blobs_gib: float | None = None, **client: Any) -> Any:
+    """Settings for a client of that database, blobs in `folder`, where they may take so much."""
     from pyfi_hpc.config import Settings
     from pyfi_hpc.config.sections import Client, Database, Paths
 
-    return Settings(database=Database(uri=uri), client=Client(**client), paths=Paths(cache=folder, state=folder))
+    return Settings(
+        database=Database(uri=uri),
+        client=Client(**client),
+        paths=Paths(cache=folder, state=folder, blobs_gib=blobs_gib),
+    )
 
 
 def ids_in(text: str) -> list[str]:
@@ -221,7 +225,12 @@ class Unhurried(MemoryBroker):
 
     def publish(self, publication: Publication) -> Confirm:
         confirm, held = Confirm(), super().publish(publication)
-        self._calls.put(lambda: confirm.set_result(held.result()))
+
+        def told() -> None:
+            held.result()
+            confirm.set_result(None)
+
+        self._calls.put(told)
         return confirm
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from concurrent.futures import Future
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -82,7 +81,7 @@ class Moody(MemoryBroker):
         """Refuse as many letters as it is told to."""
         if self.refusals:
             self.refusals -= 1
-            refused: Confirm = Future()
+            refused = Confirm()
             refused.set_exception(BrokerUnavailable("E_BROKER", "not now"))
             return refused
         return super().set_aside(network, publication, reason, detail)

@@ -10,6 +10,7 @@ import tracemalloc
 import weakref
 from collections.abc import Iterator
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,10 @@ import pytest
 import pyfi_hpc.client
 from pyfi_hpc.brokers.postgres import PostgresBroker
 from pyfi_hpc.client.client import Client
-from pyfi_hpc.errors import BadInput, WaitTimeout
+from pyfi_hpc.errors import BadInput, Unavailable, WaitTimeout
+from pyfi_hpc.wire import blobs, messages, values
 from pyfi_hpc.wire.ids import id_text
+from pyfi_hpc.wire.limits import INLINE_BYTES
 from tests.services.client_support import Place, Runner, World, settings_with
 from tests.support import eventually
 
@@ -46,6 +49,27 @@ def held_by_clients() -> int:
     folder = str(Path(pyfi_hpc.client.__file__).parent / "*")
     snapshot = tracemalloc.take_snapshot().filter_traces([tracemalloc.Filter(True, folder)])
     return sum(each.size for each in snapshot.statistics("filename"))
+
+
+def test_large_inputs_are_stored_beside_the_reading_and_what_has_no_room_is_not_accepted(
+    world: World, tmp_path: Path
+) -> None:
+    socket = world.place.socket("add")
+    inputs = [bytes([number]) * INLINE_BYTES for number in range(8)]
+    client = world.client(blobs_gib=6.5 * INLINE_BYTES / 2**30)
+
+    with pytest.raises(Unavailable) as caught:
+        client.submit_many(socket, inputs)
+
+    assert caught.value.code == "E_NOT_ACCEPTED" and caught.value.facts["reason"] == "E_STORAGE_FULL"
+    queue = world.place.task_queue("add").name
+    sent = [each.args for message in world.broker().peek(queue, 100)
+            for each in messages.decode_message(message.body).calls]  # fmt: skip
+    found = [values.decode_arguments(args, resolve=partial(blobs.get, tmp_path / "blobs")) for args in sent]
+    refused = set(caught.value.facts["ids"])
+    accepted = [each for each in caught.value.facts["futures"] if each.id not in refused]
+    assert 1 <= len(accepted) == len(found) < 8
+    assert {args[0] for args, _ in found} < set(inputs)
 
 
 @IN_ORDER

@@ -387,6 +387,27 @@ def test_a_blob_with_another_content_never_reaches_the_task(worker: Worker, tmp_
     assert missing.error is not None and (missing.error.code, missing.error.cause) == ("E_NOT_FOUND", "environment")
 
 
+def test_large_results_of_many_calls_are_all_stored_and_each_is_its_own(worker: Worker, tmp_path: Path) -> None:
+    sizes = [INLINE_BYTES + number for number in range(12)]
+
+    items = worker.run("of_size", *map(call, sizes), call(1))
+
+    # those that are stored first are told first
+    told = {item.index: item.value or b"" for item in items}
+    found = [values.blob_in(told[index]) for index in range(12)]
+    contents = [values.decode(blobs.get(tmp_path / "blobs", each)) for each in found if each is not None]
+    assert contents == [b"x" * size for size in sizes]
+    assert values.decode(told[12]) == b"x"
+
+
+def test_a_worker_that_is_told_to_stop_stores_what_it_has(worker: Worker) -> None:
+    token = worker.give("of_size", call(INLINE_BYTES), call(INLINE_BYTES + 1), call(INLINE_BYTES + 2))
+    worker.process.send(Stop())
+
+    assert all(item.value is not None for item in worker.items(token, 3))
+    eventually(lambda: not alive(worker.pid), timeout=60)
+
+
 def test_a_result_over_the_quota_is_refused_and_not_stored(start: Start, tmp_path: Path) -> None:
     worker = start(max_value_bytes=INLINE_BYTES + 100)
     worker.hello()
@@ -396,6 +417,16 @@ def test_a_result_over_the_quota_is_refused_and_not_stored(start: Start, tmp_pat
     assert (error.code, error.cause) == ("E_LIMIT", "refused")
     assert not (tmp_path / "blobs").exists()
     assert worker.one("of_size", INLINE_BYTES).value is not None
+
+
+def test_results_that_together_take_more_than_all_may_are_no_fault_of_their_calls(start: Start) -> None:
+    worker = start(blob_quota_bytes=2 * INLINE_BYTES + 100_000)
+    worker.hello()
+
+    items = worker.run("of_size", *[call(INLINE_BYTES + number) for number in range(3)])
+
+    (error,) = [item.error for item in items if item.error is not None]
+    assert (error.code, error.cause) == ("E_STORAGE_FULL", "environment")
 
 
 def test_a_result_that_cannot_be_stored_is_no_fault_of_the_call(worker: Worker, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pika import frame, spec
 
+from pyfi_hpc.brokers.rabbitmq.frames import Writer
 from pyfi_hpc.brokers.rabbitmq.reader import Delivered, Reader
 
 TASKS, CONFIRMS, OTHER = 1, 2, 3
@@ -25,10 +26,25 @@ def content(channel: int, body: bytes, properties: pika.BasicProperties, most: i
     return [frame.Header(channel, len(body), properties).marshal(), *bodies]
 
 
-def delivery(channel: int, tag: int, body: bytes, *, redelivered: bool = False, most: int = 100) -> list[bytes]:
-    properties = pika.BasicProperties("text/x", message_id=f"m{tag}", headers={"x-delivery-count": 2})
+BACK = pika.BasicProperties("text/x", message_id="m", headers={"x-delivery-count": 2})
+FRESH = pika.BasicProperties("text/x", delivery_mode=2, correlation_id="5", message_id="m")
+
+
+def delivery(
+    channel: int, tag: int, body: bytes, *, redelivered: bool = False, most: int = 100, properties: Any = BACK
+) -> list[bytes]:
     deliver = spec.Basic.Deliver("consumer", tag, redelivered, exchange="q.d.w", routing_key="k")
     return [method(channel, deliver), *content(channel, body, properties, most)]
+
+
+class Wire:
+    """A connection's transport, and each write to it."""
+
+    def __init__(self) -> None:
+        self.writes: list[bytes] = []
+
+    def write(self, data: bytes) -> None:
+        self.writes.append(data)
 
 
 class Read:
@@ -36,19 +52,27 @@ class Read:
 
     def __init__(self) -> None:
         self.passed, self.confirms, self.deliveries = b"", list[tuple[int, bool, bool]](), list[Delivered]()
-        self.connection = SimpleNamespace(_on_data_available=self._pass, bytes_received=0)
-        self.reader = Reader(self.connection)
+        self.together: list[int] = []
+        self.wire = Wire()
+        self.connection = SimpleNamespace(_on_data_available=self._pass, bytes_received=0, _transport=self.wire)
+        self.writer = Writer(self.connection)
+        self.reader = Reader(self.connection, self.writer)
         self.reader.confirms[CONFIRMS] = lambda *confirm: self.confirms.append(confirm)
-        self.reader.deliveries[TASKS] = self.deliveries.append
+        self.reader.deliveries[TASKS] = self._take
+
+    def _take(self, deliveries: list[Delivered]) -> None:
+        self.deliveries += deliveries
+        self.together.append(len(deliveries))
 
     def _pass(self, data: bytes) -> None:
         self.passed += data
+        self.wire.write(b"pika")
 
 
 OURS = [
     *delivery(TASKS, 1, b"a" * 250),
     method(CONFIRMS, spec.Basic.Ack(5, True)),
-    *delivery(TASKS, 2, b"", redelivered=True),
+    *delivery(TASKS, 2, b"", redelivered=True, properties=FRESH),
     method(CONFIRMS, spec.Basic.Nack(6, False)),
 ]
 PIKAS = [
@@ -80,8 +104,10 @@ def test_confirms_and_deliveries_are_taken_and_the_rest_is_passed_on(order: list
         (2, True, b""),
     ]
     assert {each.consumer for each in read.deliveries} == {"consumer"}
-    assert [each.properties.message_id for each in read.deliveries] == ["m1", "m2"]
-    assert read.deliveries[0].properties.headers == {"x-delivery-count": 2}
+    assert [each.properties for each in read.deliveries] == [
+        ("text/x", None, {"x-delivery-count": 2}),
+        ("text/x", None, {}),
+    ]
     assert read.connection.bytes_received == len(data)
 
 
@@ -102,3 +128,34 @@ def test_what_is_no_frame_is_pikas(said: bytes) -> None:
     read = Read()
     read.reader.feed(said)
     assert read.passed == said
+
+
+def test_what_came_together_is_handed_on_together_before_what_is_pikas() -> None:
+    read = Read()
+    first, second = ([*delivery(TASKS, tag, b"x")] for tag in (1, 2))
+
+    read.reader.feed(b"".join([*first, *second, frame.Heartbeat().marshal(), *delivery(TASKS, 3, b"x")]))
+
+    assert read.together == [2, 1]
+
+
+def test_what_is_written_while_frames_are_taken_leaves_together_and_in_order_with_pikas() -> None:
+    read = Read()
+    read.reader.confirms[CONFIRMS] = lambda tag, *_: read.writer.write(str(tag).encode())
+    confirms = [method(CONFIRMS, spec.Basic.Ack(tag, False)) for tag in (1, 2, 3)]
+
+    read.reader.feed(b"".join([confirms[0], confirms[1], frame.Heartbeat().marshal(), confirms[2]]))
+    read.writer.write(b"later")
+
+    assert read.wire.writes == [b"12", b"pika", b"3", b"later"]
+
+
+@pytest.mark.parametrize("encoding", [None, "gzip"])
+@pytest.mark.parametrize("kind", [None, "text/x"])
+def test_properties_are_read_as_they_were_written(kind: str | None, encoding: str | None) -> None:
+    sent = pika.BasicProperties(kind, encoding, delivery_mode=2, priority=3, reply_to="r", message_id="m", timestamp=7)
+    read = Read()
+
+    read.reader.feed(b"".join(delivery(TASKS, 1, b"x", properties=sent)))
+
+    assert read.deliveries[0].properties == (kind, encoding, {})

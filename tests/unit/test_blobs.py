@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import shutil
 import subprocess
 import sys
 import time
@@ -16,7 +17,7 @@ import pytest
 from pyfi_hpc.blobs.collection import Collected, collect, usage
 from pyfi_hpc.blobs.store import BlobStore
 from pyfi_hpc.errors import BadInput, Unavailable
-from pyfi_hpc.wire import blobs, values
+from pyfi_hpc.wire import blobs, meter, values
 from pyfi_hpc.wire.limits import INLINE_BYTES
 
 HOUR = 3600.0
@@ -218,3 +219,123 @@ def test_what_a_collection_that_died_had_moved_aside_comes_back(store: BlobStore
 def test_an_empty_folder_has_nothing_to_collect(store: BlobStore) -> None:
     assert collect(store.folder, nothing, older_than_seconds=0) == Collected(0, 0)
     assert usage(store.folder) == (0, 0)
+
+
+# what is durable when
+
+
+def _steps(monkeypatch: pytest.MonkeyPatch, folder: Path) -> list[tuple[str, str]]:
+    """What is synced and renamed from now on, by names below `folder`."""
+    steps: list[tuple[str, str]] = []
+    sync, rename = os.fsync, os.rename
+
+    def synced(descriptor: int) -> None:
+        steps.append(("sync", os.path.relpath(os.readlink(f"/proc/self/fd/{descriptor}"), folder)))
+        sync(descriptor)
+
+    def renamed(old: Path, new: Path) -> None:
+        steps.append(("rename", os.path.relpath(new, folder)))
+        rename(old, new)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(os, "rename", renamed)
+    return steps
+
+
+def test_a_blob_is_seen_once_its_content_is_durable_and_told_of_once_its_name_is(
+    store: BlobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps = _steps(monkeypatch, store.folder)
+
+    name = store.put(b"durable").digest.hex()
+
+    shelf = name[:2]
+    assert steps[0][0] == "sync" and steps[0][1].startswith("tmp/")
+    assert steps[1:] == [("sync", "."), ("rename", f"{shelf}/{name}"), ("sync", shelf)]
+
+
+def test_what_another_writer_has_just_placed_is_durable_before_it_is_told_of(
+    store: BlobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = store.put(b"durable").digest.hex()
+    steps = _steps(monkeypatch, store.folder)
+
+    store.put(b"durable")
+
+    assert steps == [("sync", name[:2])]
+
+
+def test_a_folder_that_somebody_has_cleared_is_made_anew(store: BlobStore) -> None:
+    store.put(b"content")
+    shutil.rmtree(store.folder)
+
+    assert bytes(store.get(store.put(b"content"))) == b"content"
+
+
+# how much there may be
+
+
+QUOTA = 10 * meter.UNIT_BYTES
+
+
+def put(store: BlobStore, units: int, fill: int = 0) -> values.BlobRef:
+    """A blob of that many units, filled with that byte."""
+    return blobs.put(store.folder, bytes([fill]) * (units * meter.UNIT_BYTES), quota_bytes=QUOTA)
+
+
+def refused(store: BlobStore, units: int, fill: int = 0) -> Unavailable:
+    """Why such a blob is not stored; nothing of it is there."""
+    before = usage(store.folder)
+    with pytest.raises(Unavailable) as caught:
+        put(store, units, fill)
+    assert usage(store.folder) == before and not list(store.folder.glob("tmp/*"))
+    return caught.value
+
+
+def test_all_blobs_together_take_no_more_than_they_may(store: BlobStore) -> None:
+    put(store, 6)
+    put(store, 3, 1)
+
+    error = refused(store, 2, 2)
+
+    assert error.code == "E_STORAGE_FULL" and "paths.blobs_gib" in (error.cure or "")
+    put(store, 1, 2)
+    assert refused(store, 1, 3).code == "E_STORAGE_FULL"
+    put(store, 6)  # it is there already
+
+
+def test_what_was_there_before_anybody_counted_counts(store: BlobStore) -> None:
+    store.put(bytes(8 * meter.UNIT_BYTES))
+    assert meter.used_bytes(store.folder) is None
+
+    assert refused(store, 3, 1).code == "E_STORAGE_FULL"
+    assert meter.used_bytes(store.folder) == 8 * meter.UNIT_BYTES
+
+
+def test_processes_that_share_a_folder_share_the_count(store: BlobStore) -> None:
+    put(store, 1)
+    program = "import sys; from tests.unit.test_blobs import *; put(BlobStore(Path(sys.argv[1])), 1, int(sys.argv[2]))"
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    others = [subprocess.Popen([sys.executable, "-c", program, str(store.folder), str(n)], env=env) for n in (1, 2, 3)]
+
+    assert [other.wait(60) for other in others] == [0, 0, 0]
+
+    assert meter.used_bytes(store.folder) == 4 * meter.UNIT_BYTES == meter.walked(store.folder)
+
+
+def test_after_a_collection_there_is_room_again(store: BlobStore) -> None:
+    age(store, put(store, 9).digest)
+    refused(store, 2, 1)
+    collect(store.folder, nothing, older_than_seconds=HOUR)
+
+    meter.recount(store.folder)
+
+    put(store, 9, 1)
+
+
+def test_where_nobody_limits_it_nobody_counts(store: BlobStore) -> None:
+    store.put(b"content")
+    meter.recount(store.folder)
+
+    assert meter.used_bytes(store.folder) is None
+    assert [file.name for file in files(store.folder)] == [store.put(b"content").digest.hex()]

@@ -399,7 +399,8 @@ def dead_workers_unit_lost(patch: pytest.MonkeyPatch) -> None:
     right = Dispatcher.remove_worker
 
     def remove(self: Dispatcher, worker: int, running: tuple[int, int] | None) -> tuple[int, int] | None:
-        self._workers[worker].units = self._workers[worker].units[:1]
+        units = self._workers[worker].units
+        self._workers[worker].units = dict(list(units.items())[:1])
         return right(self, worker, running)
 
     patch.setattr(Dispatcher, "remove_worker", remove)

@@ -38,9 +38,9 @@ VIEW = View(
 )  # fmt: skip
 
 
-def publish(broker: MemoryBroker, count: int) -> None:
+def publish(broker: MemoryBroker, count: int, size: int = 0) -> None:
     for _ in range(count):
-        message = Message(WIRE_VERSION, new_id(), "me", S, 1, (Call(new_id(), b"", b"d" * 16),))
+        message = Message(WIRE_VERSION, new_id(), "me", S, 1, (Call(new_id(), bytes(size), b"d" * 16),))
         broker.publish(Publication(QUEUE.exchange, QUEUE.key, messages.encode(message), "id")).result(5)
 
 
@@ -52,13 +52,13 @@ def run_once(dispatcher: Dispatcher, seconds: float) -> None:
     dispatcher.done(1, hand.token, [(0, seconds)])
 
 
-def held(seconds: float) -> int:
-    """How many of 40 messages an agent with one worker holds unacked, once it has seen a call take so long."""
+def held(seconds: float, size: int) -> int:
+    """How many of 140 messages an agent with one worker holds unacked, once it has seen a call take so long."""
     came: queue.SimpleQueue[tuple[bytes, Delivery]] = queue.SimpleQueue()
     broker, dispatcher = MemoryBroker(Hub()), Dispatcher()
     try:
         broker.declare(QUEUE)
-        publish(broker, 40)
+        publish(broker, 140, size)
         intake = Intake(broker, dispatcher, lambda job: None, lambda processor, it: came.put((processor, it)))
         intake.follow(VIEW, {P: 1}, open_for_work=True)
         run_once(dispatcher, seconds)
@@ -75,11 +75,36 @@ def _taken(broker: MemoryBroker, intake: Intake, came: queue.SimpleQueue[tuple[b
 
 
 def test_two_messages_wait_for_each_worker_where_calls_take_their_time() -> None:
-    assert held(seconds=0.5) == 2
+    assert held(seconds=0.5, size=0) == 2
 
 
 def test_more_messages_are_in_hand_where_calls_are_short() -> None:
-    assert held(seconds=1e-5) == 8
+    assert held(seconds=1e-5, size=4000) == 8
+
+
+def test_many_messages_are_in_hand_where_they_are_small_besides() -> None:
+    assert held(seconds=1e-5, size=0) == 128
+
+
+@pytest.mark.parametrize(("size", "left"), [(1500, 128), (4000, 8)])
+def test_fewer_are_in_hand_once_messages_are_large(size: int, left: int) -> None:
+    came: queue.SimpleQueue[tuple[bytes, Delivery]] = queue.SimpleQueue()
+    broker, dispatcher = MemoryBroker(Hub()), Dispatcher()
+    try:
+        broker.declare(QUEUE)
+        intake = Intake(broker, dispatcher, lambda job: None, lambda processor, it: came.put((processor, it)))
+        intake.follow(VIEW, {P: 1}, open_for_work=True)
+        run_once(dispatcher, 1e-5)
+        for count, each in ((40, 0), (80, size)):
+            publish(broker, count, each)
+            for _ in range(count):
+                intake.take(*came.get(timeout=5))
+
+        intake.follow(VIEW, {P: 1}, open_for_work=True)
+
+        assert intake._prefetch[P, QUEUE.name] == left
+    finally:
+        broker.close()
 
 
 def test_many_stay_in_hand_while_calls_are_a_little_longer_and_fewer_once_they_are_far_longer() -> None:

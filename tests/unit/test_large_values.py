@@ -100,6 +100,18 @@ def test_an_array_that_changes_while_it_is_sent_spoils_no_blob(packer: Packer) -
         changing.join()
 
 
+def test_an_array_that_is_changed_before_it_is_stored_is_stored_as_it_was(packer: Packer) -> None:
+    array = numpy.arange(MIB // 8, dtype="f8")
+    packed = packer.packed((array,), {})
+    array[:] = 0
+
+    for content in packed.contents:
+        packer.keep(content)
+
+    ((arrived,), _) = values.decode_arguments(packed.data, resolve=lambda each: blobs.get(packer._folder, each))
+    assert numpy.array_equal(arrived, numpy.arange(MIB // 8, dtype="f8"))  # type: ignore[arg-type]
+
+
 def test_an_argument_over_the_limit_is_refused_before_anything_is_written(tmp_path: Path) -> None:
     packer = Packer(tmp_path, MIB)
     for args, kwargs, at in (((1, LARGE), {}, "args[1]"), ((), {"image": LARGE}, "kwargs['image']")):

@@ -38,7 +38,7 @@ def crew(progress: Progress) -> Crew:
     parts: Any = cast(Any, None)
     lots: Any = {7: lot}.get
     streams = Streams(parts, parts)
-    made = Crew(parts, parts, parts, streams, lots, parts, parts, parts, Path(), Path(), 0, parts)
+    made = Crew(parts, parts, parts, streams, lots, parts, parts, parts, parts, Path(), Path(), 0, parts)
     process: Any = SimpleNamespace(progress=progress)
     made.hands[WORKER] = Hand(WORKER, b"p" * 16, (0,), (), process)
     return made

@@ -9,9 +9,8 @@ from contextlib import closing, contextmanager
 from typing import Any
 
 import psycopg2
-import structlog
 
-from pyfi_hpc.brokers.base import Confirm, Delivery, Depth, Peeked, Publication, Reason, TaskQueue, dead_queue
+from pyfi_hpc.brokers.base import Confirm, Delivery, Depth, Peeked, Publication, Reason, TaskQueue, dead_queue, nothing
 from pyfi_hpc.brokers.letters import letter
 from pyfi_hpc.brokers.postgres import queues, replies
 from pyfi_hpc.brokers.postgres.consumer import Consumer, PostgresSubscription
@@ -21,11 +20,12 @@ from pyfi_hpc.brokers.postgres.publisher import Publisher
 from pyfi_hpc.brokers.postgres.session import opened
 from pyfi_hpc.brokers.refusals import closed, unreachable
 from pyfi_hpc.errors import BadInput
+from pyfi_hpc.logs import logger
 
 #: PostgreSQL 13, as the number that the server gives.
 OLDEST = 130_000
 
-log = structlog.get_logger()
+log = logger()
 
 
 class PostgresBroker:
@@ -99,9 +99,16 @@ class PostgresBroker:
         """Publish to the dead letters of `network`."""
         return self.publish(letter(network, publication, reason, detail))
 
-    def consume(self, queue: str, *, prefetch: int, deliver: Callable[[Delivery], None]) -> PostgresSubscription:
+    def consume(
+        self,
+        queue: str,
+        *,
+        prefetch: int,
+        deliver: Callable[[Delivery], None],
+        all_here: Callable[[], None] = nothing,
+    ) -> PostgresSubscription:
         """Deliver on the consuming session's thread."""
-        return self._consumes().add(queue, prefetch, deliver)
+        return self._consumes().add(queue, prefetch, deliver, all_here)
 
     def reply_address(self, on_reply: Callable[[bytes], None]) -> str:
         """A channel of this client's own."""

@@ -11,24 +11,25 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
-import structlog
 from psycopg2 import sql as identifiers
 from psycopg2.extras import Json
 
-from pyfi_hpc.brokers.base import DELIVERY_LIMIT, Delivery, Reason, dead_queue, is_single
+from pyfi_hpc.brokers.base import DELIVERY_LIMIT, Delivery, Reason, dead_queue, is_single, nothing
 from pyfi_hpc.brokers.letters import notes
 from pyfi_hpc.brokers.postgres import queues, sql
 from pyfi_hpc.brokers.postgres.names import queue_channel
 from pyfi_hpc.brokers.postgres.session import Session, SessionLost
+from pyfi_hpc.logs import logger
 
 #: A third of the lease.
 RENEW_SECONDS = 3.0
 #: Bounds what one claim brings into memory.
 CLAIM_MESSAGES = 100
 
-log = structlog.get_logger()
+log = logger()
 
 
 class Row(NamedTuple):
@@ -79,9 +80,14 @@ class PostgresSubscription:
     """One consumer of one queue. Its wishes are read at the session's next turn."""
 
     def __init__(
-        self, queue: str, prefetch: int, deliver: Callable[[Delivery], None], ring: Callable[[], None]
+        self,
+        queue: str,
+        prefetch: int,
+        deliver: Callable[[Delivery], None],
+        all_here: Callable[[], None],
+        ring: Callable[[], None],
     ) -> None:
-        self.queue, self.prefetch, self.deliver, self._ring = queue, prefetch, deliver, ring
+        self.queue, self.prefetch, self.deliver, self.all_here, self._ring = queue, prefetch, deliver, all_here, ring
         self.active, self.dropped = True, False
         #: seqs in hands, touched by the session's thread only
         self.unacked: set[int] = set()
@@ -137,9 +143,11 @@ class Consumer:
         self._renewed = self._swept = 0.0
         self._session = Session(uri, "consumer", self)
 
-    def add(self, queue: str, prefetch: int, deliver: Callable[[Delivery], None]) -> PostgresSubscription:
+    def add(
+        self, queue: str, prefetch: int, deliver: Callable[[Delivery], None], all_here: Callable[[], None] = nothing
+    ) -> PostgresSubscription:
         """A subscription that is served from the next turn on."""
-        subscription = PostgresSubscription(queue, prefetch, deliver, self._session.ring)
+        subscription = PostgresSubscription(queue, prefetch, deliver, all_here, self._session.ring)
         with self._lock:
             self._subscriptions.append(subscription)
         self._session.ring()
@@ -275,6 +283,9 @@ class Consumer:
         for row in rows:
             self._after[row.queue] = row.seq
             self._hand_out(row)
+        for subscription in self._all() if rows else ():
+            if subscription.queue in taken:
+                _guarded(subscription.all_here, subscription.queue)
         return bool(rows)
 
     def _hand_out(self, row: Row) -> None:
@@ -287,10 +298,8 @@ class Consumer:
             return
         taker = min(takers, key=lambda found: len(found.unacked))
         taker.unacked.add(row.seq)
-        try:
-            taker.deliver(PostgresDelivery(row, Claim(self._me, row.seq, taker), self._settled))
-        except Exception:
-            log.exception("a consumer's callback failed", queue=row.queue)
+        delivery = PostgresDelivery(row, Claim(self._me, row.seq, taker), self._settled)
+        _guarded(partial(taker.deliver, delivery), row.queue)
 
     def _set_aside(self, row: Row) -> None:
         self._cursor.execute(sql.QUEUE, {"name": row.queue})
@@ -299,3 +308,10 @@ class Consumer:
             queues.ensure_dead_of(self._cursor, dead_queue(network))
             arguments = {"dead": dead_queue(network), "seq": row.seq, "me": self._me, "notes": Json(why)}
             self._cursor.execute(sql.SET_ASIDE, arguments)
+
+
+def _guarded(callback: Callable[[], None], queue: str) -> None:
+    try:
+        callback()
+    except Exception:
+        log.exception("a consumer's callback failed", queue=queue)

@@ -7,15 +7,15 @@ from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
 
-import structlog
 from psycopg2 import sql as identifiers
 
 from pyfi_hpc.brokers.postgres.session import Session
+from pyfi_hpc.logs import logger
 
 #: How long `listen` waits until it is heard; what comes before that is lost, as hints may be.
 PATIENCE = 5.0
 
-log = structlog.get_logger()
+log = logger()
 
 
 class Listener:

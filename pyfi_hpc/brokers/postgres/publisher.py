@@ -10,7 +10,6 @@ from itertools import count
 from typing import Any
 
 import psycopg2
-import structlog
 from psycopg2.errors import DiskFull
 from psycopg2.extras import Json
 
@@ -19,6 +18,7 @@ from pyfi_hpc.brokers.letters import DEAD_EXCHANGE
 from pyfi_hpc.brokers.postgres import queues, sql
 from pyfi_hpc.brokers.postgres.session import Session
 from pyfi_hpc.brokers.refusals import closed, full, no_space, unreachable, unroutable
+from pyfi_hpc.logs import logger
 
 #: A batch ends at either; one message alone may be larger.
 BATCH_MESSAGES, BATCH_BYTES = 500, 4 << 20
@@ -27,7 +27,7 @@ HINTS = 10_000
 
 Way = tuple[str, str]
 
-log = structlog.get_logger()
+log = logger()
 
 
 @dataclass(slots=True)

@@ -11,13 +11,13 @@ from contextlib import suppress
 from typing import Any, Protocol
 
 import psycopg2
-import structlog
 
 from pyfi_hpc import postgres
+from pyfi_hpc.logs import logger
 
 _FIRST_DELAY, _LONGEST_DELAY = 0.05, 1.0
 
-log = structlog.get_logger()
+log = logger()
 
 
 class SessionLost(Exception):

@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from pyfi_hpc.brokers.base import Confirm, Delivery, Depth, Peeked, Publication, Reason, Subscription, TaskQueue
+from pyfi_hpc.brokers.base import (
+    Confirm,
+    Delivery,
+    Depth,
+    Peeked,
+    Publication,
+    Reason,
+    Subscription,
+    TaskQueue,
+    nothing,
+)
 from pyfi_hpc.brokers.letters import letter
 from pyfi_hpc.brokers.rabbitmq.address import parameters
 from pyfi_hpc.brokers.rabbitmq.admin import Admin
@@ -58,8 +68,15 @@ class RabbitBroker:
     def set_aside(self, network: str, publication: Publication, reason: Reason, detail: str) -> Confirm:
         return SettingAside(self._publisher, self._admin, network).start(letter(network, publication, reason, detail))
 
-    def consume(self, queue: str, *, prefetch: int, deliver: Callable[[Delivery], None]) -> Subscription:
-        return self._consumer.consume(queue, prefetch, deliver)
+    def consume(
+        self,
+        queue: str,
+        *,
+        prefetch: int,
+        deliver: Callable[[Delivery], None],
+        all_here: Callable[[], None] = nothing,
+    ) -> Subscription:
+        return self._consumer.consume(queue, prefetch, deliver, all_here)
 
     def reply_address(self, on_reply: Callable[[bytes], None]) -> str:
         return self._consumer.listen("reply", on_reply)

@@ -5,11 +5,10 @@ from __future__ import annotations
 import time
 from typing import Any
 
-import structlog
-
 from pyfi_hpc.brokers.rabbitmq.backoff import Backoff
+from pyfi_hpc.logs import logger
 
-log = structlog.get_logger()
+log = logger()
 
 #: A channel that is not ready after this long is given up for a new one.
 STUCK_SECONDS = 20.0

@@ -10,7 +10,6 @@ from typing import Any
 
 import pika
 import pika.exceptions as amqp
-import structlog
 
 from pyfi_hpc.brokers.base import Confirm, Publication
 from pyfi_hpc.brokers.rabbitmq import frames
@@ -18,8 +17,9 @@ from pyfi_hpc.brokers.rabbitmq.channels import KeptChannel
 from pyfi_hpc.brokers.rabbitmq.window import Entry, Window
 from pyfi_hpc.brokers.refusals import closed, full, unroutable
 from pyfi_hpc.errors import BadInput, BrokerUnavailable, PyfiError
+from pyfi_hpc.logs import logger
 
-log = structlog.get_logger()
+log = logger()
 
 #: A message not confirmed after this long gets its error, so that one dead queue does not keep the window for itself.
 UNCONFIRMED_SECONDS = 60.0

@@ -20,6 +20,8 @@ class Incarnation:
         self.channel, self.ledger = channel, AckLedger()
         #: The highest delivery tag so far.
         self.last = 0
+        #: How many deliveries are settled and not acked, and how many of them may wait for others.
+        self.waiting, self.most_waiting = 0, 1
         self._settle = settle
 
     def delivered(self, tag: int) -> None:
@@ -34,8 +36,8 @@ class Incarnation:
     def send_acks(self) -> None:
         """Send what is due; the acks of a channel that is gone are dropped."""
         if self.channel.is_open:
-            for ack in self.ledger.due():
-                frames.write(self.channel, frames.ack(self.channel.channel_number, ack.tag, ack.multiple))
+            number = self.channel.channel_number
+            frames.write(self.channel, b"".join([frames.ack(number, *ack) for ack in self.ledger.due()]))
 
 
 class RabbitDelivery:
@@ -51,7 +53,7 @@ class RabbitDelivery:
         properties = delivered.properties
         self.content_type: str | None = properties.content_type
         self.content_encoding: str | None = properties.content_encoding
-        self.headers: Mapping[str, object] = properties.headers or {}
+        self.headers: Mapping[str, object] = properties.headers
         self.redelivered = delivered.redelivered
         count = self.headers.get(DELIVERY_COUNT, 0)
         self.delivery_count = count if isinstance(count, int) else 0

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import struct
 from contextlib import suppress
+from functools import lru_cache
 from typing import Any
 
 from pika.adapters.utils.io_services_utils import _AsyncPlaintextTransport
@@ -19,7 +20,8 @@ _AROUND = 8
 _CONTENT_TYPE, _DELIVERY_MODE, _CORRELATION_ID, _MESSAGE_ID = 1 << 15, 1 << 12, 1 << 10, 1 << 7
 _FRAME = struct.Struct(">BHI")
 _PUBLISH_METHOD, _ACK_METHOD = struct.Struct(">HHH"), struct.Struct(">BHIHHQBB")
-_CONTENT_HEADER = struct.Struct(">HHQ")
+#: A frame's beginning, and that of what is in a content header: class, weight, size of the body.
+_HEADER_FRAME, _CONTENT_BYTES = struct.Struct(">BHIHHQ"), 12
 
 
 def short(text: str) -> bytes:
@@ -41,8 +43,13 @@ def ack(channel: int, tag: int, multiple: bool) -> bytes:
 
 def durable(content_type: str, correlation_id: str, message_id: str) -> bytes:
     """Properties of a persistent message without headers."""
+    return _durable(content_type) + short(correlation_id) + short(message_id)
+
+
+@lru_cache(16)
+def _durable(content_type: str) -> bytes:
     flags = _CONTENT_TYPE | _DELIVERY_MODE | _CORRELATION_ID | _MESSAGE_ID
-    return flags.to_bytes(2, "big") + short(content_type) + b"\x02" + short(correlation_id) + short(message_id)
+    return flags.to_bytes(2, "big") + short(content_type) + b"\x02"
 
 
 #: Properties of a hint: transient.
@@ -57,26 +64,60 @@ def publish(
     Raises:
         ValueError: a name is too long.
     """
-    method = (
-        _PUBLISH_METHOD.pack(_BASIC, _PUBLISH, 0) + short(exchange) + short(key) + (b"\x01" if mandatory else b"\0")
+    header, size, most = _HEADER_FRAME, len(body), frame_max - _AROUND
+    before = (
+        _method(channel, exchange, key, mandatory)
+        + header.pack(_HEADER, channel, _CONTENT_BYTES + len(properties), _BASIC, 0, size)
+        + properties
+        + _END
     )
-    header = _CONTENT_HEADER.pack(_BASIC, 0, len(body)) + properties
-    most = frame_max - _AROUND
-    parts = [body[at : at + most] for at in range(0, len(body), most)]
-    frames = [(_METHOD, method), (_HEADER, header), *((_BODY, part) for part in parts)]
-    return b"".join([piece for kind, data in frames for piece in (_FRAME.pack(kind, channel, len(data)), data, _END)])
+    if 0 < size <= most:
+        return b"".join((before, _FRAME.pack(_BODY, channel, size), body, _END))
+    parts = [body[at : at + most] for at in range(0, size, most)]
+    bodies = [piece for part in parts for piece in (_FRAME.pack(_BODY, channel, len(part)), part, _END)]
+    return b"".join((before, *bodies))
+
+
+@lru_cache(1024)
+def _method(channel: int, exchange: str, key: str, mandatory: bool) -> bytes:
+    data = _PUBLISH_METHOD.pack(_BASIC, _PUBLISH, 0) + short(exchange) + short(key) + (b"\x01" if mandatory else b"\0")
+    return _FRAME.pack(_METHOD, channel, len(data)) + data + _END
+
+
+class Writer:
+    """The way into the socket of one connection, for its thread, or whoever has its baton."""
+
+    def __init__(self, connection: Any) -> None:
+        self._connection = connection
+        #: what waits to leave with what follows it; None where nothing follows
+        self._held: list[bytes] | None = None
+
+    def hold(self) -> None:
+        """What is written from now on leaves together, with the next `release`: one packet for many frames."""
+        if self._held is None:
+            self._held = []
+
+    def release(self) -> None:
+        """Send what was held; what is written from now on leaves at once."""
+        held, self._held = self._held, None
+        if held:
+            self.write(b"".join(held))
+
+    def write(self, data: bytes) -> None:
+        """Send `data` after what pika has to send; what the socket does not take now follows."""
+        if self._held is not None:
+            self._held.append(data)
+            return
+        transport = self._connection._transport
+        # anything else, TLS above all, is buffered and sent in the loop's next turn
+        at_once = type(transport) is _AsyncPlaintextTransport and transport._state == transport._STATE_ACTIVE
+        if at_once and transport.get_write_buffer_size() == 0:
+            with suppress(OSError):  # full, or broken: the loop's own try will find out
+                data = data[transport._sock.send(data) :]
+        if data:
+            transport.write(data)
 
 
 def write(channel: Any, data: bytes) -> None:
-    """Send `data` on the channel's connection, after what pika has to send; what the socket does not take now follows.
-
-    By the connection's thread, or whoever has its baton.
-    """
-    transport = channel.connection._transport
-    # anything else, TLS above all, is buffered and sent in the loop's next turn
-    at_once = type(transport) is _AsyncPlaintextTransport and transport._state == transport._STATE_ACTIVE
-    if at_once and transport.get_write_buffer_size() == 0:
-        with suppress(OSError):  # full, or broken: the loop's own try will find out
-            data = data[transport._sock.send(data) :]
-    if data:
-        transport.write(data)
+    """See `Writer.write`."""
+    channel.connection.writer.write(data)

@@ -9,16 +9,17 @@ from contextlib import suppress
 from typing import Any, Protocol
 
 import pika
-import structlog
 from pika.adapters.select_connection import EPollPoller, IOLoop
 
 from pyfi_hpc.baton import Baton
 from pyfi_hpc.brokers.rabbitmq.address import unavailable
 from pyfi_hpc.brokers.rabbitmq.backoff import Backoff
+from pyfi_hpc.brokers.rabbitmq.frames import Writer
 from pyfi_hpc.brokers.rabbitmq.reader import Reader
 from pyfi_hpc.errors import BrokerUnavailable
+from pyfi_hpc.logs import logger
 
-log = structlog.get_logger()
+log = logger()
 
 #: How often a session looks whether its channels still live; pika tells nobody of some that do not.
 WATCH_SECONDS = 2.0
@@ -143,7 +144,8 @@ class Link:
                 on_close_callback=self._ended,
                 custom_ioloop=loop,
             )
-            self._connection.reader = Reader(self._connection)
+            self._connection.writer = Writer(self._connection)
+            self._connection.reader = Reader(self._connection, self._connection.writer)
             with self._lock:
                 self._loop, self._woken = loop, False
             if not self._closing.is_set():

@@ -7,13 +7,12 @@ import uuid
 from collections.abc import Callable
 from typing import Any
 
-import structlog
-
 from pyfi_hpc.brokers.rabbitmq.arguments import control_exchange
 from pyfi_hpc.brokers.rabbitmq.channels import KeptChannel
 from pyfi_hpc.brokers.rabbitmq.reader import Delivered
+from pyfi_hpc.logs import logger
 
-log = structlog.get_logger()
+log = logger()
 
 
 class Listener(KeptChannel):
@@ -51,8 +50,9 @@ class Listener(KeptChannel):
         self.listening.set()
         self.tried.set()
 
-    def _received(self, delivered: Delivered) -> None:
-        try:
-            self._hear(delivered.body)
-        except Exception:
-            log.exception("hint not taken", queue=self.name)
+    def _received(self, deliveries: list[Delivered]) -> None:
+        for delivered in deliveries:
+            try:
+                self._hear(delivered.body)
+            except Exception:
+                log.exception("hint not taken", queue=self.name)

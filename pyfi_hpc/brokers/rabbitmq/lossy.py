@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections import deque
 from typing import Any, NamedTuple
 
-import structlog
-
 from pyfi_hpc.brokers.rabbitmq import frames
 from pyfi_hpc.brokers.rabbitmq.arguments import control_exchange
 from pyfi_hpc.brokers.rabbitmq.channels import KeptChannel
+from pyfi_hpc.logs import logger
 
-log = structlog.get_logger()
+log = logger()
 
 #: More than this many unsent ones push the oldest out.
 KEPT = 10_000

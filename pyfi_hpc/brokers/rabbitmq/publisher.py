@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import structlog
-
 from pyfi_hpc.brokers.base import Confirm, Publication
 from pyfi_hpc.brokers.rabbitmq.confirms import ConfirmChannel
 from pyfi_hpc.brokers.rabbitmq.link import Link
 from pyfi_hpc.brokers.rabbitmq.lossy import LossyChannel
 from pyfi_hpc.errors import BrokerUnavailable
+from pyfi_hpc.logs import logger
 
-log = structlog.get_logger()
+log = logger()
 
 
 class Publisher:

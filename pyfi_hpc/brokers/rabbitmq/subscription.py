@@ -8,20 +8,21 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import structlog
-
-from pyfi_hpc.brokers.base import Delivery, is_single
+from pyfi_hpc.brokers.base import Delivery, is_single, nothing
 from pyfi_hpc.brokers.rabbitmq.channels import KeptChannel
 from pyfi_hpc.brokers.rabbitmq.deliveries import Incarnation, RabbitDelivery
 from pyfi_hpc.brokers.rabbitmq.reader import Delivered
 from pyfi_hpc.errors import BadInput
+from pyfi_hpc.logs import logger
 
-log = structlog.get_logger()
+log = logger()
 
 #: AMQP writes the prefetch into two bytes, and 0 would mean "no limit".
 PREFETCH_MOST = 65_535
 #: No delivery has this number.
 NO_TAG = 2**62
+#: The part of its prefetch that may be settled and wait to be acked.
+WAITING_PART = 4
 #: A subscription that grew this often starts anew with one consumer.
 PARTS_MOST = 4
 
@@ -40,13 +41,14 @@ class Consumption(KeptChannel):
         prefetch: int,
         deliver: Callable[[Delivery], None],
         settle: Callable[[Incarnation, int], None],
+        all_here: Callable[[], None] = nothing,
     ) -> None:
         super().__init__(queue)
         self._prefetch = prefetch
         self.single = is_single(queue)
         #: it was dropped, and the broker knows
         self.gone = threading.Event()
-        self._deliver, self._settle = deliver, settle
+        self._deliver, self._settle, self._all_here = deliver, settle, all_here
         self._handing_over = True
         self._forget()
 
@@ -66,6 +68,7 @@ class Consumption(KeptChannel):
             self.drop()
             return
         self._incarnation = Incarnation(channel, self._settle)
+        self._incarnation.most_waiting = self._most_waiting()
         self._reader.deliveries[channel.channel_number] = partial(self._received, self._incarnation)
         channel.add_on_cancel_callback(self._cancelled_by_broker)
         self._top_up()
@@ -104,12 +107,18 @@ class Consumption(KeptChannel):
     def resize(self, prefetch: int) -> None:
         """Hold at most `prefetch` deliveries from now on, those in hand included."""
         self._prefetch = prefetch
-        if self._incarnation is None or self._cancelling:
+        if self._incarnation is None:
+            return
+        self._incarnation.most_waiting = self._most_waiting()
+        if self._cancelling:
             return
         if prefetch < self._asked() or len(self._parts) >= PARTS_MOST:
             self._cancel_all()
         else:
             self._top_up()
+
+    def _most_waiting(self) -> int:
+        return max(1, self._prefetch // WAITING_PART)
 
     def stop_handing_over(self) -> None:
         """From now on nothing is given to `deliver`; from any thread."""
@@ -177,17 +186,24 @@ class Consumption(KeptChannel):
 
         return answered
 
-    def _received(self, incarnation: Incarnation, delivered: Delivered) -> None:
-        if not self._handing_over or delivered.consumer not in self._parts:
-            # on its way to a consumer that is being cancelled: it would be more than is wanted
-            incarnation.channel.basic_nack(delivered.tag, requeue=True)
-            return
-        incarnation.delivered(delivered.tag)
+    def _received(self, incarnation: Incarnation, deliveries: list[Delivered]) -> None:
+        for delivered in deliveries:
+            if not self._handing_over:
+                # on its way to a consumer that is being cancelled
+                incarnation.channel.basic_nack(delivered.tag, requeue=True)
+            else:
+                # of a consumer that makes room for a smaller one it is more than is wanted, but it is here: what goes
+                # back counts as delivered twice
+                incarnation.delivered(delivered.tag)
+                self._hand_over(RabbitDelivery(self.name, incarnation, delivered))
+        self._all_here()
+
+    def _hand_over(self, delivery: RabbitDelivery) -> None:
         try:
-            self._deliver(RabbitDelivery(self.name, incarnation, delivered))
+            self._deliver(delivery)
         except Exception:
             # it stays unacked: whatever failed there, the message is safe
-            log.exception("delivery not taken", queue=self.name, tag=delivered.tag)
+            log.exception("delivery not taken", queue=self.name)
 
     def _cancelled_by_broker(self, _frame: Any) -> None:
         log.warning("consumer cancelled by the broker", queue=self.name)

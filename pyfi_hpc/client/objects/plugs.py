@@ -119,7 +119,7 @@ def record(tools: Tools, row: tables.Plug) -> Record:
         "queue": row.queue.name,
         "source": ends[0].name if ends[0] else None,
         "target": ends[1].name if ends[1] else None,
-        "way": way(row.piped_at, row.queued_at),
+        "way": way(row.piped_at, row.queued_at, row.far_at),
     }
 
 
@@ -128,10 +128,15 @@ def _route(route: str) -> str:
     return str(route)
 
 
-def way(piped: datetime.datetime | None, queued: datetime.datetime | None) -> str | None:
-    """How results went last, by the times of the last ones by pipe and by queue; None where none went."""
+def way(
+    piped: datetime.datetime | None, queued: datetime.datetime | None, far: datetime.datetime | None = None
+) -> str | None:
+    """How results went last, by the times of the last ones by pipe and by queue; None where none went.
+
+    `far` is the time of the last one that went by pipe to another node: one of those that `piped` counts.
+    """
     if piped is not None and queued is not None and abs(piped - queued) < _BOTH_WITHIN:
         return "mixed"
     if piped is not None and (queued is None or piped > queued):
-        return "pipe"
+        return "tcp pipe" if far is not None and piped - far < _BOTH_WITHIN else "pipe"
     return "queue" if queued is not None else None

@@ -1,0 +1,189 @@
+"""Pipes between nodes of one job: each result once, whatever dies on the way, and nobody else comes in."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import zmq
+
+from pyfi_hpc.pipes import curve, sockets
+from tests.faults.test_pipes import given, streaming, warm, workers_of
+from tests.pilots import Job, job
+from tests.site import AgentProcess, Site
+from tests.support import eventually
+
+pytestmark = pytest.mark.parametrize("broker_uri", ["postgres"], indirect=True)
+
+#: One machine stands for both nodes.
+ON = {"PYFI_AGENT_NODE_PIPES": "yes", "PYFI_AGENT_NODE_PIPES_NETWORK": "127.0.0.0/8"}
+
+
+def across(site: Site, source: str = "double", target: str = "follow", **shape: Any) -> Job:
+    """Processor p of node n1 is plugged to q of node n2; the job that has both nodes."""
+    network = site.client.network
+    for name, task, host in (("p", source, "n1"), ("q", target, "n2")):
+        network.add_queue(name=f"{site.queue}.{name}")
+        own = {"workers": 1, "retry_delay_seconds": 0.1, "host": host, **shape}
+        network.add_processor(name=name, gitrepo=site.repository, module="tasks", **own)
+        network.add_socket(name=f"{name}.{task}", queue=f"{site.queue}.{name}", processor=name, task=task)
+    network.add_plug(name="p-q", queue=f"{site.queue}.q", processor="p")
+    return job(site, None, nodes=2, ntasks=1)
+
+
+def serve(site: Site, both: Job) -> tuple[AgentProcess, AgentProcess]:
+    """An agent of the job on each node, ready."""
+    agents = both.agent("n1", variables=ON), both.agent("n2", variables=ON)
+    site.ready(2)
+    return agents
+
+
+def far(site: Site) -> int:
+    """How many results have gone to the other node by pipe, as far as its agent has told."""
+    ((count,),) = site.rows("SELECT far FROM pyfi.plug")
+    return int(count)
+
+
+# strangers
+
+
+@pytest.fixture
+def stranger() -> Iterator[Callable[..., Any]]:
+    """Somebody who connects to an endpoint, again and again, with a key of its own or with none."""
+    context = sockets.context()
+    made: list[Any] = []
+
+    def connect(endpoint: str, server: bytes | None = None) -> Any:
+        line = context.socket(zmq.DEALER)
+        for option, value in ((zmq.LINGER, 0), (zmq.IMMEDIATE, 1), (zmq.RECONNECT_IVL, 200)):
+            line.setsockopt(option, value)
+        if server is not None:
+            curve.identify(line, curve.fresh(), server)
+        line.connect(endpoint)
+        made.append(line)
+        return line
+
+    yield connect
+    for line in made:
+        line.close()
+    context.term()
+
+
+def port_of(pid: int) -> int:
+    """Where this process listens. Source: proc(5), /proc/net/tcp: 0A is LISTEN."""
+    inodes = {os.readlink(file) for file in Path(f"/proc/{pid}/fd").iterdir() if file.is_symlink()}
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    (port,) = [int(row[1].rpartition(":")[2], 16) for row in rows if row[3] == "0A" and f"socket:[{row[9]}]" in inodes]
+    return port
+
+
+def test_results_go_to_the_other_node_by_a_pipe_and_strangers_are_let_in_nowhere(
+    site: Site, stranger: Callable[..., Any]
+) -> None:
+    _, theirs = serve(site, across(site))
+    zeros = warm(site, "p.double", 0)
+    eventually(lambda: far(site) > 0)
+    assert "stranger" not in theirs.log.read_text()
+    ((endpoint, key),) = site.rows(
+        "SELECT a.pipe_address, a.pipe_key FROM pyfi.agent a JOIN pyfi.node n ON n.id = a.node_id WHERE n.host = 'n2'"
+    )
+    (worker,) = workers_of(site, "q")
+    lines = [stranger(endpoint, key.encode()), stranger(endpoint), stranger(f"tcp://127.0.0.1:{port_of(worker)}")]
+
+    def told() -> bool:
+        log = theirs.log.read_text()
+        return all(words in log for words in ("not on the list", "does not speak CURVE", f"pid={worker}", "127.0.0.1"))
+
+    eventually(told, timeout=60, interval=0.1)
+    assert all(not line.getsockopt(zmq.EVENTS) & zmq.POLLOUT for line in lines)
+    futures = site.submit("p.double", [(number,) for number in range(1, 501)])
+
+    assert [future.result(timeout=60) for future in futures] == [2 * number for number in range(1, 501)]
+    site.quiet()
+    assert given(site, "q.follow") == [1] * zeros + [2 * number + 1 for number in range(1, 501)]
+    assert site.client.network.show("plug", "p-q")["way"] in ("tcp pipe", "mixed")
+
+
+def test_what_goes_wrong_on_the_other_node_is_charged_to_that_call_alone(site: Site) -> None:
+    serve(site, across(site, "passes", "does", retries=1, timeout_seconds=3.0))
+    good = warm(site, "p.passes", ["gives", 0])
+    never = str(site.home / "never")
+
+    futures = site.submit("p.passes", [(what,) for what in [["gives", 1], ["raises"], ["kills"], ["says", 2]]])
+    for future in futures:
+        future.result(timeout=60)
+    eventually(lambda: len(given(site, "q.does")) == good + 2, timeout=60)
+    site.submit("p.passes", [(["waits", never, 7],)])[0].result(timeout=60)
+    site.quiet()
+
+    attempts = site.rows(
+        "SELECT a.cause, count(DISTINCT a.id), count(*) FROM pyfi.attempt a JOIN pyfi.socket s ON s.id = a.socket_id"
+        " WHERE s.name = 'q.does' AND a.status = 'FAILED' AND a.cause IN ('user_error', 'signal', 'timeout')"
+        " GROUP BY a.cause"
+    )
+    assert sorted(attempts) == [("signal", 1, 2), ("timeout", 1, 2), ("user_error", 1, 2)]
+    assert given(site, "q.does") == [0] * good + [1, 2]
+    assert far(site) > 0
+
+
+def test_a_call_on_the_other_node_is_cancelled_where_it_runs(site: Site) -> None:
+    serve(site, across(site, "passes", "does"))
+    warm(site, "p.passes", ["gives", 0])
+    (future,) = site.submit("p.passes", [(["waits", str(site.home / "never"), 7],)])
+    # it has become a lease, and is said to run
+    future.result(timeout=60)
+    ((child,),) = eventually(lambda: site.rows("SELECT id FROM pyfi.hold WHERE state = 'LEASED'"))
+    eventually(lambda: site.rows("SELECT running FROM pyfi.worker WHERE running = %s", child))
+
+    site.client.cancel(str(child))
+
+    eventually(lambda: site.outcomes().get(str(child)) == "CANCELLED", timeout=60)
+    site.quiet()
+    assert site.rows("SELECT count(*) FROM pyfi.worker WHERE status = 'EXITED'") == [(0,)]
+
+
+def test_workers_and_agents_of_either_node_die_and_stand_still_in_mid_stream(site: Site) -> None:
+    both = across(site)
+    ours, theirs = serve(site, both)
+    zeros = warm(site, "p.double", 0)
+
+    with streaming(site, "p.double") as futures:
+
+        def goes_on(calls: int = 100) -> None:
+            mark = len(futures) + calls
+            eventually(lambda: len(futures) >= mark, timeout=120)
+
+        def flows() -> None:
+            before = far(site)
+            eventually(lambda: far(site) > before, timeout=60)
+
+        os.kill(eventually(lambda: workers_of(site, "q"))[0], signal.SIGKILL)
+        goes_on()
+        flows()
+        stopped = eventually(lambda: workers_of(site, "q"))[0]
+        os.kill(stopped, signal.SIGSTOP)
+        goes_on()
+        os.kill(stopped, signal.SIGCONT)
+        theirs.stall()
+        goes_on()
+        theirs.wake()
+        goes_on()
+        theirs.kill()
+        goes_on()
+        both.agent("n2", variables=ON)
+        flows()
+        ours.kill()
+        last = both.agent("n1", variables=ON)
+        flows()
+        assert last.stop() == 0
+        both.agent("n1", variables=ON)
+        goes_on()
+
+    sent = len(futures)
+    assert [future.result(timeout=60) for future in futures] == [2 * number for number in range(1, sent + 1)]
+    site.quiet()
+    assert given(site, "q.follow") == [1] * zeros + [2 * number + 1 for number in range(1, sent + 1)]
