@@ -25,6 +25,10 @@ class Publisher:
         self._confirms, self._lossy = ConfirmChannel(), LossyChannel()
         self._link = Link(parameters, self, uri=uri, name="publish")
 
+    def start(self) -> None:
+        """Begin to connect."""
+        self._link.start()
+
     def publish(self, publication: Publication) -> Confirm:
         """Queue it and have it sent; see `Broker.publish`."""
         confirm = self._confirms.put(publication)
