@@ -132,6 +132,9 @@ class Broker(Protocol):
     #: A delivery older than this is taken back by the broker; None where it never is.
     ack_timeout_seconds: float | None
 
+    def prepare(self) -> None:
+        """Begin to connect, since messages will be published and consumed soon; else the first of them has to wait."""
+
     def declare(self, queue: TaskQueue) -> None:
         """Make the queue and its exchange, durable, bound by `queue.key`; nothing happens where they stand as asked.
 

@@ -223,6 +223,9 @@ class MemoryBroker:
             except Exception:
                 log.exception("a callback of the broker failed")
 
+    def prepare(self) -> None:
+        """There is nothing to connect to."""
+
     def declare(self, queue: TaskQueue) -> None:
         """Make the queue, or see that it stands as asked."""
         with self._hub.lock:

@@ -72,6 +72,11 @@ class PostgresBroker:
         except (psycopg2.OperationalError, psycopg2.InterfaceError) as error:
             raise unreachable(error) from error
 
+    def prepare(self) -> None:
+        """Open the sessions that publish and consume."""
+        self._consumes()
+        self._publishes()
+
     def declare(self, queue: TaskQueue) -> None:
         """Make the queue, or see that it stands as asked."""
         with self._cursor() as cursor:

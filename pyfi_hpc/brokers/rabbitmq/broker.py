@@ -53,6 +53,10 @@ class RabbitBroker:
         self._consumer = Consumer(parameters(uri, heartbeat=heartbeat, name="pyfi consume"), uri)
         self._admin = Admin(parameters(uri, heartbeat=ADMIN_HEARTBEAT, name="pyfi admin"), uri, settle_seconds)
 
+    def prepare(self) -> None:
+        self._consumer.start()
+        self._publisher.start()
+
     def declare(self, queue: TaskQueue) -> None:
         self._admin.declare(queue)
 

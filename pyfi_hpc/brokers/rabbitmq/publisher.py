@@ -25,6 +25,10 @@ class Publisher:
         self._confirms, self._lossy = ConfirmChannel(), LossyChannel()
         self._link = Link(parameters, self, uri=uri, name="publish")
 
+    def start(self) -> None:
+        """Begin to connect."""
+        self._link.start()
+
     def publish(self, publications: Sequence[Publication]) -> list[Confirm]:
         """Queue them and have them sent; see `Broker.publish_all`."""
         confirms = self._confirms.put(publications)
