@@ -41,6 +41,10 @@ class Consumer:
         self._listeners: list[Listener] = []
         self._link = Link(parameters, self, uri=uri, name="consume")
 
+    def start(self) -> None:
+        """Begin to connect."""
+        self._link.start()
+
     def consume(
         self, queue: str, prefetch: int, deliver: Callable[[Delivery], None], all_here: Callable[[], None]
     ) -> RabbitSubscription:
