@@ -25,7 +25,7 @@ _READ_BYTES, _MUCH_BYTES = 65_536, 1_048_576
 #: What of a worker's output may pile up in memory before its agent lets the older part go.
 _OUTPUT_KEPT_BYTES = 8 * 1024 * 1024
 _PASSED = ("PATH", "LANG", "LC_ALL", "TZ", "TMPDIR", "HOME", "USER", "LOGNAME", "SHELL", "LD_LIBRARY_PATH")
-#: Names the variables that the set-up of a pilot's script has exported, see `slurm/pilot.sbatch`.
+#: Names the variables that the set-up of a pilot's script has exported, see `slurm/request/pilot.sbatch`.
 SETUP_VARIABLE = "PYFI_SETUP"
 #: Of those, what is not a worker's: where the shell was, our settings, and another Python than its own.
 _NO_SETUP = re.compile(r"_|PWD|OLDPWD|SHLVL|PYFI_.*|PYTHON.*")

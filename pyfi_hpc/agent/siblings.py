@@ -244,6 +244,7 @@ class Siblings:
     def close(self) -> None:
         """The end; what was said last is sent still."""
         for number, host in self._hosts.items():
+            host.greeted = False  # nobody need be told
             self._break(number, host)
         for descriptor in self._watched:
             self._forget(descriptor)

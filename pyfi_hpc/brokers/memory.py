@@ -12,7 +12,7 @@ import threading
 import time
 import uuid
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from pyfi_hpc.brokers.base import (
@@ -259,6 +259,10 @@ class MemoryBroker:
         else:
             confirm.set_result(None)
         return confirm
+
+    def publish_all(self, publications: Sequence[Publication]) -> list[Confirm]:
+        """Hold each at once."""
+        return [self.publish(each) for each in publications]
 
     def set_aside(self, network: str, publication: Publication, reason: Reason, detail: str) -> Confirm:
         """Publish to the dead letters of `network`."""
