@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pyfi_hpc.agent import greetings
-from pyfi_hpc.agent.abroad import QUIET_SECONDS, Abroad
+from pyfi_hpc.agent.abroad import MOST_PEERS, QUIET_SECONDS, Abroad
 from pyfi_hpc.agent.greetings import Answer, Answers, Beat, Greet, Offered, Roster
 from pyfi_hpc.agent.segments import Standing
 from pyfi_hpc.errors import BadInput
@@ -31,7 +33,7 @@ def roster(*workers: Offered) -> Roster:
 @pytest.fixture
 def abroad() -> Abroad:
     """Workers 1 (of q) and 2 (of r) of one host, 1 (of q) of another."""
-    made = Abroad()
+    made = Abroad(chance=lambda: 0.5)
     made.rostered(HOST, roster(offered(1), offered(2, R)), 0.0)
     made.rostered(OTHER, roster(offered(1)), 0.0)
     return made
@@ -64,6 +66,17 @@ def test_one_that_stands_still_is_passed_nothing(abroad: Abroad) -> None:
     abroad.beat(HOST, Beat((), (1,), {}), 1.0)
     assert abroad.peers() == {Q: (-3,), R: (-2,)}
     assert abroad.standing(-1, b"c" * 16, 1.0) is Standing.STALLED
+
+
+def test_no_more_workers_are_offered_than_are_good_to_be_connected_to_and_not_the_same_to_all() -> None:
+    chosen = set[int]()
+    for seed in range(5):
+        made = Abroad(random.Random(seed).random)
+        made.rostered(HOST, roster(*[offered(number) for number in range(1, 41)]), 0.0)
+        (peers,) = made.peers().values()
+        assert len(peers) == MOST_PEERS and made.peers() == {Q: peers}
+        chosen.update(peers)
+    assert len(chosen) > MOST_PEERS
 
 
 def test_how_a_worker_stands_to_a_call_is_what_its_host_said_last(abroad: Abroad) -> None:
