@@ -74,7 +74,7 @@ AGENT = """
     WITH node AS (INSERT INTO pyfi.node (network_id, name, host, cluster, cpus, mem_mib)
                   SELECT id, 'n' || %(host)s, %(host)s, 'box', 2, 100 FROM pyfi.network RETURNING id)
     INSERT INTO pyfi.agent (id, owner, node_id, pid, cores, version, lease_until, job_id, pipe_address, pipe_key)
-    SELECT %(agent)s::uuid, %(owner)s, node.id, 1, '{0}', '1', now() + interval '1 minute', j.id, 'tcp://10.0.0.1:1', 'k'
+    SELECT %(agent)s::uuid, %(owner)s, node.id, 1, '{0}', '1', now() + interval '1 minute', j.id, 'tcp://n:1', 'k'
     FROM node, pyfi.job j WHERE j.token = %(token)s
 """
 
