@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import TypeVar
+
+import msgspec
 
 from pyfi_hpc.agent.keeper import Program
 from pyfi_hpc.envs import repository
@@ -15,8 +16,7 @@ from pyfi_hpc.errors import Fault, PyfiError
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
-class Built:
+class Built(msgspec.Struct, frozen=True):
     """What came of building for worker row `worker`."""
 
     worker: bytes

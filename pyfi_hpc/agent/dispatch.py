@@ -13,6 +13,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
+import msgspec
+
 from pyfi_hpc.agent.backlog import Backlog, Unit
 from pyfi_hpc.model.priority import Priority
 
@@ -31,8 +33,7 @@ _FAR = 8
 Timings: TypeAlias = Sequence[tuple[int, float]]
 
 
-@dataclass(frozen=True, slots=True)
-class Hand:
+class Hand(msgspec.Struct, frozen=True):
     """Give `indexes` of lot `token` to `worker`; when `announce`, only after its start is in the database."""
 
     worker: int

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 from pyfi_hpc.model.status import Cause
 
@@ -12,8 +12,7 @@ DRAIN_SECONDS = 30.0
 MARGIN_SECONDS = 5.0
 
 
-@dataclass(frozen=True, slots=True)
-class Ending:
+class Ending(msgspec.Struct, frozen=True):
     """A drain: what has not finished within `seconds` is given back at no cost, for `cause`."""
 
     cause: Cause

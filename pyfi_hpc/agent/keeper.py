@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+import msgspec
+
 from pyfi_hpc.agent import devices
 from pyfi_hpc.agent.lots import Served
 from pyfi_hpc.agent.registering import AGENT_LEASE_SECONDS, Application, Identity, register
@@ -26,8 +28,7 @@ LONG_CALL_LEASE_SECONDS = 30.0
 _MOST_DUE = 200
 
 
-@dataclass(frozen=True, slots=True)
-class OwnWorker:
+class OwnWorker(msgspec.Struct, frozen=True):
     """A worker row of this agent that has not ended."""
 
     id: bytes
@@ -38,8 +39,7 @@ class OwnWorker:
     version: str
 
 
-@dataclass(frozen=True, slots=True)
-class LongCall:
+class LongCall(msgspec.Struct, frozen=True):
     """The call that a worker runs, and for how many seconds by now; both None where it runs none that is long."""
 
     worker: bytes

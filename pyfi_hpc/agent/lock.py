@@ -11,9 +11,10 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+
+import msgspec
 
 from pyfi_hpc.db.record import Cursor
 from pyfi_hpc.errors import BadInput
@@ -24,8 +25,7 @@ PATIENCE_SECONDS = 1.0
 BY_HAND = "hand"
 
 
-@dataclass(frozen=True, slots=True)
-class Post:
+class Post(msgspec.Struct, frozen=True):
     """What an agent serves: a node, by hand, or for an incarnation of the job with that token."""
 
     network: str

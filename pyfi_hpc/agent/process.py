@@ -11,8 +11,9 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 from pyfi_hpc.errors import BadInput
 from pyfi_hpc.model.status import Cause
@@ -39,8 +40,7 @@ _GIVEN_BACK = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Launch:
+class Launch(msgspec.Struct, frozen=True):
     """What a worker is started with."""
 
     python: Path

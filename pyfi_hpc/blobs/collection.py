@@ -11,9 +11,10 @@ import re
 import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+
+import msgspec
 
 from pyfi_hpc.wire.blobs import path_of
 
@@ -26,8 +27,7 @@ _ASIDE = ".aside"
 _BATCH = 1000
 
 
-@dataclass(frozen=True, slots=True)
-class Collected:
+class Collected(msgspec.Struct, frozen=True):
     """What a collection removed."""
 
     blobs: int

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 #: After a pass none is made for so many times what it took: all agents together keep a fifth of a core busy at most.
 REST = 4.0
@@ -14,16 +14,14 @@ WISH_SECONDS = 0.5
 BUSY_SECONDS = 0.1
 
 
-@dataclass(frozen=True, slots=True)
-class LastPass:
+class LastPass(msgspec.Struct, frozen=True):
     """The last pass that is on record: how long ago it began, and how long it took."""
 
     began_seconds: float
     took_seconds: float
 
 
-@dataclass(frozen=True, slots=True)
-class Wait:
+class Wait(msgspec.Struct, frozen=True):
     """Seconds until a pass is due, 0 or less: now; `wished`: something has changed that none has seen.
 
     `busy_seconds`: after so many somebody else's pass, which is under way, has probably ended.

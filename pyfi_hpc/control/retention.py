@@ -18,10 +18,11 @@ import re
 import time
 from collections.abc import Callable, Collection, Iterable
 from contextlib import closing
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from pyfi_hpc.blobs.collection import Collected, collect
 from pyfi_hpc.db.record import Cursor, Key
@@ -37,8 +38,7 @@ _ROWS_LOCK, _BLOBS_LOCK = 0x70796669_0003, 0x70796669_0004
 _CLAIM = re.compile(b"(?=" + re.escape(BLOB_MARK) + b"(.{32}))", re.DOTALL)  # ahead: they may seem to overlap
 
 
-@dataclass(frozen=True, slots=True)
-class Keep:
+class Keep(msgspec.Struct, frozen=True):
     """For how long."""
 
     outcomes_days: int = 30
@@ -49,8 +49,7 @@ class Keep:
         return (self.outcomes_days + KEY_DAYS) * _DAY_SECONDS
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
+class Step(msgspec.Struct, frozen=True):
     """Where a pass goes on: the kind of row, and for keys the commit time up to which they were looked at."""
 
     kind: int = 0
