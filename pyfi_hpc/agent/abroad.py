@@ -6,7 +6,8 @@ broke comes from a number that nobody waits for any more.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import random
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -19,6 +20,8 @@ from pyfi_hpc.wire.frames import Link
 
 #: A host that says nothing for so long may be stopped: what it has does not wait for it.
 QUIET_SECONDS = 1.5
+#: Workers of one processor that ours are connected to: each of ours has a window at each of them.
+MOST_PEERS = 8
 
 
 class Change(NamedTuple):
@@ -42,13 +45,16 @@ class _Worker(NamedTuple):
     theirs: int
     processor: bytes
     endpoint: str
+    #: another one for each agent that asks: so that not all choose the same workers
+    rank: float
 
 
 class Abroad:
     """Hosts, by their agents' numbers, and their workers."""
 
-    def __init__(self) -> None:
-        self._next = -1
+    def __init__(self, chance: Callable[[], float] = random.random) -> None:
+        """`chance`: from 0 to 1."""
+        self._next, self._chance = -1, chance
         self._hosts: dict[int, _Host] = {}
         self._workers: dict[int, _Worker] = {}
 
@@ -60,11 +66,12 @@ class Abroad:
         joined = []
         for each in roster.workers:
             number = before.pop(each.number, None)
+            rank = self._chance() if number is None else self._workers[number].rank
             if number is None:
                 number, self._next = self._next, self._next - 1
                 joined.append((number, Peer(each.processor, each.row, host)))
             known.numbers[each.number] = number
-            self._workers[number] = _Worker(host, each.number, each.processor, each.endpoint)
+            self._workers[number] = _Worker(host, each.number, each.processor, each.endpoint, rank)
         return Change(joined, self._forget(before))
 
     def lost(self, host: int) -> list[int]:
@@ -109,12 +116,12 @@ class Abroad:
         return msgspec.structs.replace(link, item=msgspec.structs.replace(link.item, passed=passed))
 
     def peers(self) -> Mapping[bytes, tuple[int, ...]]:
-        """Processor -> workers that take calls, and do not stand still."""
-        found: dict[bytes, tuple[int, ...]] = {}
-        for number, worker in self._workers.items():
+        """Processor -> workers that take calls, and do not stand still: not more than are good to be connected to."""
+        found: dict[bytes, list[int]] = {}
+        for number, worker in sorted(self._workers.items(), key=lambda each: each[1].rank):
             if worker.endpoint and worker.theirs not in self._hosts[worker.host].beat.stalled:
-                found[worker.processor] = (*found.get(worker.processor, ()), number)
-        return found
+                found.setdefault(worker.processor, []).append(number)
+        return {processor: tuple(numbers[:MOST_PEERS]) for processor, numbers in found.items()}
 
     def peer(self, number: int) -> frames.Peer:
         """How a worker of ours reaches it."""

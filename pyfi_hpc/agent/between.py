@@ -8,6 +8,7 @@ calls, and hands on what they report to the guest that each call's token names.
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from pyfi_hpc.agent.abroad import Abroad
@@ -51,11 +52,12 @@ class Between:
         return self._heard(self._siblings.follow(view.siblings, self._targets()))
 
     def _targets(self) -> Iterator[bytes]:
-        """Processors that results of our own workers flow to."""
-        own = {member.processor for member in self._members.values()}
+        """Processors that results of our own workers flow to, and that no (other) worker of ours runs."""
+        own = Counter(member.processor for member in self._members.values() if member.open)
         for socket in self._sockets.values():
-            for route in socket.routes if socket.processor in own else ():
-                if (target := self._sockets.get(route.socket)) is not None:
+            for route in socket.routes if own[socket.processor] else ():
+                target = self._sockets.get(route.socket)
+                if target is not None and own[target.processor] <= (target.processor == socket.processor):
                     yield target.processor
 
     @property

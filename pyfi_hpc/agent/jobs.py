@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, TypeAlias
+
+import msgspec
 
 from pyfi_hpc.agent.lots import Finished, Lot
 from pyfi_hpc.agent.segments import Forgone, Late, Segment
@@ -13,15 +14,13 @@ from pyfi_hpc.db.record import Cursor
 from pyfi_hpc.wire.messages import Message
 
 
-@dataclass(frozen=True, slots=True)
-class Look:
+class Look(msgspec.Struct, frozen=True):
     """Find out which members of a careful lot may run."""
 
     lot: Lot
 
 
-@dataclass(frozen=True, slots=True)
-class Announce:
+class Announce(msgspec.Struct, frozen=True):
     """Put the start of these members on record before they run."""
 
     lot: Lot
@@ -30,16 +29,14 @@ class Announce:
     indexes: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Adopt:
+class Adopt(msgspec.Struct, frozen=True):
     """The broker delivered a lot in hand again (a lost channel, or a client that sent it twice): settle both by it."""
 
     lot: Lot
     delivery: Delivery
 
 
-@dataclass(frozen=True, slots=True)
-class SetAside:
+class SetAside(msgspec.Struct, frozen=True):
     """A delivery that cannot be run: to the dead letters, then acked."""
 
     delivery: Delivery
@@ -47,24 +44,21 @@ class SetAside:
     detail: str
 
 
-@dataclass(frozen=True, slots=True)
-class GiveBack:
+class GiveBack(msgspec.Struct, frozen=True):
     """Members that were not started: published again at no cost, then settled (1.10)."""
 
     lot: Lot
     indexes: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Split:
+class Split(msgspec.Struct, frozen=True):
     """Members of a delivery that came back too often: each as a message of its own, serial + 1 (1.10)."""
 
     lot: Lot
     indexes: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Lease:
+class Lease(msgspec.Struct, frozen=True):
     """A delivery grows old: `running` members become leased hold rows, `waiting` ones due ones, then it is acked."""
 
     lot: Lot
@@ -72,8 +66,7 @@ class Lease:
     waiting: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Park:
+class Park(msgspec.Struct, frozen=True):
     """Members that their queue did not take back: due hold rows, then settled (1.22)."""
 
     lot: Lot
@@ -81,30 +74,26 @@ class Park:
     indexes: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class DeadLetter:
+class DeadLetter(msgspec.Struct, frozen=True):
     """A message from the dead letters, to be given its verdict."""
 
     delivery: Delivery
 
 
-@dataclass(frozen=True, slots=True)
-class Then:
+class Then(msgspec.Struct, frozen=True):
     """Something for this thread to do outside of a transaction (a broker's word, usually)."""
 
     do: Callable[[], None]
 
 
-@dataclass(frozen=True, slots=True)
-class Within:
+class Within(msgspec.Struct, frozen=True):
     """Work for a transaction, and what to do with its result afterwards."""
 
     work: Callable[[Cursor], Any]
     then: Callable[[Any], None]
 
 
-@dataclass(frozen=True, slots=True)
-class Chains:
+class Chains(msgspec.Struct, frozen=True):
     """Segments that are written together."""
 
     segments: tuple[Segment, ...]

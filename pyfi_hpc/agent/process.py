@@ -20,10 +20,12 @@ from pyfi_hpc.wire.frames import FrameBuffer, Hello, Progress, ToAgent, ToWorker
 from pyfi_hpc.wire.limits import OUTPUT_TAIL_BYTES
 from pyfi_hpc.worker.interrupts import FROM_SLURM
 
+#: What is read at once from a worker, and once there turns out to be more.
+_READ_BYTES, _MUCH_BYTES = 65_536, 1_048_576
 #: What of a worker's output may pile up in memory before its agent lets the older part go.
 _OUTPUT_KEPT_BYTES = 8 * 1024 * 1024
 _PASSED = ("PATH", "LANG", "LC_ALL", "TZ", "TMPDIR", "HOME", "USER", "LOGNAME", "SHELL", "LD_LIBRARY_PATH")
-#: Names the variables that the set-up of a pilot's script has exported, see `slurm/pilot.sbatch`.
+#: Names the variables that the set-up of a pilot's script has exported, see `slurm/request/pilot.sbatch`.
 SETUP_VARIABLE = "PYFI_SETUP"
 #: Of those, what is not a worker's: where the shell was, our settings, and another Python than its own.
 _NO_SETUP = re.compile(r"_|PWD|OLDPWD|SHLVL|PYFI_.*|PYTHON.*")
@@ -171,9 +173,11 @@ class WorkerProcess:
             BadInput: it does not keep the protocol.
         """
         frames: list[ToAgent] = []
+        # room for much is a piece of memory of its own, had from the kernel and given back each time
+        size = _READ_BYTES
         while True:
             try:
-                data = self.socket.recv(1_048_576)
+                data = self.socket.recv(size)
             except BlockingIOError:
                 return frames, False
             except OSError:
@@ -181,8 +185,9 @@ class WorkerProcess:
             if not data:
                 return frames, True
             frames += [read_for_agent(body) for body in self._buffer.feed(data)]
-            if len(data) < 1_048_576:
+            if len(data) < size:
                 return frames, False
+            size = _MUCH_BYTES
 
     # watching
 

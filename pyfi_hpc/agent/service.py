@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pyfi_hpc.agent import ending, keeper
-from pyfi_hpc.agent.builder import Builder
+from pyfi_hpc.agent.builder import Builder, Built
 from pyfi_hpc.agent.committer import Committer
 from pyfi_hpc.agent.crew import Crew
 from pyfi_hpc.agent.devices import Sampler
@@ -121,7 +121,7 @@ class Service:
             lambda token: self._pipes.hurry(token), self._all_here,
             first_token(self._siblings.number if self._siblings else 0),
         )  # fmt: skip
-        builder = Builder(EnvironmentCache(cache), rules, lambda built: self.post(partial(self._crew.built, built)))
+        builder = Builder(EnvironmentCache(cache), rules, lambda built: self.post(partial(self._built, built)))
         self._builder = builder
         scratch = state / "scratch"
         scratch.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -341,6 +341,12 @@ class Service:
                 self.post(partial(self._open, *found, wished))
 
         self._committer.put(Within(partial(keeper.arrive, application=self._application, wished=wished), arrived))
+
+    def _built(self, built: Built) -> None:
+        self._crew.built(built)
+        # while the worker starts
+        if self._ending is None:
+            self._broker.prepare()
 
     def _open(self, identity: Identity, view: View, wished: float) -> None:
         if self._ending is not None:

@@ -58,6 +58,8 @@ class _Host:
     since: float = 0.0
     heard: float = 0.0
     greeted: bool = False
+    #: that it does not answer has been said
+    warned: bool = False
 
 
 class Lost(NamedTuple):
@@ -167,6 +169,11 @@ class Siblings:
         host.socket, host.since = None, time.monotonic()
         if host.greeted:
             log.warning("the connection to another node of the job is gone", at=host.sibling.endpoint)
+        elif not host.warned:
+            host.warned = True
+            log.warning(
+                "another node of the job does not answer: results go through the broker", at=host.sibling.endpoint
+            )
         return [(number, Lost())]
 
     def hear(self) -> Iterator[Word]:
@@ -244,6 +251,7 @@ class Siblings:
     def close(self) -> None:
         """The end; what was said last is sent still."""
         for number, host in self._hosts.items():
+            host.greeted, host.warned = False, True  # nobody need be told
             self._break(number, host)
         for descriptor in self._watched:
             self._forget(descriptor)

@@ -12,7 +12,7 @@ import threading
 import time
 import uuid
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from pyfi_hpc.brokers.base import (
@@ -223,6 +223,9 @@ class MemoryBroker:
             except Exception:
                 log.exception("a callback of the broker failed")
 
+    def prepare(self) -> None:
+        """There is nothing to connect to."""
+
     def declare(self, queue: TaskQueue) -> None:
         """Make the queue, or see that it stands as asked."""
         with self._hub.lock:
@@ -256,6 +259,10 @@ class MemoryBroker:
         else:
             confirm.set_result(None)
         return confirm
+
+    def publish_all(self, publications: Sequence[Publication]) -> list[Confirm]:
+        """Hold each at once."""
+        return [self.publish(each) for each in publications]
 
     def set_aside(self, network: str, publication: Publication, reason: Reason, detail: str) -> Confirm:
         """Publish to the dead letters of `network`."""

@@ -8,7 +8,7 @@ import click
 
 from pyfi_hpc.cli.sbatch_options import FromTable
 from pyfi_hpc.cli.shared import together
-from pyfi_hpc.slurm.options import OPTIONS
+from pyfi_hpc.slurm.request.options import OPTIONS
 
 #: The short ones mean something else here, and so do --gpus and --mem: there they are each worker's.
 _FIELDS = (

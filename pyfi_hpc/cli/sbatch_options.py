@@ -15,10 +15,10 @@ from pyfi_hpc.cli.params import flag
 from pyfi_hpc.cli.shared import together
 from pyfi_hpc.config import Settings
 from pyfi_hpc.errors import BadInput
-from pyfi_hpc.slurm.asking import Asked, settled
-from pyfi_hpc.slurm.options import OPTIONS, OURS, Given, Option, checked_extra, from_environment, unknown
-from pyfi_hpc.slurm.reading import script_from
-from pyfi_hpc.slurm.sbatch import PASSED, REFUSED, SHORT, Takes
+from pyfi_hpc.slurm.request.asking import Asked, settled
+from pyfi_hpc.slurm.request.options import OPTIONS, OURS, Given, Option, checked_extra, from_environment, unknown
+from pyfi_hpc.slurm.request.reading import script_from
+from pyfi_hpc.slurm.request.sbatch import PASSED, REFUSED, SHORT, Takes
 
 # click's kinds are generic for the type checker only since 8.5
 if TYPE_CHECKING:

@@ -14,11 +14,11 @@ from pyfi_hpc.cli.sbatch_options import TYPED, Submit, asked_for, given_on_line,
 from pyfi_hpc.config import Settings
 from pyfi_hpc.errors import BadInput
 from pyfi_hpc.model.status import JobStatus
-from pyfi_hpc.slurm.asking import Asked
-from pyfi_hpc.slurm.checks import check, check_folders
-from pyfi_hpc.slurm.options import OPTIONS
-from pyfi_hpc.slurm.script import make_submission
-from pyfi_hpc.slurm.slots import slots, told
+from pyfi_hpc.slurm.request.asking import Asked
+from pyfi_hpc.slurm.request.checks import check, check_folders
+from pyfi_hpc.slurm.request.options import OPTIONS
+from pyfi_hpc.slurm.request.script import make_submission
+from pyfi_hpc.slurm.request.slots import slots, told
 
 if TYPE_CHECKING:
     from pyfi_hpc.db.jobs import Standing

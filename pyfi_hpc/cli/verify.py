@@ -34,15 +34,14 @@ def verify(platform: Platform, accepted: Path | None, strict: bool) -> None:
     Run it when all is quiet: what is still queued or runs is reported. Calls that are to start later, delayed ones and
     those to be tried again, are counted, and are no breach.
     """
-    import psycopg2
-
+    from pyfi_hpc import postgres
     from pyfi_hpc import verify as checker
     from pyfi_hpc.agent.service import host_name
     from pyfi_hpc.db.engine import database_errors
 
     ids = _ids(accepted) if accepted else None
     blobs = platform.settings.blob_dir
-    with database_errors(platform.engine), closing(psycopg2.connect(platform.database_uri)) as connection:
+    with database_errors(platform.engine), closing(postgres.opened(platform.database_uri, "pyfi verify")) as connection:
         report = checker.check(connection, ids, broker=platform.broker, blob_dir=blobs, host=host_name())
     click.echo("\n".join(report.lines))
     if not (report.quiet if strict else report.ok):

@@ -18,6 +18,7 @@ from operator import attrgetter
 from pyfi_hpc.brokers.base import Broker, Confirm, Publication
 from pyfi_hpc.client import notices
 from pyfi_hpc.client.directory import Way
+from pyfi_hpc.client.newids import NewIds
 from pyfi_hpc.client.notices import Notices, Stuck
 from pyfi_hpc.client.parcels import EAGER_PARCELS, MOST_CALLS, Item, Lane, Parcel
 from pyfi_hpc.client.tickets import AcceptedLog
@@ -25,7 +26,6 @@ from pyfi_hpc.errors import BrokerUnavailable, PyfiError, Unavailable
 from pyfi_hpc.failpoints import reach
 from pyfi_hpc.logs import logger
 from pyfi_hpc.wire import messages
-from pyfi_hpc.wire.ids import new_id
 from pyfi_hpc.wire.messages import WIRE_VERSION, Answer, Message
 
 #: Messages that may be unconfirmed at once; where they are so many, the next go when half of them are confirmed, for
@@ -34,6 +34,9 @@ WINDOW = 128
 #: Calls, and bytes of them, that may wait to be sent before callers have to wait themselves; they go on when a quarter
 #: of that is gone, not to be woken for each.
 ROOM_CALLS, ROOM_BYTES = 4096, 16 * 2**20
+
+#: What leaves together ends with the message that makes it so many bytes.
+TOGETHER_BYTES = 128 * 1024
 
 _NEVER = float("inf")
 
@@ -64,6 +67,7 @@ class Sender:
         self._window: set[Parcel] = set()
         self._again: list[Parcel] = []
         self._waiting = self._bytes = 0
+        self._ids = NewIds()
         #: when the first of all calls here runs out of time
         self._late_at = _NEVER
         self._notices, self._tell = Notices(), tell
@@ -161,32 +165,41 @@ class Sender:
 
     def _send_ready(self) -> None:
         """Send what may go now; where another thread is at it, that one does."""
-        mine, parcel = False, None
+        mine, parcels = False, list[Parcel]()
         try:
             while True:
                 with self._lock:
                     if self._sending and not mine:
                         return
-                    parcel = self._next()
-                    mine = self._sending = parcel is not None
-                if parcel is None:
+                    parcels = self._ready()
+                    mine = self._sending = bool(parcels)
+                if not parcels:
                     return
-                self._send(parcel)
+                self._send(parcels)
         except BaseException:  # a caller may be interrupted anywhere
-            self._resume(mine, parcel)
+            self._resume(mine, parcels)
             raise
 
-    def _resume(self, mine: bool, cut_off: Parcel | None) -> None:
+    def _resume(self, mine: bool, cut_off: Sequence[Parcel]) -> None:
         """The thread that sent was interrupted: what it may not have sent goes again, which does no harm."""
         with self._lock:
             self._sending = self._sending and not mine
             # those of another thread that sends are on their way
-            unsent = [each for each in self._window if each is cut_off or (each.confirm is None and not self._sending)]
+            unsent = [each for each in self._window if each in cut_off or (each.confirm is None and not self._sending)]
             for parcel in unsent:
                 self._leave(parcel)
                 parcel.confirm, parcel.due = None, time.monotonic()
                 self._again.append(parcel)
             self._news.notify()
+
+    def _ready(self) -> list[Parcel]:
+        """The parcels to send now, put into the window; they leave together, so that they are not too many bytes."""
+        parcels: list[Parcel] = []
+        room = TOGETHER_BYTES
+        while room > 0 and (parcel := self._next()) is not None:
+            parcels.append(parcel)
+            room -= sum([len(item.call.args) for item in parcel.items])
+        return parcels
 
     def _next(self) -> Parcel | None:
         """The parcel to send now, put into the window; None where there is none, or no room in the window."""
@@ -210,7 +223,7 @@ class Sender:
         if lane.waiting:
             self._busy.append(lane)
         self._leave_room(items)
-        return Parcel(lane, items, new_id())
+        return Parcel(lane, items, self._ids.next())
 
     def _leave_room(self, items: Sequence[Item]) -> None:
         self._waiting -= len(items)
@@ -242,7 +255,15 @@ class Sender:
         waiting = [parcel for parcel in (*self._window, *self._again) if parcel.items]
         return self._notices.look(now, waiting, self._waiting)
 
-    def _send(self, parcel: Parcel) -> None:
+    def _send(self, parcels: Sequence[Parcel]) -> None:
+        confirms = self._broker.publish_all([self._publication(parcel) for parcel in parcels])
+        with self._lock:
+            for parcel, confirm in zip(parcels, confirms, strict=True):
+                parcel.confirm = confirm
+        for parcel, confirm in zip(parcels, confirms, strict=True):
+            confirm.add_done_callback(partial(self._confirmed, parcel))
+
+    def _publication(self, parcel: Parcel) -> Publication:
         socket = parcel.lane.way.socket
         message = Message(
             version=WIRE_VERSION,
@@ -254,11 +275,7 @@ class Sender:
             reply=self.reply,
         )
         reach("client_before_publish")
-        publication = Publication(socket.exchange, socket.key, messages.encode(message), parcel.batch.hex())
-        confirm = self._broker.publish(publication)
-        with self._lock:
-            parcel.confirm = confirm
-        confirm.add_done_callback(partial(self._confirmed, parcel))
+        return Publication(socket.exchange, socket.key, messages.encode(message), parcel.batch.hex())
 
     # what the broker says, on a thread of its own
 

@@ -206,7 +206,7 @@ class Session:
         most = self.settings.client.batch_calls
         if self._accepted_log.wanted:
             # a program's last call may be answered before it is confirmed, and it need not close its client
-            atexit.register(self.close)
+            atexit.register(self._end_of, os.getpid())
         return Sender(self.broker, self.owner, reply, self.directory.mend, self._accepted_log, self.tell, most)
 
     def _make_network(self) -> Network:
@@ -229,7 +229,7 @@ class Session:
             if self._closed:
                 return
             self._closed = True
-        atexit.unregister(self.close)
+        atexit.unregister(self._end_of)
         parts = self.__dict__
         for name in ("_storing", "_sender", "_pacer", "_broker"):
             if name in parts:
@@ -242,6 +242,11 @@ class Session:
         if "_engine" in parts:
             parts["_engine"].dispose()
         self._callbacks.put(None)
+
+    def _end_of(self, process: int) -> None:
+        """The program ends; what another process has inherited by a fork is not its own to close."""
+        if os.getpid() == process:
+            self.close()
 
     def closed_error(self) -> PyfiError | None:
         """What to raise where no outcome can come any more."""

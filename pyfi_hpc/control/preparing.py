@@ -9,8 +9,8 @@ from pyfi_hpc.config import Settings
 from pyfi_hpc.control import credentials
 from pyfi_hpc.db.jobs import Wanted
 from pyfi_hpc.slurm.launcher import Launcher, Submission
-from pyfi_hpc.slurm.script import make_submission, output_pattern
-from pyfi_hpc.slurm.slots import slots
+from pyfi_hpc.slurm.request.script import make_submission, output_pattern
+from pyfi_hpc.slurm.request.slots import slots
 
 __all__ = ["Preparer", "slots"]
 

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TypeAlias
+
+import msgspec
 
 from pyfi_hpc.model.status import ProcessorStatus, Requested, WorkerStatus
 
 LIVE = frozenset({WorkerStatus.PLANNED, WorkerStatus.LAUNCHING, WorkerStatus.READY})
 
 
-@dataclass(frozen=True, slots=True)
-class WantedProcessor:
+class WantedProcessor(msgspec.Struct, frozen=True):
     """A processor as its row asks for it. `version` changes with commit, requirements and restarts.
 
     Attributes:
@@ -38,16 +38,14 @@ class WantedProcessor:
         return self.requested in (Requested.RUNNING, Requested.PAUSED)
 
 
-@dataclass(frozen=True, slots=True)
-class Slot:
+class Slot(msgspec.Struct, frozen=True):
     """A share of what a job was granted on a node: one worker's. Several slots may share a core."""
 
     cores: tuple[int, ...]
     devices: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class ServingNode:
+class ServingNode(msgspec.Struct, frozen=True):
     """A node with a live agent; one with several agents is there once for each.
 
     Attributes:
@@ -82,8 +80,7 @@ class ServingNode:
         return not self.draining and not self.ending
 
 
-@dataclass(frozen=True, slots=True)
-class ExistingWorker:
+class ExistingWorker(msgspec.Struct, frozen=True):
     """A worker row that has not ended. `slot`: which of its agent's; None where that has none."""
 
     id: bytes
@@ -96,8 +93,7 @@ class ExistingWorker:
     devices: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Start:
+class Start(msgspec.Struct, frozen=True):
     """Plan a worker of `processor` for `agent`'s node, pinned to `cores`, with `devices` of its own."""
 
     processor: bytes
@@ -108,15 +104,13 @@ class Start:
     devices: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Drain:
+class Drain(msgspec.Struct, frozen=True):
     """Let this worker finish what it has, then end."""
 
     worker: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Become:
+class Become(msgspec.Struct, frozen=True):
     """Take a processor one step along the table, from `before` to `status`."""
 
     processor: bytes

@@ -10,6 +10,7 @@ from sqlalchemy import Engine, create_engine, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
+from pyfi_hpc import postgres
 from pyfi_hpc.config import kinds
 from pyfi_hpc.db import plain
 from pyfi_hpc.db.plain import away, translated
@@ -33,7 +34,7 @@ def connect(uri: str, *, pool: int = 2, application: str = "pyfi") -> Engine:
         pool_size=pool,
         max_overflow=0,
         pool_pre_ping=True,
-        connect_args={**plain.LINK, "application_name": application},
+        creator=lambda: postgres.opened(address, application),
     )
 
 

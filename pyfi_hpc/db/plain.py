@@ -7,23 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from typing import Any
 
 import psycopg2
 from psycopg2.extensions import parse_dsn
 
+from pyfi_hpc import postgres
 from pyfi_hpc.db import guards, versions
 from pyfi_hpc.db.record import Cursor
 from pyfi_hpc.errors import BadInput, DatabaseUnavailable, PyfiError, Unavailable
-
-#: For links that go silent; a unix socket ignores them. Source: libpq, "Parameter Key Words".
-LINK: dict[str, Any] = {
-    "connect_timeout": 5,  # seconds, as are the next two
-    "keepalives_idle": 5,
-    "keepalives_interval": 2,
-    "keepalives_count": 3,
-    "tcp_user_timeout": 10_000,  # milliseconds
-}
 
 #: SQLSTATE -> (our code, what to do). Source: PostgreSQL, appendix A.
 _REFUSED = {
@@ -45,8 +36,7 @@ def session(uri: str, application: str) -> Iterator[Cursor]:
     Raises:
         DatabaseUnavailable: E_DB_UNAVAILABLE. BadInput: as `translated` has it.
     """
-    dsn = uri.replace("postgresql+psycopg2:", "postgresql:", 1)
-    with translating(place(dsn)), closing(psycopg2.connect(dsn, application_name=application, **LINK)) as connection:
+    with translating(place(uri)), closing(postgres.opened(uri, application)) as connection:
         yield connection.cursor()
 
 
@@ -59,9 +49,9 @@ def translating(where: str) -> Iterator[None]:
         raise translated(error, where) from error
 
 
-def place(dsn: str) -> str:
+def place(uri: str) -> str:
     """Where the database is, without a password."""
-    parts = parse_dsn(dsn.replace("postgresql+psycopg2:", "postgresql:", 1))
+    parts = parse_dsn(postgres.dsn(uri))
     host = parts.get("host", "localhost")
     return str(host if host.startswith("/") else f"{host}:{parts.get('port', 5432)}")
 

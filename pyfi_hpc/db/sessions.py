@@ -9,11 +9,8 @@ from typing import Any
 import psycopg2
 import psycopg2.extensions
 
-#: For links that go silent; a unix socket ignores them. Source: libpq, "Parameter Key Words".
-LINK: dict[str, Any] = {"connect_timeout": 5, "keepalives_idle": 5, "keepalives_interval": 2, "keepalives_count": 3}
-#: The server notices a client that lost its power or its link in as many seconds as the client does; its own time is
-#: two hours, for which it would keep the session. A unix socket ignores it. Source: PostgreSQL, "TCP Settings".
-SERVER_LINK = "SET tcp_keepalives_idle = 5; SET tcp_keepalives_interval = 2; SET tcp_keepalives_count = 3"
+from pyfi_hpc import postgres
+
 #: The server ends a session whose client lets a transaction wait for so long: it holds what others need, the row of a
 #: scheduler's lease above all.
 IDLE_SECONDS = 10
@@ -50,11 +47,6 @@ def opened(uri: str, name: str, *, patient: bool = False) -> Any:
 
     Raises what psycopg2 raises.
     """
-    dsn = uri.replace("postgresql+psycopg2:", "postgresql:", 1)
+    limit = "" if patient else f"SET idle_in_transaction_session_timeout = '{IDLE_SECONDS}s'"
     with _readable():
-        connection = psycopg2.connect(dsn, application_name=name, connection_factory=_Connection, **LINK)
-    # no options of the connection's start: poolers refuse those
-    with connection, connection.cursor() as cursor:
-        limit = "" if patient else f"; SET idle_in_transaction_session_timeout = '{IDLE_SECONDS}s'"
-        cursor.execute(SERVER_LINK + limit)
-    return connection
+        return postgres.opened(uri, name, also=limit, connection_factory=_Connection)

@@ -45,7 +45,7 @@ class Keys(NamedTuple):
 
 
 class Refusal(NamedTuple):
-    """Somebody was not let in: the address, empty where it was gone before we looked, and why."""
+    """Somebody was not let in: the address (or which it may be; empty where it was gone before we looked), and why."""
 
     peer: str
     why: str
@@ -170,8 +170,10 @@ class Door:
         shut = False
         while int(watched.getsockopt(_EVENTS)) & _IN:
             shut |= recv_monitor_message(watched, _NOW)["event"] in _SHUT
-        for peer in (sorted(set(_closed(port))) or [""]) if shut else ():
-            self._tell(Refusal(peer, "it does not speak CURVE, or takes us for somebody else"), now)
+        if shut:
+            # ZeroMQ does not say whose it was
+            peers = " or ".join(sorted(set(_closed(port))))
+            self._tell(Refusal(peers, "it does not speak CURVE, or takes us for somebody else"), now)
 
     def _tell(self, refusal: Refusal, now: float) -> None:
         if now >= self._quiet.get(refusal, 0.0):

@@ -14,11 +14,15 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeAlias
 
+import msgspec
+
 from pyfi_hpc.agent import chains, keeper, verdicts, writing
+from pyfi_hpc.agent.chains import Committed
 from pyfi_hpc.agent.committer import Committer
 from pyfi_hpc.agent.jobs import SetAside
-from pyfi_hpc.agent.lots import Finished, Lot
+from pyfi_hpc.agent.lots import Finished, Lot, Served, child_call, lot_of
 from pyfi_hpc.agent.main import main as agent
+from pyfi_hpc.agent.segments import Segment, Segments
 from pyfi_hpc.agent.settling import Settling
 from pyfi_hpc.agent.verdicts import Verdict
 from pyfi_hpc.brokers.base import Broker, Reason
@@ -29,6 +33,9 @@ from pyfi_hpc.brokers.rabbitmq.deliveries import Incarnation, RabbitDelivery
 from pyfi_hpc.brokers.rabbitmq.subscription import Consumption
 from pyfi_hpc.db import record
 from pyfi_hpc.db.record import Cursor, Key, NewHold, NewOutcome
+from pyfi_hpc.wire.frames import Link
+from pyfi_hpc.wire.ids import child_id
+from pyfi_hpc.wire.messages import Route
 from tests.support import eventually
 
 #: `setattr`, or the same of a fixture that takes it back.
@@ -106,6 +113,50 @@ def non_atomic_chain(patch: Patch) -> None:
             call.ours = call.done.item.error is None
 
     patch(chains, "_decide", decide)
+
+
+def push_pull_pipe(patch: Patch) -> None:
+    """What was pushed counts as delivered: who pulls it commits it alone, and nobody asks what became of it."""
+    pushed: dict[bytes, tuple[Route, Served, bytes]] = {}
+    pulled: list[tuple[Link, bytes]] = []
+
+    def head(self: Segments, done: Finished, now: float) -> Segment:
+        value, parent = done.item.value, done.lot.call(done.index).id
+        for route in _pushed(done):
+            target = self._served(route.socket)
+            assert target is not None and value is not None
+            pushed[child_id(parent, route.edge)] = route, target, value
+        return Segment(done, ())
+
+    def link(self: Segments, number: int, told: Link, now: float, cause: Any = None) -> None:
+        pulled.append((told, self._peers[number].worker))
+
+    def overdue(self: Segments, now: float, standing: Any) -> list[Finished]:
+        known = [each for each in pulled if each[0].id in pushed]
+        pulled[:] = [each for each in pulled if each not in known]
+        return [finished(told, worker) for told, worker in known]
+
+    def finished(told: Link, worker: bytes) -> Finished:
+        route, target, value = pushed.pop(told.id)
+        item = msgspec.structs.replace(told.item, index=0, passed=())
+        return Finished(lot_of(target, (child_call(told.id, value, route),)), 0, item, worker)
+
+    def committed(segments: Sequence[Segment]) -> Committed:
+        gone = [(segment.head, _pushed(segment.head)) for segment in segments]
+        left = [(done, tuple(each for each in done.lot.socket.routes if each not in away)) for done, away in gone]
+        found = [verdicts.decided_now(done, routes, None) for done, routes in left]
+        return Committed(found, [], {route.plug: 1 for _, away in gone for route in away})
+
+    patch(Segments, "head", head)
+    patch(Segments, "link", link)
+    patch(Segments, "overdue", overdue)
+    patch(Segments, "untaken", lambda *given: None)
+    patch(chains, "plainly_committed", committed)
+
+
+def _pushed(done: Finished) -> list[Route]:
+    edges = {edge for edge, _ in done.item.passed}
+    return [route for route in done.lot.socket.routes if route.edge in edges]
 
 
 def global_id_key(patch: Patch) -> None:
@@ -218,6 +269,7 @@ PLANTS: Mapping[str, Callable[[Patch], None]] = {
         lease_dropped_before_forward,
         losers_value_forwarded,
         non_atomic_chain,
+        push_pull_pipe,
         global_id_key,
         wall_clock_lease,
         drop_on_decode_error,

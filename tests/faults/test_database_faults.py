@@ -12,12 +12,14 @@ from pathlib import Path
 
 import psycopg2
 import pytest
+from click.testing import CliRunner
 
 from pyfi_hpc.agent.spool import Spool
 from pyfi_hpc.box.postgres import Postgres
 from pyfi_hpc.box.rabbitmq import RabbitMQ
+from pyfi_hpc.cli.main import pyfi
 from pyfi_hpc.client.futures import Future
-from pyfi_hpc.errors import Unavailable
+from pyfi_hpc.errors import DatabaseUnavailable, Unavailable
 from pyfi_hpc.processes import children
 from tests.faults.own import Load, as_admin, site_on, small_tablespace
 from tests.site import Site
@@ -141,22 +143,50 @@ def test_cut_sessions_cost_nothing_but_time(site: Site, own_postgres: Postgres) 
     eventually(lambda: sessions(site) <= before + 2, timeout=20)
 
 
+@contextmanager
+def stalled(postgres: Postgres) -> Iterator[None]:
+    """Meanwhile no process of the server runs; its connections stay open."""
+    assert postgres.pid
+    pids = [postgres.pid, *children(postgres.pid)]
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for pid in pids:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
+
+
+def test_while_the_database_stalls_calls_are_accepted_and_who_asks_it_is_told(
+    rabbit_site: Site, own_postgres: Postgres
+) -> None:
+    site = rabbit_site
+    site.agent()
+    site.ready(2)
+    with Load(site, seconds=0.01, lot=5) as load:
+        eventually(lambda: len(load.futures) >= 50, timeout=30)
+        with stalled(own_postgres):
+            before = len(load.futures)
+            impatient = {**site.environment, "PYFI_CLIENT_CONNECT_SECONDS": "2"}
+            told = CliRunner().invoke(pyfi, ["ls", "queues"], env=impatient).exception
+            eventually(lambda: len(load.futures) >= before + 50, timeout=60)
+
+    assert isinstance(told, DatabaseUnavailable)
+    load.all_right()
+    site.quiet()
+    # nothing was acked before its commit, and nothing ran again for it
+    assert max(site.executions().values()) == 1
+
+
 @pytest.mark.parametrize("site", ["postgres"], indirect=True)  # where the broker stalls with it
 def test_a_stalled_database_is_waited_for(site: Site, own_postgres: Postgres) -> None:
     site.agent()
     site.ready(2)
     with Load(site, seconds=0.01, lot=5) as load:
         eventually(lambda: len(load.futures) >= 50, timeout=30)
-        assert own_postgres.pid
-        stalled = [own_postgres.pid, *children(own_postgres.pid)]
-        for pid in stalled:
-            os.kill(pid, signal.SIGSTOP)
-        try:
+        with stalled(own_postgres):
             time.sleep(12)
-        finally:
-            for pid in stalled:
-                with suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGCONT)
         after = len(load.futures)
         eventually(lambda: len(load.futures) >= after + 20, timeout=60)
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -26,6 +28,7 @@ from pyfi_hpc.brokers.rabbitmq import RabbitBroker
 from pyfi_hpc.client.client import Client
 from pyfi_hpc.db import schema
 from pyfi_hpc.db.embedded import ADMIN, ROLE, EmbeddedPostgres
+from pyfi_hpc.processes import alive
 from tests.faults.planted import plant
 from tests.services.databases import new_database
 from tests.site import AgentProcess, Site
@@ -305,6 +308,27 @@ def test_non_atomic_chain(site: PlantedSite, gates: Gates, tmp_path: Path, bug: 
     stalled.wake()
 
     assert future.result(timeout=20) == 2
+    assert site.breaches() == found
+
+
+@pytest.mark.parametrize(("bug", "found"), [("", []), ("push-pull-pipe", CHILDLESS)])
+def test_push_pull_pipe(site: PlantedSite, gates: Gates, bug: str, found: list[str]) -> None:
+    gates.open(1)
+    site.planted(bug)
+    site.ready(2)
+    before = piped(site)
+    eventually(lambda: went_by_pipe(site, gates, before), timeout=60, interval=0.2)
+    ((pid,),) = site.rows("SELECT w.pid FROM pyfi.worker w JOIN pyfi.processor p ON p.id = w.processor_id"
+                          " WHERE p.name = 'q' AND w.status = 'READY'")  # fmt: skip
+    os.kill(pid, signal.SIGSTOP)
+    # its value goes into the pipe, and no further
+    future = site.call("p1.nth", str(site.runs), str(gates))
+    assert future.result(timeout=20) == 1
+
+    os.kill(pid, signal.SIGKILL)
+
+    eventually(lambda: not alive(pid), timeout=20)
+    site.probe()
     assert site.breaches() == found
 
 

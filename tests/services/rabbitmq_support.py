@@ -42,6 +42,16 @@ class RabbitService:
         self.server.restart(kill=True)
 
 
+def look_for_late_acks(server: RabbitMQ, *, timeout_seconds: float, every_seconds: float = 0.5) -> None:
+    """Set both for the channels that are opened from now on; RabbitMQ's own are 30 minutes and one.
+
+    Source: rabbit.app, `consumer_timeout` and `channel_tick_interval`.
+    """
+    settings = {"consumer_timeout": timeout_seconds, "channel_tick_interval": every_seconds}
+    calls = [f"application:set_env(rabbit, {name}, {seconds * 1000:.0f})" for name, seconds in settings.items()]
+    server.ctl("eval", f"{', '.join(calls)}.")
+
+
 class ClassicBroker(RabbitBroker):
     """Every queue that it declares is a classic one."""
 

@@ -16,7 +16,7 @@ from pyfi_hpc.model.request import ResourceRequest
 from pyfi_hpc.model.status import JobStatus
 from pyfi_hpc.slurm.command_line import SlurmCommands
 from pyfi_hpc.slurm.launcher import Observation, Submission
-from pyfi_hpc.slurm.script import make_submission
+from pyfi_hpc.slurm.request.script import make_submission
 from tests.support import eventually
 
 SECRET = "s3cret-of-ana"

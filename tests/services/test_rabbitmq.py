@@ -15,11 +15,12 @@ import pytest
 
 from pyfi_hpc.box.rabbitmq import RabbitMQ
 from pyfi_hpc.brokers.base import DELIVERY_LIMIT, Delivery, TaskQueue, dead_queue
-from pyfi_hpc.brokers.rabbitmq import RabbitBroker
+from pyfi_hpc.brokers.rabbitmq import RabbitBroker, consumer, frames
 from pyfi_hpc.brokers.rabbitmq.arguments import task_queue_arguments
+from pyfi_hpc.brokers.rabbitmq.subscription import WAITING_PART
 from pyfi_hpc.errors import BadInput, BrokerUnavailable
 from tests.services.brokers_support import Inbox, a_message, a_queue, eventually, is_empty, outcome, send
-from tests.services.rabbitmq_support import RabbitService
+from tests.services.rabbitmq_support import RabbitService, look_for_late_acks
 
 Connect = Callable[..., RabbitBroker]
 
@@ -164,8 +165,8 @@ class TestAcks:
                 while len(held) > 15:
                     held.pop().ack()
 
-        consumer = connect()
-        consumer.consume(queue.name, prefetch=50, deliver=take)
+        consuming = connect()
+        consuming.consume(queue.name, prefetch=50, deliver=take)
         send(broker, queue, *(str(number).encode() for number in range(1000)))
 
         eventually(lambda: len(seen) == 1000)
@@ -173,9 +174,48 @@ class TestAcks:
             held.pop().ack()
         # all were acked: none comes back, and none came twice because a channel had closed
         eventually(lambda: is_empty(broker, queue))
-        consumer.close()
+        consuming.close()
         assert is_empty(broker, queue)
         assert (len(seen), any(delivery.redelivered for delivery in seen)) == (1000, False)
+
+    def test_deliveries_that_are_settled_one_after_the_other_are_acked_together(
+        self, connect: Connect, broker: RabbitBroker, queue: TaskQueue, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        sent: list[tuple[int, bool]] = []
+        written = frames.ack
+
+        def ack(channel: int, tag: int, multiple: bool) -> bytes:
+            sent.append((tag, multiple))
+            return written(channel, tag, multiple)
+
+        monkeypatch.setattr(frames, "ack", ack)
+        monkeypatch.setattr(consumer, "ACK_SECONDS", 600.0)
+        inbox = Inbox()
+        connect().consume(queue.name, prefetch=3 * WAITING_PART, deliver=inbox)
+        send(broker, queue, b"1", b"2", b"3")
+
+        for delivery in inbox.wait(3):
+            delivery.ack()
+
+        eventually(lambda: sent != [])
+        eventually(lambda: is_empty(broker, queue))
+        assert sent == [(3, True)]
+
+    def test_what_waits_to_be_acked_is_acked_before_the_end(
+        self, connect: Connect, broker: RabbitBroker, queue: TaskQueue, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(consumer, "ACK_SECONDS", 600.0)
+        inbox, ending = Inbox(), connect()
+        ending.consume(queue.name, prefetch=3 * WAITING_PART, deliver=inbox)
+        send(broker, queue, b"1")
+
+        inbox.wait(1)[0].ack()
+        ending.close()
+
+        again = Inbox()
+        connect().consume(queue.name, prefetch=1, deliver=again)
+        send(broker, queue, b"2")
+        assert again.wait(1)[0].body == b"2"
 
     def test_no_more_than_the_prefetch_is_in_hand_however_it_is_changed(
         self, broker: RabbitBroker, queue: TaskQueue
@@ -282,25 +322,31 @@ class TestFaults:
         eventually(lambda: len(set(inbox.bodies())) == 301)
         eventually(lambda: is_empty(broker, queue))
 
-    @pytest.mark.slow
-    def test_a_delivery_older_than_the_ack_timeout_comes_again_on_a_new_channel(self) -> None:
-        # RabbitMQ looks for late acks once a minute
-        with RabbitMQ(consumer_timeout=5_000) as server:
-            broker, queue, inbox = RabbitBroker(server.uri, settle_seconds=0), a_queue(), Inbox()
+    def test_a_delivery_older_than_the_ack_timeout_comes_again_on_a_new_channel(
+        self, server: RabbitMQ, connect: Connect
+    ) -> None:
+        seen: list[Delivery] = []
+
+        def take(delivery: Delivery) -> None:
+            seen.append(delivery)
+            if len(seen) > 1:
+                delivery.ack()
+
+        look_for_late_acks(server, timeout_seconds=2)
+        try:
+            broker, queue = connect(), a_queue()
             broker.declare(queue)
-            broker.consume(queue.name, prefetch=1, deliver=inbox)
+            broker.consume(queue.name, prefetch=1, deliver=take)
             send(broker, queue, b"long")
-            (old,) = inbox.wait(1)
-
-            again = inbox.wait(2, timeout=150)[1]
-            old.ack()
-            again.ack()
-
-            assert (again.body, again.redelivered) == (b"long", True)
+            eventually(lambda: len(seen) == 2)
+            seen[0].ack()  # of a channel that is gone
             eventually(lambda: is_empty(broker, queue))
             send(broker, queue, b"next")
-            assert inbox.wait(3)[2].body == b"next"
-            broker.close()
+            eventually(lambda: len(seen) == 3)
+        finally:
+            look_for_late_acks(server, timeout_seconds=1800, every_seconds=60)
+
+        assert [(each.body, each.redelivered) for each in seen] == [(b"long", False), (b"long", True), (b"next", False)]
 
 
 @pytest.mark.slow

@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
+from pyfi_hpc import postgres
 from pyfi_hpc.brokers.memory import Hub, MemoryBroker
 from pyfi_hpc.brokers.rabbitmq import RabbitBroker
 from pyfi_hpc.cli.main import run
 from pyfi_hpc.client.client import Client
 from pyfi_hpc.client.link import Link
-from pyfi_hpc.db import sessions
 from pyfi_hpc.errors import BrokerUnavailable, DatabaseUnavailable
 from tests.services.client_support import Place, settings_with
 from tests.support import eventually
@@ -45,7 +45,7 @@ def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """A handshake without an answer is given up early."""
     monkeypatch.setattr("pyfi_hpc.brokers.rabbitmq.address.STACK_SECONDS", 1)
     monkeypatch.setattr("pyfi_hpc.brokers.rabbitmq.consumer.LISTENING_SECONDS", 0.5)
-    monkeypatch.setitem(sessions.LINK, "connect_timeout", 2)
+    monkeypatch.setitem(postgres.LINK, "connect_timeout", 2)
 
 
 def amqp(port: int) -> str:

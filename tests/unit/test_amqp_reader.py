@@ -150,6 +150,20 @@ def test_what_is_written_while_frames_are_taken_leaves_together_and_in_order_wit
     assert read.wire.writes == [b"12", b"pika", b"3", b"later"]
 
 
+def test_what_is_large_leaves_at_once_and_in_its_turn() -> None:
+    read, large = Read(), bytes(100_000)
+    assert read.writer.hold()
+    assert not read.writer.hold()
+
+    for data in (b"1", b"2", large, b"3", large, large):
+        read.writer.write(data)
+    assert read.wire.writes == [b"12", large, b"3", large, large]
+
+    read.writer.write(b"4")
+    read.writer.release()
+    assert read.wire.writes[5:] == [b"4"]
+
+
 @pytest.mark.parametrize("encoding", [None, "gzip"])
 @pytest.mark.parametrize("kind", [None, "text/x"])
 def test_properties_are_read_as_they_were_written(kind: str | None, encoding: str | None) -> None:

@@ -41,6 +41,60 @@ def test_short_calls_travel_together_and_one_unit_ahead() -> None:
     assert dispatcher.hand_out() == []
 
 
+def many_lots(workers: int, seconds: float, sizes: list[int]) -> list[list[tuple[int, int, tuple[int, ...]]]]:
+    """What of such lots is handed out at first and, where nothing comes back, then; calls are known to take so long."""
+    dispatcher = Dispatcher()
+    dispatcher.add_worker(0, P)
+    dispatcher.offer(10, P, "task", [0])
+    dispatcher.hand_out()
+    dispatcher.done(0, 10, [(0, seconds)])
+    dispatcher.remove_worker(0, None)
+    for worker in range(1, workers + 1):
+        dispatcher.add_worker(worker, P)
+    for token, size in enumerate(sizes, start=11):
+        dispatcher.offer(token, P, "task", range(size))
+    return [handed(dispatcher.hand_out()), handed(dispatcher.hand_out())]
+
+
+def test_short_calls_of_many_lots_travel_together_and_are_shared() -> None:
+    first, then = many_lots(workers=2, seconds=1e-5, sizes=[1] * 5)
+    assert first == [(1, 11, (0,)), (1, 12, (0,)), (1, 13, (0,)), (2, 14, (0,)), (2, 15, (0,))]
+    assert then == []
+
+
+def test_not_more_than_some_milliseconds_of_work_travel_together_twice() -> None:
+    first, then = many_lots(workers=1, seconds=0.001, sizes=[1] * 20)
+    assert [token for _, token, _ in first] == list(range(11, 19))
+    assert then == []
+
+
+def test_not_more_than_so_many_calls_travel_together() -> None:
+    first, _ = many_lots(workers=1, seconds=1e-6, sizes=[30, 30, 30, 256, 1])
+    assert [(token, len(indexes)) for _, token, indexes in first] == [(11, 30), (12, 30), (13, 30)]
+
+
+def test_long_calls_of_many_lots_go_one_by_one() -> None:
+    first, then = many_lots(workers=2, seconds=0.5, sizes=[1] * 5)
+    assert first == [(1, 11, (0,)), (2, 12, (0,))]
+    assert then == []
+
+
+def test_a_worker_that_has_finished_some_of_what_travelled_together_gets_no_more_before_the_rest() -> None:
+    dispatcher = Dispatcher()
+    dispatcher.add_worker(1, P)
+    dispatcher.offer(10, P, "task", [0])
+    dispatcher.hand_out()
+    dispatcher.done(1, 10, [(0, 0.001)])
+    for token in range(11, 31):
+        dispatcher.offer(token, P, "task", [0])
+    assert len(dispatcher.hand_out()) == 8
+
+    assert dispatcher.all_done(1, [(token, [(0, 0.001)]) for token in (11, 12, 13, 99)]) == [[0], [0], [0], []]
+    assert dispatcher.hand_out() == []
+    dispatcher.done(1, 14, [(0, 0.001)])
+    assert [hand.token for hand in dispatcher.hand_out()] == [19, 20, 21, 22]
+
+
 def test_a_long_call_never_waits_behind_another() -> None:
     dispatcher = Dispatcher()
     dispatcher.add_worker(1, P)

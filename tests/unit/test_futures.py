@@ -7,12 +7,12 @@ import os
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
-from pyfi_hpc.brokers.base import TaskQueue
+from pyfi_hpc.brokers.base import Confirm, Publication, TaskQueue
 from pyfi_hpc.brokers.memory import Hub, MemoryBroker
 from pyfi_hpc.client import remote
 from pyfi_hpc.client.directory import Way
@@ -20,7 +20,7 @@ from pyfi_hpc.client.futures import Future
 from pyfi_hpc.client.newids import NewIds
 from pyfi_hpc.client.parcels import EAGER_PARCELS, MOST_CALLS, UNKNOWN_CALLS, Item, Lane
 from pyfi_hpc.client.remote import Provenance, known_type, raised
-from pyfi_hpc.client.sender import Sender
+from pyfi_hpc.client.sender import ROOM_CALLS, WINDOW, Sender
 from pyfi_hpc.client.signature import ArgumentCheck
 from pyfi_hpc.client.tickets import AcceptedLog, Ticket, not_accepted
 from pyfi_hpc.db.topology import SocketInfo
@@ -261,6 +261,67 @@ def test_what_is_not_full_waits_only_for_confirms() -> None:
     assert not lane.ready
     lane.waiting.extend(an_item() for _ in range(MOST_CALLS))
     assert lane.ready
+
+
+class Waiting(MemoryBroker):
+    """Gives no confirm by itself."""
+
+    def __init__(self) -> None:
+        super().__init__(Hub())
+        self.sent: list[Confirm] = []
+
+    def publish(self, publication: Publication) -> Confirm:
+        self.sent.append(Confirm())
+        return self.sent[-1]
+
+
+@pytest.fixture
+def waiting() -> Iterator[tuple[Waiting, Sender]]:
+    """A sender of messages of one call, and its broker."""
+    broker = Waiting()
+    sender = Sender(broker, "ana", "here", lambda name: None, AcceptedLog(None), most_calls=1)
+    yield broker, sender
+    for confirm in broker.sent:
+        if not confirm.done():
+            confirm.set_result(None)
+    sender.close()
+    broker.close()
+
+
+def test_once_the_window_is_full_the_next_messages_go_together(waiting: tuple[Waiting, Sender]) -> None:
+    broker, sender = waiting
+    sender.put(a_way(), [an_item() for _ in range(2 * WINDOW)])
+    assert len(broker.sent) == WINDOW
+
+    for confirm in broker.sent[: WINDOW // 2 - 1]:
+        confirm.set_result(None)
+    assert len(broker.sent) == WINDOW
+
+    broker.sent[WINDOW // 2].set_result(None)
+    assert len(broker.sent) == WINDOW + WINDOW // 2
+
+
+def test_where_the_window_is_not_full_a_message_goes_at_once(waiting: tuple[Waiting, Sender]) -> None:
+    broker, sender = waiting
+    for count in range(1, 6):
+        sender.put(a_way(), [an_item()])
+        assert len(broker.sent) == count
+
+
+def test_who_waits_for_room_goes_on_once_there_is_some_for_many(waiting: tuple[Waiting, Sender]) -> None:
+    broker, sender = waiting
+    sender.put(a_way(), [an_item() for _ in range(ROOM_CALLS + WINDOW)])
+    crowded = threading.Thread(target=sender.put, args=[a_way(), [an_item()]])
+    crowded.start()
+    eventually(lambda: sender._crowded)
+
+    while len(broker.sent) <= ROOM_CALLS // 4:
+        assert crowded.is_alive()
+        for confirm in broker.sent[-WINDOW:]:
+            if not confirm.done():
+                confirm.set_result(None)
+
+    eventually(lambda: not crowded.is_alive())
 
 
 def test_the_sender_sends_and_tells_each_ticket(tmp_path: Any) -> None:

@@ -80,3 +80,24 @@ def test_a_plug_back_to_the_same_processor_leads_to_its_other_workers() -> None:
 
     assert [each.peers for each in told] == [(Peer(4, "/run/4"),)]
     assert outlets(replace(BOTH, sockets=loop).pipes()[A.processor], 1, peer_of) == ()
+
+
+def test_a_target_that_nobody_on_this_node_runs_is_reached_on_another() -> None:
+    away = replace(BOTH, peers={ident("p-a"): (1,)}, far={ident("p-b"): (-1, -2)})
+    (pipe,) = away.pipes()[A.processor]
+
+    assert (pipe.peers, pipe.far) == ((), (-1, -2))
+    assert [each.peers for each in outlets([pipe], 1, peer_of)] == [(peer_of(-1), peer_of(-2))]
+
+
+def test_another_node_is_left_alone_while_somebody_is_near() -> None:
+    pipes = replace(BOTH, far={ident("p-b"): (-1,)}).pipes()[A.processor]
+
+    assert [each.peers for each in outlets(pipes, 1, peer_of)] == [(peer_of(2), peer_of(3))]
+
+
+def test_a_plug_back_to_the_same_processor_leads_to_another_node_where_its_worker_is_alone_here() -> None:
+    loop = {A.id: replace(A, routes=(Route(ident("aa"), b"a>a", A.id, 1, "q", "a"),))}
+    pipes = replace(BOTH, sockets=loop, far={ident("p-a"): (-1,)}).pipes()[A.processor]
+
+    assert [each.peers for each in outlets(pipes, 1, peer_of)] == [(peer_of(-1),)]

@@ -144,6 +144,30 @@ def test_an_answer_from_another_worker_than_the_one_that_was_passed_the_call_is_
     assert isinstance(closed, Segment) and [hop.item.value for hop in closed.hops] == [b"right"]
 
 
+def test_a_hop_is_far_where_it_ran_on_another_node_than_what_it_follows_from() -> None:
+    core = segments()
+    core.join(-1, Peer(ident("p-b"), ident("row-1"), 77))
+    core.join(-2, Peer(ident("p-c"), ident("row-2"), 77))
+    head(core, (b"a>b", -1))
+    core.link(-1, answer(HEAD, b"a>b", passed=((b"b>c", -2),)), 0.0)
+
+    closed = core.link(-2, answer(HEAD, b"a>b", b"b>c"), 0.0)
+
+    assert isinstance(closed, Segment) and [hop.far for hop in closed.hops] == [True, False]
+
+
+def test_what_another_node_has_when_it_is_lost_is_left_to_the_broker_and_its_late_answer_is_dropped() -> None:
+    core = segments()
+    core.join(-1, Peer(ident("p-b"), ident("row-1"), 77))
+    head(core, (b"a>b", -1))
+
+    (closed,) = core.died(-1, 0.0)
+
+    assert names(closed) == []
+    core.join(-2, Peer(ident("p-b"), ident("row-1"), 77))
+    assert core.link(-2, answer(HEAD, b"a>b"), 0.0) is None
+
+
 @pytest.mark.parametrize("to", [3, 9], ids=["of another processor", "unknown"])
 def test_what_was_passed_to_a_wrong_worker_is_left_to_the_broker(to: int) -> None:
     core = segments()

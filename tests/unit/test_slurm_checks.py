@@ -11,8 +11,8 @@ import pytest
 
 from pyfi_hpc.errors import BadInput
 from pyfi_hpc.model.request import ResourceRequest
-from pyfi_hpc.slurm.checks import check, check_folders
 from pyfi_hpc.slurm.launcher import Partition
+from pyfi_hpc.slurm.request.checks import check, check_folders
 
 MAIN = Partition("main", True, True, nodes=3, cpus_per_node=8, mem_mib_per_node=4000, gpus_per_node=0, max_minutes=None)
 GPU = Partition("gpu", False, True, nodes=4, cpus_per_node=32, mem_mib_per_node=64_000, gpus_per_node=8, max_minutes=60)

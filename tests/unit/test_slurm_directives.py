@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from pyfi_hpc.errors import BadInput
 from pyfi_hpc.model.request import Per
-from pyfi_hpc.slurm.asking import settled
-from pyfi_hpc.slurm.directives import read_script
+from pyfi_hpc.slurm.request.asking import settled
+from pyfi_hpc.slurm.request.directives import read_script
 
 SCRIPT = """#!/bin/bash -l
 # what we ask for

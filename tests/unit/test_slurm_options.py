@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 
 from pyfi_hpc.errors import BadInput
 from pyfi_hpc.model.request import Per, ResourceRequest
-from pyfi_hpc.slurm import amounts, kinds, times
-from pyfi_hpc.slurm.asking import settled
-from pyfi_hpc.slurm.options import OPTIONS, OURS, arguments, by_flag, checked_extra, from_environment, read
-from pyfi_hpc.slurm.sbatch import PASSED, REFUSED, SHORT, VARIABLES
-from pyfi_hpc.slurm.slots import gpus_per_node, slots, told
+from pyfi_hpc.slurm.request import amounts, kinds, times
+from pyfi_hpc.slurm.request.asking import settled
+from pyfi_hpc.slurm.request.options import OPTIONS, OURS, arguments, by_flag, checked_extra, from_environment, read
+from pyfi_hpc.slurm.request.sbatch import PASSED, REFUSED, SHORT, VARIABLES
+from pyfi_hpc.slurm.request.slots import gpus_per_node, slots, told
 
 
 def refused(*words: str, ours: bool = True) -> BadInput:

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from pyfi_hpc.errors import BadInput
 from pyfi_hpc.model.request import ResourceRequest
 from pyfi_hpc.slurm.launcher import Submission
-from pyfi_hpc.slurm.script import MAX_SETUP_BYTES, make_submission, output_pattern
+from pyfi_hpc.slurm.request.script import MAX_SETUP_BYTES, make_submission, output_pattern
 from tests.support import eventually
 
 TOKEN = "0123456789abcdef" * 2

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from typing import Any
 
@@ -72,6 +72,11 @@ class PostgresBroker:
         except (psycopg2.OperationalError, psycopg2.InterfaceError) as error:
             raise unreachable(error) from error
 
+    def prepare(self) -> None:
+        """Open the sessions that publish and consume."""
+        self._consumes()
+        self._publishes()
+
     def declare(self, queue: TaskQueue) -> None:
         """Make the queue, or see that it stands as asked."""
         with self._cursor() as cursor:
@@ -89,11 +94,16 @@ class PostgresBroker:
 
     def publish(self, publication: Publication) -> Confirm:
         """Hand the message to the publishing session."""
-        if self._closed:
-            refused: Confirm = Confirm()
-            refused.set_exception(closed())
-            return refused
-        return self._publishes().publish(publication)
+        return self.publish_all([publication])[0]
+
+    def publish_all(self, publications: Sequence[Publication]) -> list[Confirm]:
+        """Hand the messages to the publishing session."""
+        if not self._closed:
+            return self._publishes().publish(publications)
+        refused = [Confirm() for _ in publications]
+        for each in refused:
+            each.set_exception(closed())
+        return refused
 
     def set_aside(self, network: str, publication: Publication, reason: Reason, detail: str) -> Confirm:
         """Publish to the dead letters of `network`."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
@@ -98,15 +98,16 @@ class Publisher:
         """Whether there is a session."""
         return self._session.up and not self._closed
 
-    def publish(self, publication: Publication) -> Confirm:
-        """Queue the message; it is kept until the database has it."""
-        confirm: Confirm = Confirm()
-        confirm.set_running_or_notify_cancel()
-        self._waiting.append(Pending(publication, confirm))
+    def publish(self, publications: Sequence[Publication]) -> list[Confirm]:
+        """Queue the messages; they are kept until the database has them."""
+        pending = [Pending(each, Confirm()) for each in publications]
+        for each in pending:
+            each.confirm.set_running_or_notify_cancel()
+        self._waiting.extend(pending)
         self._session.ring()
         if self._closed:
             self._refuse_all()
-        return confirm
+        return [each.confirm for each in pending]
 
     def notify(self, channel: str, payloads: list[str]) -> None:
         """Send hints, when there is a session."""

@@ -12,16 +12,9 @@ from typing import Any, Protocol
 
 import psycopg2
 
+from pyfi_hpc import postgres
 from pyfi_hpc.logs import logger
 
-#: For links that go silent; a unix socket ignores them. Source: libpq, "Parameter Key Words".
-_LINK: dict[str, Any] = {
-    "connect_timeout": 5,  # seconds, as are the next two
-    "keepalives_idle": 5,
-    "keepalives_interval": 2,
-    "keepalives_count": 3,
-    "tcp_user_timeout": 10_000,  # milliseconds
-}
 _FIRST_DELAY, _LONGEST_DELAY = 0.05, 1.0
 
 log = logger()
@@ -33,8 +26,7 @@ class SessionLost(Exception):
 
 def opened(uri: str, name: str) -> Any:
     """A new autocommit connection that the server lists as `pyfi broker NAME`."""
-    address = uri.replace("postgresql+psycopg2:", "postgresql:", 1)
-    connection = psycopg2.connect(address, application_name=f"pyfi broker {name}", **_LINK)
+    connection = postgres.opened(uri, f"pyfi broker {name}")
     connection.autocommit = True
     return connection
 

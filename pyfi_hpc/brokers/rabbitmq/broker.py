@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from pyfi_hpc.brokers.base import (
     Confirm,
@@ -53,6 +53,10 @@ class RabbitBroker:
         self._consumer = Consumer(parameters(uri, heartbeat=heartbeat, name="pyfi consume"), uri)
         self._admin = Admin(parameters(uri, heartbeat=ADMIN_HEARTBEAT, name="pyfi admin"), uri, settle_seconds)
 
+    def prepare(self) -> None:
+        self._consumer.start()
+        self._publisher.start()
+
     def declare(self, queue: TaskQueue) -> None:
         self._admin.declare(queue)
 
@@ -63,7 +67,10 @@ class RabbitBroker:
         self._admin.delete(queue)
 
     def publish(self, publication: Publication) -> Confirm:
-        return self._publisher.publish(publication)
+        return self._publisher.publish([publication])[0]
+
+    def publish_all(self, publications: Sequence[Publication]) -> list[Confirm]:
+        return self._publisher.publish(publications)
 
     def set_aside(self, network: str, publication: Publication, reason: Reason, detail: str) -> Confirm:
         return SettingAside(self._publisher, self._admin, network).start(letter(network, publication, reason, detail))

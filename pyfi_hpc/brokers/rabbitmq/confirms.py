@@ -6,6 +6,7 @@ import re
 import threading
 import time
 from collections import deque
+from collections.abc import Sequence
 from typing import Any
 
 import pika
@@ -38,20 +39,32 @@ class ConfirmChannel(KeptChannel):
         self._window = Window()
         self._closed_for_good = False
 
-    def put(self, publication: Publication) -> Confirm:
-        """Queue it, from any thread; `cancel` of the confirm takes it back while it is not sent."""
-        entry = Entry(publication)
+    def put(self, publications: Sequence[Publication]) -> list[Confirm]:
+        """Queue them, from any thread; `cancel` of a confirm takes its message back while it is not sent."""
+        entries = [Entry(each) for each in publications]
         with self._lock:
-            if self._closed_for_good:
-                entry.resolve(closed())
-                return entry.confirm
-            while self._waiting and self._waiting[0].confirm.cancelled():
-                self._waiting.popleft()
-            self._waiting.append(entry)
-        return entry.confirm
+            refused = self._closed_for_good
+            if not refused:
+                while self._waiting and self._waiting[0].confirm.cancelled():
+                    self._waiting.popleft()
+                self._waiting.extend(entries)
+        for entry in entries if refused else ():
+            entry.resolve(closed())
+        return [entry.confirm for entry in entries]
 
     def send_waiting(self) -> None:
-        """Send as much as the window takes."""
+        """Send as much as the window takes, all of it in one go."""
+        if not self._waiting or not self.is_ready:
+            return
+        writer = self._connection.writer
+        first = writer.hold()
+        try:
+            self._send_each()
+        finally:
+            if first:
+                writer.release()
+
+    def _send_each(self) -> None:
         while self.is_ready and self._channel.is_open and not self.blocked and self._window.has_room():
             with self._lock:
                 entry = self._waiting.popleft() if self._waiting else None

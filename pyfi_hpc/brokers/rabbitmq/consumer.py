@@ -16,6 +16,9 @@ from pyfi_hpc.errors import BrokerUnavailable
 
 #: How long a new listener is waited for; what it hears may be lost, so going on without it is no fault.
 LISTENING_SECONDS = 3.0
+#: How long a delivery that is settled may wait for others, to be acked with them. Of a quorum queue each ack is a
+#: write to disk, which the next message's own would wait for.
+ACK_SECONDS = 0.01
 #: How long it is waited at the end for the broker to take back what has to be delivered first.
 PARTING_SECONDS = 2.0
 
@@ -32,15 +35,26 @@ class Consumer:
         #: consumers of single queues that may have something in hands
         self._singles: list[Consumption] = []
         self._settled: deque[tuple[Incarnation, int]] = deque()
+        #: acks are sent soon, whoever asks for it or not
+        self._acking = False
         self._tasks: deque[Callable[[], None]] = deque()
         self._listeners: list[Listener] = []
         self._link = Link(parameters, self, uri=uri, name="consume")
+
+    def start(self) -> None:
+        """Begin to connect."""
+        self._link.start()
 
     def consume(
         self, queue: str, prefetch: int, deliver: Callable[[Delivery], None], all_here: Callable[[], None]
     ) -> RabbitSubscription:
         """See `Broker.consume`."""
-        consumption = Consumption(queue, checked_prefetch(prefetch), deliver, self._settle, all_here)
+
+        def arrived() -> None:
+            self._ack_soon()
+            all_here()
+
+        consumption = Consumption(queue, checked_prefetch(prefetch), deliver, self._settle, arrived)
         if consumption.single:
             self._singles = [each for each in self._singles if not each.gone.is_set()] + [consumption]
         self._keep(consumption)
@@ -65,7 +79,19 @@ class Consumer:
 
     def _settle(self, incarnation: Incarnation, tag: int) -> None:
         self._settled.append((incarnation, tag))
-        self._link.wake()
+        incarnation.waiting += 1
+        if incarnation.waiting >= incarnation.most_waiting or not self._acking:
+            self._link.wake()
+
+    def _ack_soon(self) -> None:
+        if not self._acking and self._connection is not None:
+            self._acking = True
+            self._connection.ioloop.call_later(ACK_SECONDS, self._ack)
+
+    def _ack(self) -> None:
+        # before the look at what is settled: what is settled afterwards wakes us
+        self._acking = False
+        self._send_acks()
 
     def _keep(self, channel: KeptChannel) -> None:
         def attach() -> None:
@@ -97,7 +123,7 @@ class Consumer:
             channel.watch()
 
     def down(self, error: BrokerUnavailable) -> None:
-        self._connection = None
+        self._connection, self._acking = None, False
         for channel in self._channels:
             channel.detach()
         # nobody waits any longer for what cannot be had now
@@ -109,6 +135,7 @@ class Consumer:
         while self._settled:
             incarnation, tag = self._settled.popleft()
             incarnation.ledger.settle(tag)
+            incarnation.waiting = 0
             touched[incarnation] = None
         for incarnation in touched:
             incarnation.send_acks()

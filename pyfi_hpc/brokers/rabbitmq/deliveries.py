@@ -20,6 +20,8 @@ class Incarnation:
         self.channel, self.ledger = channel, AckLedger()
         #: The highest delivery tag so far.
         self.last = 0
+        #: How many deliveries are settled and not acked, and how many of them may wait for others.
+        self.waiting, self.most_waiting = 0, 1
         self._settle = settle
 
     def delivered(self, tag: int) -> None:

@@ -84,6 +84,10 @@ def _method(channel: int, exchange: str, key: str, mandatory: bool) -> bytes:
     return _FRAME.pack(_METHOD, channel, len(data)) + data + _END
 
 
+#: What is so many bytes is not held.
+_LARGE = 32 * 1024
+
+
 class Writer:
     """The way into the socket of one connection, for its thread, or whoever has its baton."""
 
@@ -92,26 +96,39 @@ class Writer:
         #: what waits to leave with what follows it; None where nothing follows
         self._held: list[bytes] | None = None
 
-    def hold(self) -> None:
-        """What is written from now on leaves together, with the next `release`: one packet for many frames."""
-        if self._held is None:
-            self._held = []
+    def hold(self) -> bool:
+        """What is written from now on leaves together, with the next `release`: one packet for many frames.
+
+        False where that is so already, and somebody else's to end.
+        """
+        if self._held is not None:
+            return False
+        self._held = []
+        return True
 
     def release(self) -> None:
         """Send what was held; what is written from now on leaves at once."""
         held, self._held = self._held, None
         if held:
-            self.write(b"".join(held))
+            self._send(b"".join(held))
 
     def write(self, data: bytes) -> None:
         """Send `data` after what pika has to send; what the socket does not take now follows."""
-        if self._held is not None:
+        if self._held is None:
+            self._send(data)
+        elif len(data) < _LARGE:
             self._held.append(data)
-            return
+        else:
+            # it fills packets of its own, and would be copied once more
+            before, self._held = self._held, []
+            self._send(b"".join(before))
+            self._send(data)
+
+    def _send(self, data: bytes) -> None:
         transport = self._connection._transport
         # anything else, TLS above all, is buffered and sent in the loop's next turn
         at_once = type(transport) is _AsyncPlaintextTransport and transport._state == transport._STATE_ACTIVE
-        if at_once and transport.get_write_buffer_size() == 0:
+        if data and at_once and transport.get_write_buffer_size() == 0:
             with suppress(OSError):  # full, or broken: the loop's own try will find out
                 data = data[transport._sock.send(data) :]
         if data:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from pyfi_hpc.brokers.base import Confirm, Publication
@@ -25,11 +25,15 @@ class Publisher:
         self._confirms, self._lossy = ConfirmChannel(), LossyChannel()
         self._link = Link(parameters, self, uri=uri, name="publish")
 
-    def publish(self, publication: Publication) -> Confirm:
-        """Queue it and have it sent; see `Broker.publish`."""
-        confirm = self._confirms.put(publication)
+    def start(self) -> None:
+        """Begin to connect."""
+        self._link.start()
+
+    def publish(self, publications: Sequence[Publication]) -> list[Confirm]:
+        """Queue them and have them sent; see `Broker.publish_all`."""
+        confirms = self._confirms.put(publications)
         self._send(self._confirms.send_waiting)
-        return confirm
+        return confirms
 
     def reply(self, address: str, body: bytes) -> None:
         """See `Broker.reply`."""

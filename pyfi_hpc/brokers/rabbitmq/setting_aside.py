@@ -20,7 +20,7 @@ class SettingAside:
     def start(self, letter: Publication) -> Confirm:
         """Send it; the confirm cannot be cancelled."""
         self._confirm.set_running_or_notify_cancel()
-        self._publisher.publish(letter).add_done_callback(lambda first: self._after_the_first_try(first, letter))
+        self._publisher.publish([letter])[0].add_done_callback(lambda first: self._after_the_first_try(first, letter))
         return self._confirm
 
     def _after_the_first_try(self, first: Confirm, letter: Publication) -> None:
@@ -37,7 +37,7 @@ class SettingAside:
         except PyfiError as error:
             self._resolve(error)
         else:
-            self._publisher.publish(letter).add_done_callback(lambda again: self._resolve(again.exception()))
+            self._publisher.publish([letter])[0].add_done_callback(lambda again: self._resolve(again.exception()))
 
     def _resolve(self, error: BaseException | None) -> None:
         if error is None:

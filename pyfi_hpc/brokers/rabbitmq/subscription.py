@@ -21,6 +21,8 @@ log = logger()
 PREFETCH_MOST = 65_535
 #: No delivery has this number.
 NO_TAG = 2**62
+#: The part of its prefetch that may be settled and wait to be acked.
+WAITING_PART = 4
 #: A subscription that grew this often starts anew with one consumer.
 PARTS_MOST = 4
 
@@ -66,6 +68,7 @@ class Consumption(KeptChannel):
             self.drop()
             return
         self._incarnation = Incarnation(channel, self._settle)
+        self._incarnation.most_waiting = self._most_waiting()
         self._reader.deliveries[channel.channel_number] = partial(self._received, self._incarnation)
         channel.add_on_cancel_callback(self._cancelled_by_broker)
         self._top_up()
@@ -104,12 +107,18 @@ class Consumption(KeptChannel):
     def resize(self, prefetch: int) -> None:
         """Hold at most `prefetch` deliveries from now on, those in hand included."""
         self._prefetch = prefetch
-        if self._incarnation is None or self._cancelling:
+        if self._incarnation is None:
+            return
+        self._incarnation.most_waiting = self._most_waiting()
+        if self._cancelling:
             return
         if prefetch < self._asked() or len(self._parts) >= PARTS_MOST:
             self._cancel_all()
         else:
             self._top_up()
+
+    def _most_waiting(self) -> int:
+        return max(1, self._prefetch // WAITING_PART)
 
     def stop_handing_over(self) -> None:
         """From now on nothing is given to `deliver`; from any thread."""

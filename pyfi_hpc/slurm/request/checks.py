@@ -15,11 +15,11 @@ from pathlib import Path
 from pyfi_hpc.errors import BadInput, shown
 from pyfi_hpc.model.names import nearest
 from pyfi_hpc.model.request import ResourceRequest
-from pyfi_hpc.slurm.amounts import mem_mib
 from pyfi_hpc.slurm.launcher import Partition
-from pyfi_hpc.slurm.options import by_flag
-from pyfi_hpc.slurm.slots import gpus_per_node, tasks, total_gpus
-from pyfi_hpc.slurm.times import limit_text
+from pyfi_hpc.slurm.request.amounts import mem_mib
+from pyfi_hpc.slurm.request.options import by_flag
+from pyfi_hpc.slurm.request.slots import gpus_per_node, tasks, total_gpus
+from pyfi_hpc.slurm.request.times import limit_text
 
 
 @dataclass(frozen=True, slots=True)

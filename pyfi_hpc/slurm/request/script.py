@@ -12,7 +12,7 @@ from pathlib import Path
 from pyfi_hpc.errors import BadInput, shown
 from pyfi_hpc.model.request import ResourceRequest
 from pyfi_hpc.slurm.launcher import TOKEN_MARK, Submission
-from pyfi_hpc.slurm.options import arguments
+from pyfi_hpc.slurm.request.options import arguments
 
 #: How long before the time limit a pilot begins to drain. Slurm may warn up to 60 s early and end it some seconds late.
 DRAIN_SECONDS = 120
@@ -131,7 +131,7 @@ def _directive(option: str) -> str:
 
 
 def _filled(values: dict[str, str]) -> str:
-    template = (resources.files("pyfi_hpc.slurm") / "pilot.sbatch").read_text()
+    template = (resources.files("pyfi_hpc.slurm.request") / "pilot.sbatch").read_text()
     # a line that ends the text early cannot be told from its end
     end = "PYFI_END"
     lines = {line for value in values.values() for line in value.split("\n")}

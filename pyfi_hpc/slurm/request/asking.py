@@ -8,7 +8,7 @@ from typing import Any
 
 from pyfi_hpc.errors import BadInput
 from pyfi_hpc.model.request import ResourceRequest
-from pyfi_hpc.slurm.options import Given, by_flag
+from pyfi_hpc.slurm.request.options import Given, by_flag
 
 #: Fields of which sbatch takes one.
 _RIVALS = ({"mem", "mem_per_cpu"},)

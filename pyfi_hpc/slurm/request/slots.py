@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from pyfi_hpc.model.request import Per, ResourceRequest
-from pyfi_hpc.slurm.amounts import array_size, gpu_count, gpus_in_gres
+from pyfi_hpc.slurm.request.amounts import array_size, gpu_count, gpus_in_gres
 
 _PER_NODE = re.compile(r"--ntasks-per-node=(?P<count>[0-9]{1,6})")
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from pyfi_hpc.errors import BadInput, shown
 from pyfi_hpc.model.names import nearest
-from pyfi_hpc.slurm.options import Given, read
+from pyfi_hpc.slurm.request.options import Given, read
 
 _DIRECTIVE = re.compile(r"#(?P<kind>SBATCH|PYFI)(?![A-Za-z0-9_])(?P<rest>.*)")
 #: `#sbatch -n 8`, `#SBTACH --mem=4G`: a word and then an option.

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 
 from pyfi_hpc.errors import BadInput, shown
-from pyfi_hpc.slurm.kinds import Converter, whole, words
+from pyfi_hpc.slurm.request.kinds import Converter, whole, words
 
 #: Less does not start an interpreter and an agent.
 LEAST_MIB = 64

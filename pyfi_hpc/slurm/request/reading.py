@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 
 from pyfi_hpc.errors import BadInput, shown
-from pyfi_hpc.slurm.directives import Script, read_script
-from pyfi_hpc.slurm.script import checked_setup, shell_of
+from pyfi_hpc.slurm.request.directives import Script, read_script
+from pyfi_hpc.slurm.request.script import checked_setup, shell_of
 
 #: Longer than any script that a person writes; sbatch takes 4 MiB.
 MAX_BYTES = 1024 * 1024

@@ -15,8 +15,8 @@ from typing import Any
 from pyfi_hpc.errors import BadInput, shown
 from pyfi_hpc.model.names import nearest
 from pyfi_hpc.model.request import ResourceRequest
-from pyfi_hpc.slurm import amounts, kinds, times
-from pyfi_hpc.slurm.sbatch import PASSED, REFUSED, SHORT, VARIABLES, Takes
+from pyfi_hpc.slurm.request import amounts, kinds, times
+from pyfi_hpc.slurm.request.sbatch import PASSED, REFUSED, SHORT, VARIABLES, Takes
 
 
 @dataclass(frozen=True, slots=True)
