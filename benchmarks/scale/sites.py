@@ -12,6 +12,7 @@ import psycopg2
 
 from benchmarks.pyfi import BenchSite
 from pyfi_hpc.box.postgres import ADMIN, ROLE, Postgres
+from pyfi_hpc.client.client import Client
 
 #: New queues are waited for until they are old enough: so many at a time.
 AT_ONCE = 16
@@ -29,12 +30,13 @@ class Kind:
 
 def _queues(site: BenchSite, postgres: Postgres, size: int) -> list[str]:
     """A processor with two workers and so many sockets, each on a queue of its own."""
-    network = site.client.network
-    network.add_processor(name="p", gitrepo=site.repository, module="tasks", workers=2)
+    site.client.network.add_processor(name="p", gitrepo=site.repository, module="tasks", workers=2)
 
     def add(number: int) -> str:
-        network.add_queue(name=f"{site.queue}.{number}")
-        network.add_socket(name=f"p.s{number}", queue=f"{site.queue}.{number}", processor="p", task="double")
+        # a client of its own: one has two sessions with the database, and a queue is waited for within a transaction
+        with Client(site.settings) as client:
+            client.network.add_queue(name=f"{site.queue}.{number}")
+            client.network.add_socket(name=f"p.s{number}", queue=f"{site.queue}.{number}", processor="p", task="double")
         return f"p.s{number}"
 
     with ThreadPoolExecutor(AT_ONCE) as pool:

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from typing import TypeAlias
 
 from pyfi_hpc.client.link import Link
 from pyfi_hpc.client.signature import ArgumentCheck
@@ -20,16 +21,34 @@ from pyfi_hpc.model.priority import Priority
 FRESH_SECONDS = 30.0
 
 
+#: Processor, commit, task.
+Code: TypeAlias = tuple[str, str, str]
+
+
 class Way:
     """One socket as this client calls it: where its calls go, what it takes, and how long a call runs."""
 
-    def __init__(self, socket: SocketInfo) -> None:
+    def __init__(self, socket: SocketInfo, paces: dict[Code, float] | None = None) -> None:
+        """`paces`: learned seconds of one call, shared by the ways to the same code."""
         self.socket, self.check = socket, ArgumentCheck(socket)
-        #: learned seconds of one call, None before the first
-        self.pace: float | None = None
+        self._paces = {} if paces is None else paces
         self.priority = Priority.NORMAL
         #: those of other priorities, by which calls were sent already
         self.levels: dict[Priority, Level] = {}
+
+    @property
+    def code(self) -> Code:
+        """What runs its calls: other sockets of the same task run as long, and so it does not at another commit."""
+        return self.socket.processor, self.socket.commit, self.socket.task
+
+    @property
+    def pace(self) -> float | None:
+        """Learned seconds of one call, None before the first."""
+        return self._paces.get(self.code)
+
+    @pace.setter
+    def pace(self, seconds: float) -> None:
+        self._paces[self.code] = seconds
 
     def check_timeout(self, seconds: float | None) -> None:
         """Raise E_RANGE where a call may not run for so long: those of a fifo socket hold up all others."""
@@ -51,18 +70,8 @@ class Level(Way):
 
     def __init__(self, usual: Way, priority: Priority) -> None:
         self._usual = usual
-        super().__init__(_at(usual.socket, priority))
+        super().__init__(_at(usual.socket, priority), usual._paces)
         self.priority = priority
-
-    @property
-    def pace(self) -> float | None:
-        """Calls run for as long, whatever their priority."""
-        return self._usual.pace
-
-    @pace.setter
-    def pace(self, seconds: float | None) -> None:
-        if seconds is not None:
-            self._usual.pace = seconds
 
     def follow(self) -> None:
         """The socket was read again."""
@@ -82,6 +91,7 @@ class Directory:
         self._lock = threading.Lock()
         #: those read so far
         self.ways: dict[str, Way] = {}
+        self._paces: dict[Code, float] = {}
         self._read: dict[str, float] = {}
 
     def way(self, name: str) -> Way:
@@ -137,7 +147,7 @@ class Directory:
         if not socket.declared:
             self._declare(socket.name, Priority.NORMAL)
             socket = self._find(name, patience)
-        way = self.ways.get(socket.name) or Way(socket)
+        way = self.ways.get(socket.name) or Way(socket, self._paces)
         way.renewed(socket)
         for called in {name, socket.name}:
             self.ways[called], self._read[called] = way, time.monotonic()

@@ -1,4 +1,4 @@
-"""How long a call of each socket runs, learned from the record now and then: it decides how many share a message."""
+"""How long a call of each task runs, learned from the record now and then: it decides how many share a message."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import threading
 import time
 
 from pyfi_hpc.client import rows
-from pyfi_hpc.client.directory import Way
+from pyfi_hpc.client.directory import Code, Way
 from pyfi_hpc.client.futures import Future
 from pyfi_hpc.client.link import Link
 from pyfi_hpc.errors import PyfiError
 from pyfi_hpc.logs import logger
 
-#: A socket's pace is looked up again after this long.
+#: A task's pace is looked up again after this long.
 _AGAIN_SECONDS = 0.25
 _SAMPLE = 64
 #: The newest sample counts this much, once there is an older figure; one of fewer calls than `_FEW` for less.
@@ -27,7 +27,7 @@ class Pacer:
 
     def __init__(self, link: Link, owner: str, ways: dict[str, Way]) -> None:
         self._link, self._owner, self._ways = link, owner, ways
-        self._next: dict[str, float] = {}
+        self._next: dict[Code, float] = {}
         self._samples: queue.SimpleQueue[tuple[Way, list[bytes]] | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
 
@@ -35,9 +35,9 @@ class Pacer:
         """These have their outcomes: a sample of them may be looked at."""
         socket = futures[-1].socket
         now = time.monotonic()
-        if self._next.get(socket, 0.0) > now or (way := self._ways.get(socket)) is None:
+        if (way := self._ways.get(socket)) is None or self._next.get(code := way.code, 0.0) > now:
             return
-        self._next[socket] = now + _AGAIN_SECONDS
+        self._next[code] = now + _AGAIN_SECONDS
         self._samples.put((way, [each.identity for each in futures[-_SAMPLE:] if each.socket == socket]))
         if self._thread is None:
             thread = threading.Thread(target=self._run, name="pyfi-pacer", daemon=True)

@@ -12,7 +12,7 @@ from pyfi_hpc.db.record import Cursor
 from pyfi_hpc.errors import BadInput
 from pyfi_hpc.model.status import OutcomeStatus
 from pyfi_hpc.wire import messages
-from pyfi_hpc.wire.ids import ID_BYTES, id_text, parse_id
+from pyfi_hpc.wire.ids import ID_BYTES, parse_id
 from pyfi_hpc.wire.messages import Answer, ErrorRecord, Kind
 
 #: A larger value stays in its row until somebody asks for it.
@@ -63,17 +63,14 @@ def _error(error: Any) -> ErrorRecord | None:
     return messages.decode_error(bytes(error)) if error is not None else None
 
 
-def value(cursor: Cursor, owner: str, identity: bytes) -> bytes:
-    """The encoded value of an invocation that succeeded.
-
-    Raises:
-        BadInput: E_FORGOTTEN, it is not kept any more.
-    """
-    cursor.execute("SELECT value FROM pyfi.outcome WHERE owner = %s AND id = %s::uuid", (owner, identity.hex()))
-    row = cursor.fetchone()
-    if row is None or row[0] is None:
-        raise BadInput.of("E_FORGOTTEN", "id", id_text(identity))
-    return bytes(row[0])
+def values(cursor: Cursor, owner: str, ids: Sequence[bytes]) -> dict[bytes, bytes]:
+    """The encoded values of invocations that succeeded, of those that are still kept."""
+    cursor.execute(
+        "SELECT uuid_send(id), value FROM pyfi.outcome WHERE owner = %s AND id = ANY (%s::uuid[])"
+        " AND value IS NOT NULL",
+        (owner, [identity.hex() for identity in ids]),
+    )
+    return {bytes(identity): bytes(value) for identity, value in cursor.fetchall()}
 
 
 def provenance(cursor: Cursor, owner: str, identity: bytes) -> Provenance | None:

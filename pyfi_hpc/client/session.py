@@ -260,8 +260,7 @@ class Session:
         assert isinstance(answer, Answer)
         data = answer.value
         if data is None:
-            owner = self.owner
-            data = self.link.run(lambda cursor: rows.value(cursor, owner, future.identity))
+            data = self.waiter.unread.value(self.link, self.owner, future)
         found = self.packer.unpack(data)
         return list(self.items(future, None)) if isinstance(found, Items) else found
 

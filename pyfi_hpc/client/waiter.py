@@ -18,10 +18,11 @@ from pyfi_hpc.client import rows
 from pyfi_hpc.client.futures import Future
 from pyfi_hpc.client.link import Link
 from pyfi_hpc.client.rows import Row
+from pyfi_hpc.client.unread import Unread
 from pyfi_hpc.errors import BadInput, DatabaseUnavailable, PyfiError
 from pyfi_hpc.logs import logger
 from pyfi_hpc.wire.ids import id_text
-from pyfi_hpc.wire.messages import decode_reply
+from pyfi_hpc.wire.messages import Kind, decode_reply
 
 FIRST_SECONDS, LONGEST_SECONDS = 0.05, 2.0
 #: At most this share of the time is spent on asking.
@@ -37,6 +38,7 @@ class Waiter:
     def __init__(self, link: Link, owner: str, learn: Callable[[list[Future]], None]) -> None:
         """`learn` is told which futures a reply has just settled; it must not wait for anything."""
         self._link, self._owner, self._learn = link, owner, learn
+        self.unread = Unread()
         self._news = threading.Condition()
         self._pending: dict[bytes, Future] = {}
         #: futures whose id was pending already
@@ -92,6 +94,8 @@ class Waiter:
             return
         with self._news:
             told = [(future, answer) for answer in reply.answers for future in self._take(answer.id)]
+        if bare := [future for future, answer in told if answer.value is None and answer.kind is Kind.VALUE]:
+            self.unread.add(bare)
         settled = [future for future, answer in told if future.settle(answer)]
         if settled:
             self._learn(settled)

@@ -16,14 +16,14 @@ from typing import Any
 import psycopg2.extensions
 
 # Source: pg_type.dat
-_BYTEA, _INT4, _TEXT, _FLOAT8, _UUID = 17, 23, 25, 701, 2950
+_BOOL, _BYTEA, _INT4, _TEXT, _FLOAT8, _UUID, _JSONB = 16, 17, 23, 25, 701, 2950, 3802
 _NULL = b"\xff\xff\xff\xff"
 #: dimensions, whether a value is NULL, type; then of the one dimension: length, first index
 _HEAD = struct.Struct(">iiIii")
 _EMPTY = struct.Struct(">iiI")
 _LENGTH = struct.Struct(">i")
-#: Source: libpq-fe.h, ExecStatusType
-_COMMAND_OK = 1
+#: A command, or rows. Source: libpq-fe.h, ExecStatusType
+_DONE = frozenset({1, 2})
 
 
 def texts(values: Iterable[str]) -> bytes:
@@ -39,6 +39,16 @@ def binaries(values: Iterable[bytes | None]) -> bytes:
 def uuids(values: Iterable[bytes | None]) -> bytes:
     """A `uuid[]`, from 16 bytes each."""
     return _array(_UUID, list(values))
+
+
+def documents(values: Iterable[str]) -> bytes:
+    """A `jsonb[]`, from JSON."""
+    return _array(_JSONB, [b"\x01" + value.encode() for value in values])
+
+
+def booleans(values: Collection[bool]) -> bytes:
+    """A `bool[]`."""
+    return _fixed(_BOOL, "?", values)
 
 
 def integers(values: Collection[int]) -> bytes:
@@ -69,35 +79,56 @@ def _head(kind: int, count: int, nulls: bool) -> bytes:
 
 
 def execute(connection: Any, statement: str, parameters: Sequence[bytes]) -> bool:
-    """Whether the prepared `statement`, which returns no rows, was carried out with these, as a transaction of its own.
+    """Whether the prepared `statement` was carried out with these, as a transaction of its own.
 
     Where it was not, nothing is said of why: whoever asks says the same again as text, and hears it from psycopg2. It
     may have been committed all the same, if the link broke.
     """
+    return query(connection, statement, parameters) is not None
+
+
+def query(connection: Any, statement: str, parameters: Sequence[bytes]) -> list[tuple[str | None, ...]] | None:
+    """The rows that it gives, each field as text; None where `execute` would say False."""
     libpq, session = _libpq(), connection.pgconn_ptr
     if libpq is None or not session or not connection.autocommit or connection.encoding != "UTF8":
-        return False
+        return None
     count = len(parameters)
     numbers = ctypes.c_int * count
     values, lengths = (ctypes.c_char_p * count)(*parameters), numbers(*map(len, parameters))
-    result = libpq.PQexecPrepared(session, statement.encode(), count, values, lengths, numbers(*(1,) * count), 1)
+    result = libpq.PQexecPrepared(session, statement.encode(), count, values, lengths, numbers(*(1,) * count), 0)
     try:
-        return bool(libpq.PQresultStatus(result) == _COMMAND_OK)
+        return _rows(libpq, result) if libpq.PQresultStatus(result) in _DONE else None
     finally:
         libpq.PQclear(result)
+
+
+def _rows(libpq: ctypes.CDLL, result: int) -> list[tuple[str | None, ...]]:
+    columns = range(libpq.PQnfields(result))
+    return [tuple(_field(libpq, result, row, column) for column in columns) for row in range(libpq.PQntuples(result))]
+
+
+def _field(libpq: ctypes.CDLL, result: int, row: int, column: int) -> str | None:
+    if libpq.PQgetisnull(result, row, column):
+        return None
+    value: bytes = libpq.PQgetvalue(result, row, column)
+    return value.decode()
 
 
 @cache
 def _libpq() -> ctypes.CDLL | None:
     """The libpq that psycopg2 is linked with; None where its functions cannot be had."""
+    pointer, text, number = ctypes.c_void_p, ctypes.c_char_p, ctypes.c_int
+    texts, numbers = ctypes.POINTER(text), ctypes.POINTER(number)
     try:
         # what is looked for here is looked for in what it is linked with as well
         libpq = ctypes.CDLL(psycopg2._psycopg.__file__)
-        execute, status, clear = libpq.PQexecPrepared, libpq.PQresultStatus, libpq.PQclear
+        libpq.PQexecPrepared.argtypes = [pointer, text, number, texts, numbers, numbers, number]
+        libpq.PQexecPrepared.restype = pointer
+        for function in (libpq.PQresultStatus, libpq.PQclear, libpq.PQnfields, libpq.PQntuples):
+            function.argtypes = [pointer]
+        for function in (libpq.PQgetisnull, libpq.PQgetvalue):
+            function.argtypes = [pointer, number, number]
+        libpq.PQgetvalue.restype = text
     except (AttributeError, OSError):
         return None
-    strings, numbers = ctypes.POINTER(ctypes.c_char_p), ctypes.POINTER(ctypes.c_int)
-    execute.argtypes = [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_int, strings, numbers, numbers, ctypes.c_int]
-    execute.restype = ctypes.c_void_p
-    status.argtypes = clear.argtypes = [ctypes.c_void_p]
     return libpq

@@ -101,6 +101,8 @@ class Passing:
         self._inlet: sockets.Inlet | None = None
         self._far: Far | None = None
         self._far_inlet: sockets.FarInlet | None = None
+        #: those that are open
+        self._inlets: list[sockets.Inlet] = []
         self._pipes: dict[str, sockets.Pipe] = {}
         #: closed, but what was sent last is not known to be taken yet
         self._leaving: list[sockets.Pipe] = []
@@ -125,6 +127,7 @@ class Passing:
             self._inlet = None
         with suppress(BadInput):
             self._inlet = sockets.Inlet(self._context, frame.path, frame.secret)
+        self._opened()
 
     def far(self, frame: Far) -> None:
         """Take part in pipes between nodes, and tell the agent where; where that cannot be, the broker is used."""
@@ -133,9 +136,13 @@ class Passing:
                 self._far_inlet = sockets.FarInlet(self._context, frame.address, Keys(frame.public, frame.secret))
         if self._far_inlet is not None:
             self._far_inlet.admit(frame.guests)
+        self._opened()
         self._far = frame
         endpoint = "" if self._far_inlet is None else self._far_inlet.endpoint
         self._say(Listening(endpoint, tuple(agent for _, agent in frame.guests)))
+
+    def _opened(self) -> None:
+        self._inlets = [inlet for inlet in (self._inlet, self._far_inlet) if inlet is not None]
 
     def outlets(self, frame: Outlets) -> None:
         """Use these pipes from now on, and no others."""
@@ -268,10 +275,6 @@ class Passing:
         if self._far_inlet is not None:
             for refused in self._far_inlet.refused():
                 self._say(Refused(*refused))
-
-    @property
-    def _inlets(self) -> list[sockets.Inlet]:
-        return [inlet for inlet in (self._inlet, self._far_inlet) if inlet is not None]
 
     def _let_go(self, now: float) -> None:
         for pipe in self._leaving:

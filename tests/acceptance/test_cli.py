@@ -170,7 +170,7 @@ def test_a_purge_says_first_how_many_messages_it_would_take(pyfi: Shell) -> None
     pyfi("pyfi add processor -n idle -g repository -m pyfi.processors.sample -rs stopped")
     pyfi("pyfi add socket -n idle.in -q pyfi.queue3 -pn idle -t slow")
     ident = "0192f3c1-0000-7000-8000-001234567805"
-    pyfi(f"pyfi call idle.in 1 --id {ident} --timeout 0.1", status=4)
+    pyfi(f"pyfi call idle.in 1 --id {ident} --no-wait")
     assert ident in pyfi("pyfi queue peek pyfi.queue3")
     assert "in the 1 messages" in pyfi("pyfi queue purge pyfi.queue3", status=2)
     assert "pyfi proc remove idle --discard" in pyfi("pyfi delete processor idle --cascade -y", status=2)

@@ -5,13 +5,17 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import psycopg2
 import pytest
 import zmq
 
+from pyfi_hpc.agent import keeper
 from pyfi_hpc.pipes import curve, sockets
+from pyfi_hpc.wire.ids import new_id
 from tests.faults.test_pipes import given, streaming, warm, workers_of
 from tests.pilots import Job, job
 from tests.site import AgentProcess, Site
@@ -46,6 +50,33 @@ def far(site: Site) -> int:
     """How many results of p have gone to the other node by pipe, as far as its agent has told."""
     ((count,),) = site.rows("SELECT far FROM pyfi.plug WHERE name = 'p-q'")
     return int(count)
+
+
+def test_only_agents_that_live_in_the_same_incarnation_of_the_job_and_are_of_the_same_owner_are_siblings(
+    site: Site,
+) -> None:
+    both, (own, other, anothers) = job(site, None, nodes=2), (new_id(), new_id(), new_id())
+    with closing(psycopg2.connect(site.database_uri)) as connection, connection.cursor() as cursor:
+        for agent, owner in ((own, "ann"), (other, "ann"), (anothers, "bob")):
+            cursor.execute(AGENT, {"host": agent.hex(), "agent": agent.hex(), "token": both.token, "owner": owner})
+        assert [each.agent for each in keeper._siblings(cursor, own)] == [other]
+        for away in ("ended = now()", "incarnation = 1", "lease_until = now()", "pipe_key = NULL", "job_id = NULL"):
+            cursor.execute("SAVEPOINT before")
+            cursor.execute(f"UPDATE pyfi.agent SET {away} WHERE id = %s::uuid", (other.hex(),))
+            assert keeper._siblings(cursor, own) == (), away
+            cursor.execute("ROLLBACK TO SAVEPOINT before")
+        cursor.execute("UPDATE pyfi.agent SET pipe_key = NULL WHERE id = %s::uuid", (own.hex(),))
+        assert keeper._siblings(cursor, own) == ()
+        connection.rollback()
+
+
+AGENT = """
+    WITH node AS (INSERT INTO pyfi.node (network_id, name, host, cluster, cpus, mem_mib)
+                  SELECT id, 'n' || %(host)s, %(host)s, 'box', 2, 100 FROM pyfi.network RETURNING id)
+    INSERT INTO pyfi.agent (id, owner, node_id, pid, cores, version, lease_until, job_id, pipe_address, pipe_key)
+    SELECT %(agent)s::uuid, %(owner)s, node.id, 1, '{0}', '1', now() + interval '1 minute', j.id, 'tcp://n:1', 'k'
+    FROM node, pyfi.job j WHERE j.token = %(token)s
+"""
 
 
 # strangers

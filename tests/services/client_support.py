@@ -107,12 +107,23 @@ def _run(task: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> object:
 class Runner:
     """Takes calls from a task's queue, commits what came of them and replies, as RELIABILITY 1.5 orders.
 
-    With `replies` false every reply is lost; `attempts` is how often a failing task is tried before it is dead.
+    With `replies` false every reply is lost, with `values` false they leave out what came; `attempts` is how often a
+    failing task is tried before it is dead.
     """
 
-    def __init__(self, uri: str, broker: Broker, queue: TaskQueue, *, replies: bool = True, dead: bool = False) -> None:
+    def __init__(
+        self,
+        uri: str,
+        broker: Broker,
+        queue: TaskQueue,
+        *,
+        replies: bool = True,
+        values: bool = True,
+        dead: bool = False,
+    ) -> None:
         self._connection = psycopg2.connect(uri)
         self._broker, self._queue, self._replies, self._dead = broker, queue, replies, dead
+        self._values = values
         self.sizes: list[int] = []
         self.addresses: set[str] = set()
         self._subscription = broker.consume(queue.name, prefetch=16, deliver=self._take)
@@ -127,6 +138,8 @@ class Runner:
             record.put_holds(cursor, [self._hold(message, index) for index in dead])
         if self._replies:
             answers = tuple(_answer(outcome) for outcome in outcomes)
+            if not self._values:
+                answers = tuple(Answer(each.id, each.kind, None, each.error) for each in answers)
             self._broker.reply(message.reply, messages.encode(Reply(1, answers)))
         delivery.ack()
 

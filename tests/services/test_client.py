@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import gc
 import io
 import itertools
 import os
@@ -12,7 +13,7 @@ import subprocess
 import sys
 import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -24,12 +25,13 @@ import pytest
 from pyfi_hpc.brokers.base import Broker, Confirm, Publication
 from pyfi_hpc.brokers.memory import MemoryBroker
 from pyfi_hpc.brokers.postgres import PostgresBroker
-from pyfi_hpc.client import api
+from pyfi_hpc.client import api, rows, waiter
 from pyfi_hpc.client.client import Client
 from pyfi_hpc.client.futures import Future, as_completed
 from pyfi_hpc.client.parcels import MOST_CALLS, UNKNOWN_CALLS
 from pyfi_hpc.client.progress import progress
 from pyfi_hpc.client.sender import ROOM_CALLS, WINDOW
+from pyfi_hpc.client.unread import AHEAD
 from pyfi_hpc.errors import BadInput, BrokerUnavailable, Cancelled, Dead, PyfiError, RemoteError, WaitTimeout
 from pyfi_hpc.wire.ids import id_text
 from pyfi_hpc.wire.messages import decode_message
@@ -262,6 +264,70 @@ def test_a_large_value_is_read_from_its_row(world: World) -> None:
     world.runner("double", replies=False)
     text = "x" * 100_000
     assert world.client().call(socket, text, timeout=30) == 2 * text
+
+
+@pytest.fixture
+def bare(world: World, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], list[Future]]:
+    """Makes so many futures of `double`, all done, by replies that leave out what came."""
+    monkeypatch.setattr(waiter, "FIRST_SECONDS", 1000.0)  # nobody asks the record meanwhile
+    socket = world.place.socket("double")
+    world.runner("double", values=False)
+    client = world.client()
+
+    def made(count: int) -> list[Future]:
+        futures = client.submit_many(socket, range(count))
+        eventually(lambda: all(future.done() for future in futures), timeout=60)
+        return futures
+
+    return made
+
+
+def counted_reads(monkeypatch: pytest.MonkeyPatch) -> list[list[bytes]]:
+    """The ids of each read of values from now on."""
+    asked: list[list[bytes]] = []
+    read = rows.values
+
+    def counted(cursor: Any, owner: str, ids: list[bytes]) -> dict[bytes, bytes]:
+        asked.append(ids)
+        return read(cursor, owner, ids)
+
+    monkeypatch.setattr(rows, "values", counted)
+    return asked
+
+
+def test_values_that_replies_leave_out_are_read_many_at_a_time(
+    bare: Callable[[int], list[Future]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    futures = bare(2 * AHEAD + 2)
+    asked = counted_reads(monkeypatch)
+
+    assert [future.result(60) for future in futures] == [2 * number for number in range(2 * AHEAD + 2)]
+    assert len(asked) == 2 and len(asked[0]) == AHEAD + 1
+    assert {identity for ids in asked for identity in ids} == {future.identity for future in futures}
+
+
+def test_values_of_futures_that_nobody_holds_are_not_read(
+    bare: Callable[[int], list[Future]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = bare(10)[7]
+    gc.collect()
+    asked = counted_reads(monkeypatch)
+
+    assert kept.result(60) == 14
+
+    assert asked == [[kept.identity]]
+
+
+def test_a_value_that_is_forgotten_is_said_to_be_by_its_own_future_alone(
+    world: World, bare: Callable[[int], list[Future]]
+) -> None:
+    first, second = bare(2)
+    execute(world.uri, f"UPDATE pyfi.outcome SET value = NULL WHERE id = '{second.id}'")
+
+    assert first.result(60) == 0
+    with pytest.raises(BadInput) as caught:
+        second.result(60)
+    assert caught.value.code == "E_FORGOTTEN"
 
 
 def test_waiting_outlives_the_database_sessions(world: World) -> None:

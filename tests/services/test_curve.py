@@ -17,7 +17,7 @@ from pyfi_hpc.pipes import curve, sockets
 from pyfi_hpc.pipes.curve import Door, Keys
 from pyfi_hpc.pipes.protocol import Bye, Data, Hello, Passed, Prove, Welcome, pack, read_from_receiver
 from pyfi_hpc.pipes.sockets import FarInlet, Pipe
-from pyfi_hpc.wire.frames import first_token
+from pyfi_hpc.wire.frames import Far, first_token
 from tests.support import eventually
 
 GUEST = 7
@@ -234,7 +234,8 @@ def test_who_listens_on_the_wire_can_read_nothing(ends: Ends) -> None:
 
 def test_keys_are_not_shown() -> None:
     keys = curve.fresh()
-    assert keys.secret.decode() not in f"{keys} {keys!r}"
+    told = Far(GUEST, keys.public, keys.secret, HERE, ())
+    assert keys.secret.decode() not in f"{keys} {keys!r} {told} {told!r}"
 
 
 @pytest.mark.parametrize("address", ["0.0.0.0", "::", "n1", "*", ""])

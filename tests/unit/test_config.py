@@ -180,6 +180,8 @@ def test_another_database_scheme_is_refused_without_the_password(uri: str) -> No
         ("broker.ack_timeout_seconds", "1e9", "E_RANGE"),
         ("agent.poll_seconds", "nan", "E_RANGE"),
         ("agent.shared_cores", "perhaps", "E_CHOICE"),
+        ("agent.node_pipes", "perhaps", "E_CHOICE"),
+        ("agent.node_pipes_network", "10.1/x", "E_CONFIG"),
         ("paths.state", "relative/path", "E_CONFIG"),
     ],
 )
@@ -196,6 +198,11 @@ def test_a_port_that_is_none_is_refused_by_itself(name: str, port: str) -> None:
     error = refusal(options={name: f"{scheme}://ana:hunter2@h:{port}/d"})
     assert error.code == "E_RANGE"
     assert f"port {port}" in str(error) and "hunter2" not in str(error)
+
+
+def test_a_network_is_written_in_one_way() -> None:
+    settings = Settings.load(options={"agent.node_pipes": "yes", "agent.node_pipes_network": "10.1.2.3/16"})
+    assert (settings.agent.node_pipes, settings.agent.node_pipes_network) == (True, "10.1.0.0/16")
 
 
 def test_an_ipv6_host_and_a_coloned_password_are_no_ports() -> None:

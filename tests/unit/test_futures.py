@@ -8,6 +8,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ import pytest
 from pyfi_hpc.brokers.base import Confirm, Publication, TaskQueue
 from pyfi_hpc.brokers.memory import Hub, MemoryBroker
 from pyfi_hpc.client import remote
-from pyfi_hpc.client.directory import Way
+from pyfi_hpc.client.directory import Code, Level, Way
 from pyfi_hpc.client.futures import Future
 from pyfi_hpc.client.newids import NewIds
 from pyfi_hpc.client.parcels import EAGER_PARCELS, MOST_CALLS, UNKNOWN_CALLS, Item, Lane
@@ -34,6 +35,7 @@ from pyfi_hpc.errors import (
     WaitTimeout,
     WorkerLost,
 )
+from pyfi_hpc.model.priority import Priority
 from pyfi_hpc.wire import values
 from pyfi_hpc.wire.ids import new_id
 from pyfi_hpc.wire.messages import Answer, Call, ErrorRecord, Kind, decode_message
@@ -217,8 +219,25 @@ def a_way(pace: float | None = None, signature: dict[str, Any] | None = None) ->
         b"s" * 16, "detect.run", "ana", "detect", "0" * 40, "run", "q.default.w", "k", 1, True, None, signature
     )
     way = Way(info)
-    way.pace = pace
+    if pace is not None:
+        way.pace = pace
     return way
+
+
+def test_sockets_of_the_same_code_share_what_is_learned_of_it() -> None:
+    paces: dict[Code, float] = {}
+    usual = a_way().socket
+    way, beside = Way(usual, paces), Way(replace(usual, name="detect.again", key="k2"), paces)
+    other = Way(replace(usual, name="detect.train", task="train"), paces)
+    namesake = Way(replace(usual, name="learn.run", processor="learn"), paces)
+    way.pace = 0.001
+    assert [each.pace for each in (beside, Level(beside, Priority.HIGH), other, namesake)] == [0.001, 0.001, None, None]
+
+    Level(beside, Priority.LOW).pace = 0.002
+    assert way.pace == 0.002
+
+    way.renewed(replace(usual, commit="1" * 40))
+    assert [each.pace for each in (way, beside)] == [None, 0.002]
 
 
 def an_item(ticket: Ticket | None = None, size: int = 10, patience: float = 60) -> Item:

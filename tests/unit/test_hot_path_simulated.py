@@ -349,6 +349,7 @@ class _Info:
 
     signature = None
     name = "p.task"
+    processor, commit, task = "p", "0" * 40, "task"
     ordered = False
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
@@ -18,6 +19,7 @@ from pyfi_hpc.brokers.letters import DEAD_EXCHANGE
 from pyfi_hpc.brokers.postgres import queues, sql
 from pyfi_hpc.brokers.postgres.session import Session
 from pyfi_hpc.brokers.refusals import closed, full, no_space, unreachable, unroutable
+from pyfi_hpc.db import binary
 from pyfi_hpc.logs import logger
 
 #: A batch ends at either; one message alone may be larger.
@@ -26,6 +28,19 @@ BATCH_MESSAGES, BATCH_BYTES = 500, 4 << 20
 HINTS = 10_000
 
 Way = tuple[str, str]
+
+#: The statement's parameters, in order, and how each is written.
+_FORMS: dict[str, Callable[[Any], bytes]] = {
+    "exchanges": binary.texts,
+    "keys": binary.texts,
+    "counted": binary.booleans,
+    "ways": binary.integers,
+    "nths": binary.integers,
+    "ids": binary.texts,
+    "types": binary.texts,
+    "headers": binary.documents,
+    "bodies": binary.binaries,
+}
 
 log = logger()
 
@@ -187,9 +202,20 @@ class Publisher:
         self._ensure_dead(ways)
         counters = {way: count() for way in ways}
         nths = [next(counters[pending.way]) for pending in batch]
-        self._cursor.execute(sql.PUBLISH, self._arguments(batch, ways, nths))
-        names = {number: (name, room) for number, name, room, _ in self._cursor.fetchall()}
+        names = {number: (name, room) for number, name, room in self._placed(self._arguments(batch, ways, nths))}
         return {way: names[number] for way, number in ways.items() if number in names}
+
+    def _placed(self, arguments: dict[str, Any]) -> list[tuple[int, str, int | None]]:
+        """Number, queue and room of each way that leads to a queue, the messages being there."""
+        rows = binary.query(self._cursor.connection, "publish", [_FORMS[name](arguments[name]) for name in _FORMS])
+        if rows is not None:
+            return [
+                (int(number or 0), name or "", None if room is None else int(room)) for number, name, room, _ in rows
+            ]
+        headers = [Json(each, dumps=str) for each in arguments["headers"]]
+        bodies = [psycopg2.Binary(each) for each in arguments["bodies"]]
+        self._cursor.execute(sql.PUBLISH, {**arguments, "headers": headers, "bodies": bodies})
+        return [(number, name, room) for number, name, room, _ in self._cursor.fetchall()]
 
     def _ensure_dead(self, ways: Iterable[Way]) -> None:
         for network in {key for exchange, key in ways if exchange == DEAD_EXCHANGE} - self._dead:
@@ -207,8 +233,8 @@ class Publisher:
             "nths": nths,
             "ids": [publication.message_id for publication in publications],
             "types": [publication.content_type for publication in publications],
-            "headers": [Json(dict(publication.headers)) for publication in publications],
-            "bodies": [psycopg2.Binary(publication.body) for publication in publications],
+            "headers": [json.dumps(dict(publication.headers)) for publication in publications],
+            "bodies": [publication.body for publication in publications],
         }
 
     def _room(self, way: Way) -> Room:
