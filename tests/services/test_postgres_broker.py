@@ -15,6 +15,7 @@ import pytest
 
 from pyfi_hpc.brokers.base import Publication
 from pyfi_hpc.brokers.postgres import PostgresBroker
+from pyfi_hpc.db import binary
 from pyfi_hpc.db.embedded import EmbeddedPostgres
 from pyfi_hpc.wire.ids import new_id
 from pyfi_hpc.wire.messages import Answer, Kind, Reply, decode_reply, encode
@@ -118,6 +119,27 @@ def test_a_message_that_the_database_cannot_take_fails_alone(broker: PostgresBro
     confirms = [broker.publish(message) for message in (a_message(queue), bad, a_message(queue))]
 
     assert [outcome(confirm) for confirm in confirms] == ["held", "E_BROKER", "held"]
+
+
+@pytest.mark.parametrize("spoken", [True, False], ids=["binary", "text"])
+def test_messages_arrive_as_they_were_whichever_way_they_are_written(
+    broker: PostgresBroker, monkeypatch: pytest.MonkeyPatch, spoken: bool
+) -> None:
+    if not spoken:
+        # as where libpq's functions cannot be had
+        monkeypatch.setattr(binary, "query", lambda *_: None)
+    queue, inbox = a_queue(), Inbox(ack=True)
+    broker.declare(queue)
+    bodies, headers = [b"", bytes(range(256)), b"'\\\"{}," * 100], {"reason": 'a "grün" one', "count": "3"}
+    for body in bodies:
+        sent = Publication(queue.exchange, queue.key, body, message_id="m", headers=headers)
+        assert outcome(broker.publish(sent)) == "held"
+
+    broker.consume(queue.name, prefetch=10, deliver=inbox)
+
+    got = inbox.wait(3)
+    assert [each.body for each in got] == bodies
+    assert all(dict(each.headers) == headers for each in got)
 
 
 def test_a_body_of_sixteen_mebibytes_passes(broker: PostgresBroker) -> None:
