@@ -27,8 +27,9 @@ _PREFETCH_PER_WORKER = 2
 #: The same where calls are short: enough to run while others are on their way in, or being committed.
 _PREFETCH_OF_SHORT = 8
 #: And where messages are small besides, as those of single calls are: the more of them there are in hand, the more go
-#: together from each part to the next. So many bytes of them for each worker; where they are so many, up to four times.
-_PREFETCH_OF_SMALL, _SMALL_BYTES = 128, 64 * 1024
+#: together from each part to the next. So many bytes of them for each worker. Where they are so many, it stays so for a
+#: while longer, up to this many times the bytes: a smaller number makes redeliveries.
+_PREFETCH_OF_SMALL, _SMALL_BYTES, _STAY_TIMES = 128, 64 * 1024, 40
 #: How much the newest message tells of what is usual, and how often that is thought over.
 _LEARNING, _LOOK_EVERY = 0.05, 16
 #: How long a message for a socket that nobody knows waits for fresh rows before it is set aside.
@@ -56,7 +57,7 @@ class _Source:
             return self.workers * _PREFETCH_OF_SHORT
         most = self.workers * _PREFETCH_OF_SMALL
         # between the two it stays as it is
-        small = self.size * _PREFETCH_OF_SMALL <= _SMALL_BYTES * (4 if before >= most else 1)
+        small = self.size * _PREFETCH_OF_SMALL <= _SMALL_BYTES * (_STAY_TIMES if before >= most else 1)
         return most if small else self.workers * _PREFETCH_OF_SHORT
 
 

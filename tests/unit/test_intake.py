@@ -86,7 +86,7 @@ def test_many_messages_are_in_hand_where_they_are_small_besides() -> None:
     assert held(seconds=1e-5, size=0) == 128
 
 
-@pytest.mark.parametrize(("size", "left"), [(1500, 128), (4000, 8)])
+@pytest.mark.parametrize(("size", "left"), [(15_000, 128), (40_000, 8)])
 def test_fewer_are_in_hand_once_messages_are_large(size: int, left: int) -> None:
     came: queue.SimpleQueue[tuple[bytes, Delivery]] = queue.SimpleQueue()
     broker, dispatcher = MemoryBroker(Hub()), Dispatcher()
