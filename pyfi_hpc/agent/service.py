@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from pyfi_hpc.agent import ending, keeper
 from pyfi_hpc.agent.builder import Builder, Built
+from pyfi_hpc.agent.cancelling import Cancelling
 from pyfi_hpc.agent.committer import Committer
 from pyfi_hpc.agent.crew import Crew
 from pyfi_hpc.agent.devices import Sampler
@@ -26,32 +27,29 @@ from pyfi_hpc.agent.dispatch import Dispatcher
 from pyfi_hpc.agent.ending import Ending
 from pyfi_hpc.agent.housekeeping import Housekeeping
 from pyfi_hpc.agent.intake import Intake
-from pyfi_hpc.agent.jobs import Announce, DeadLetter, Then, Within
+from pyfi_hpc.agent.jobs import Announce, DeadLetter, Within
 from pyfi_hpc.agent.keeper import View
-from pyfi_hpc.agent.lots import Announced, Finished, Looked, Lot, Undelivered
+from pyfi_hpc.agent.lots import Announced, Looked, Lot
 from pyfi_hpc.agent.mending import Mender
 from pyfi_hpc.agent.pilot import superseded
 from pyfi_hpc.agent.piping import Piping
 from pyfi_hpc.agent.process import WorkerProcess
 from pyfi_hpc.agent.registering import Application, Identity
-from pyfi_hpc.agent.spool import Spool, Spooled
+from pyfi_hpc.agent.resuming import Resuming
+from pyfi_hpc.agent.spool import Spool
 from pyfi_hpc.agent.streams import Streams
 from pyfi_hpc.baton import Baton
-from pyfi_hpc.brokers.base import Broker, Delivery, Publication, dead_queue
+from pyfi_hpc.brokers.base import Broker, Delivery, dead_queue
 from pyfi_hpc.control import reconcile
 from pyfi_hpc.control.retention import Keep
-from pyfi_hpc.db import record, sessions
-from pyfi_hpc.db.record import Due, Key
+from pyfi_hpc.db import sessions
 from pyfi_hpc.envs.build import EnvironmentCache
 from pyfi_hpc.envs.repository import Allow
-from pyfi_hpc.failpoints import reach
 from pyfi_hpc.gpu.sampling import Sample
 from pyfi_hpc.logs import logger
-from pyfi_hpc.model.status import Cause, OutcomeStatus
+from pyfi_hpc.model.status import Cause
 from pyfi_hpc.wire import messages
-from pyfi_hpc.wire.frames import Item, first_token
-from pyfi_hpc.wire.ids import new_id, parse_id
-from pyfi_hpc.wire.messages import ErrorRecord
+from pyfi_hpc.wire.frames import first_token
 
 if TYPE_CHECKING:
     from pyfi_hpc.agent.siblings import Siblings
@@ -108,11 +106,11 @@ class Service:
             endpoint, key = self._siblings.endpoint, self._siblings.keys.public.decode()
             application = replace(application, pipe_address=endpoint, pipe_key=key)
         self._application = application
-        self._spool = Spool(state / "spool", self.id)
+        spool = Spool(state / "spool", self.id)
         connect = partial(sessions.opened, database_uri, "pyfi-agent")
         self._mender = Mender(broker)
         self._committer = Committer(
-            _first(session, connect), broker, self._mender, self._network, self.id, self._spool,
+            _first(session, connect), broker, self._mender, self._network, self.id, spool,
             self._from_committer, self._due_in,
         )  # fmt: skip
         self._dispatcher = Dispatcher()
@@ -132,6 +130,10 @@ class Service:
             self._intake.lots.get, self._watch, self._forget, self._subscribe, self.look_soon, scratch, blobs,
             max_value_bytes, self._pipes, blob_quota_bytes,
         )  # fmt: skip
+        self._cancelling = Cancelling(
+            self._intake, self._dispatcher, self._crew, self._pipes, self._committer.put, self.post
+        )
+        self._resuming = Resuming(self._mender, spool, self._committer.put)
         # it holds a lock while it walks through a folder
         patient = partial(connect, patient=True)
         self._housekeeping = Housekeeping(keep or Keep(), blobs, patient, self._committer.put, self.post, builder.spare)
@@ -396,7 +398,7 @@ class Service:
     def _hinted(self, text: str) -> None:
         word, _, rest = text.partition(" ")
         if word == "cancel":
-            self._cancel_hint(rest.split())
+            self._cancelling.hinted(rest.split())
         elif word == "due":
             self._look_at = 0.0
         else:
@@ -456,7 +458,7 @@ class Service:
             self._crew.kill_all(Cause.DRAINED)
             return
         if first:
-            self._recover_spool()
+            self._resuming.recover(view)
         if view.stop_requested and self._ending is None:
             # while it drains the row says so too, for reasons that may leave it more time
             self._stop(ending.ASKED)
@@ -465,7 +467,7 @@ class Service:
         if self._ending is None:
             self._crew.follow(view)
         self._pipes.follow(view, open_for_work=self._ending is None)
-        self._publish_due(view.due)
+        self._resuming.publish(view.due)
         if view.next_due_seconds is not None:
             self._look_in(view.next_due_seconds)
         if view.next_start_seconds is not None:
@@ -490,64 +492,6 @@ class Service:
         if self._healthy is not self._committer.healthy:
             self._healthy = self._committer.healthy
             self._subscribe()
-
-    def _publish_due(self, due: tuple[Due, ...]) -> None:
-        """Publish held messages whose time has come; once confirmed they are the broker's again."""
-        for held in due:
-            reach("hold_before_publish")
-            publication = Publication(held.exchange, held.key, messages.encode(held.message), new_id().hex())
-            confirm = self._mender.publish(publication)
-            confirm.add_done_callback(partial(self._due_published, held))
-
-    def _due_published(self, held: Due, confirm: Any) -> None:
-        reach("hold_after_publish")
-        # not confirmed: the row is due again in a while
-        if not confirm.cancelled() and confirm.exception() is None:
-            self._committer.put(Within(lambda cursor: record.mark_out(cursor, [held.message]), lambda _: None))
-
-    def _recover_spool(self) -> None:
-        """Commit what an earlier incarnation finished while the database was away."""
-        for path, entries in self._spool.left_over():
-            for entry in entries:
-                self._commit_spooled(entry)
-            # the entries are in the committer's hands; were they lost now, their deliveries would still be unacked
-            self._committer.put(Then(partial(path.unlink, missing_ok=True)))
-
-    def _commit_spooled(self, entry: Spooled) -> None:
-        served = self._view.sockets.get(entry.message.socket) if self._view else None
-        if served is not None:
-            lot = Lot(0, Undelivered(), entry.message, served, served.processor, careful=True)
-            item = Item(0, entry.item.value, None, entry.item.started, entry.item.ended)
-            self._committer.put(Finished(lot, 0, item, entry.worker))
-
-    # cancelling
-
-    def _cancel_hint(self, ids: list[str]) -> None:
-        with contextlib.suppress(Exception):
-            wanted = {parse_id(text) for text in ids}
-            keys: list[Key] = [
-                lot.key(index)
-                for lot in self._intake.lots.values()
-                for index in {*lot.open, *lot.leased}
-                if lot.call(index).id in wanted
-            ]
-            keys += [(owner, identity) for owner, identity in self._pipes.calls() if identity in wanted]
-            if keys:
-                work = partial(record.outcomes, keys=keys)
-                self._committer.put(Within(work, lambda found: self.post(partial(self._cancelled, found))))
-
-    def _cancelled(self, found: dict[Key, record.Decided]) -> None:
-        """These members were cancelled on record: skip those that wait, stop those that run."""
-        gone = {key for key, decided in found.items() if decided.status is OutcomeStatus.CANCELLED}
-        running: set[tuple[int, int]] = set()
-        for lot in list(self._intake.lots.values()):
-            members = [index for index in {*lot.open, *lot.leased} if lot.key(index) in gone]
-            waiting = self._dispatcher.withdraw(lot.token, members) if members else []
-            for index in waiting + self._intake.skip(lot, members):
-                self._committer.put(Finished(lot, index, _skipped(index), None))
-            running |= {(lot.token, index) for index in members}
-        self._crew.interrupt(running)
-        self._crew.interrupt_links({identity for _, identity in gone})
 
     # ending
 
@@ -635,11 +579,6 @@ def _first(session: Any, connect: Callable[[], Any]) -> Callable[[], Any]:
 
 def _raise(error: Exception) -> None:
     raise error
-
-
-def _skipped(index: int) -> Item:
-    error = ErrorRecord("pyfi_hpc.errors.Cancelled", "cancelled before it started", "", "E_CANCELLED", Cause.REFUSED)
-    return Item(index, None, error, 0.0, 0.0)
 
 
 def _interest(process: WorkerProcess) -> int:
