@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from pyfi_hpc.agent.verdicts import MAX_RETURNS
+from pyfi_hpc.agent.commit.verdicts import MAX_RETURNS
 from pyfi_hpc.cli.command import Command
 from pyfi_hpc.cli.main import pyfi
 from pyfi_hpc.cli.reporting import EXIT_CODES

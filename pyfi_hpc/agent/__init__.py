@@ -3,6 +3,5 @@
 Two threads of its own, and the broker's:
 
     service   (main)     workers' sockets, their processes, time and memory limits; what is handed to whom (`dispatch`)
-    committer (thread)   the one database connection: looks up, commits, forwards, settles (`committer`: order and
-                         transactions; `jobs`: what it is asked for; `writing`: inside a transaction; `settling`: after)
+    committer (thread)   the one database connection: looks up, commits, forwards, settles (folder `commit`)
 """

@@ -6,12 +6,12 @@ import contextlib
 from collections.abc import Callable, Iterable
 from functools import partial
 
+from pyfi_hpc.agent.commit.jobs import Job, Within
 from pyfi_hpc.agent.crew import Crew
 from pyfi_hpc.agent.dispatch import Dispatcher
 from pyfi_hpc.agent.intake import Intake
-from pyfi_hpc.agent.jobs import Job, Within
 from pyfi_hpc.agent.lots import Finished
-from pyfi_hpc.agent.piping import Piping
+from pyfi_hpc.agent.pipes.piping import Piping
 from pyfi_hpc.db import record
 from pyfi_hpc.db.record import Decided, Key
 from pyfi_hpc.model.status import Cause, OutcomeStatus

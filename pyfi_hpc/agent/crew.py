@@ -12,11 +12,11 @@ from pathlib import Path
 
 from pyfi_hpc.agent import keeper
 from pyfi_hpc.agent.builder import Builder, Built
+from pyfi_hpc.agent.commit.jobs import Within
 from pyfi_hpc.agent.dispatch import Dispatcher
-from pyfi_hpc.agent.jobs import Within
 from pyfi_hpc.agent.keeper import LongCall, OwnWorker, Program, View
 from pyfi_hpc.agent.lots import Finished, Lot
-from pyfi_hpc.agent.piping import Piping
+from pyfi_hpc.agent.pipes.piping import Piping
 from pyfi_hpc.agent.process import Launch, WorkerProcess, describe_end
 from pyfi_hpc.agent.streams import Streams
 from pyfi_hpc.control import reconcile

@@ -16,7 +16,7 @@ from typing import Any
 
 import psycopg2
 
-from pyfi_hpc.agent.jobs import Within
+from pyfi_hpc.agent.commit.jobs import Within
 from pyfi_hpc.blobs.collection import Collected
 from pyfi_hpc.control import retention
 from pyfi_hpc.control.retention import Keep, Step

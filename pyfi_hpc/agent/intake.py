@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
 
+from pyfi_hpc.agent.commit.jobs import Adopt, GiveBack, Job, Lease, Look, SetAside, Split
 from pyfi_hpc.agent.dispatch import Dispatcher
-from pyfi_hpc.agent.jobs import Adopt, GiveBack, Job, Lease, Look, SetAside, Split
 from pyfi_hpc.agent.keeper import View
 from pyfi_hpc.agent.line import Line
 from pyfi_hpc.agent.lots import Looked, Lot, Served

@@ -13,9 +13,9 @@ from typing import NamedTuple
 import msgspec
 
 from pyfi_hpc.agent import devices
+from pyfi_hpc.agent.commit.ways import Way
 from pyfi_hpc.agent.lots import Served
 from pyfi_hpc.agent.registering import AGENT_LEASE_SECONDS, Application, Identity, register
-from pyfi_hpc.agent.ways import Way
 from pyfi_hpc.brokers.base import TaskQueue
 from pyfi_hpc.control import reconcile
 from pyfi_hpc.db import record, topology

@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
-from pyfi_hpc.agent.jobs import Job, Then, Within
+from pyfi_hpc.agent.commit.jobs import Job, Then, Within
+from pyfi_hpc.agent.commit.mending import Mender
+from pyfi_hpc.agent.commit.spool import Spool, Spooled
 from pyfi_hpc.agent.keeper import View
 from pyfi_hpc.agent.lots import Finished, Lot, Undelivered
-from pyfi_hpc.agent.mending import Mender
-from pyfi_hpc.agent.spool import Spool, Spooled
 from pyfi_hpc.brokers.base import Publication
 from pyfi_hpc.db import record
 from pyfi_hpc.db.record import Due

@@ -20,23 +20,23 @@ from typing import TYPE_CHECKING, Any
 from pyfi_hpc.agent import ending, keeper
 from pyfi_hpc.agent.builder import Builder, Built
 from pyfi_hpc.agent.cancelling import Cancelling
-from pyfi_hpc.agent.committer import Committer
+from pyfi_hpc.agent.commit.committer import Committer
+from pyfi_hpc.agent.commit.jobs import Announce, DeadLetter, Within
+from pyfi_hpc.agent.commit.mending import Mender
+from pyfi_hpc.agent.commit.spool import Spool
 from pyfi_hpc.agent.crew import Crew
 from pyfi_hpc.agent.devices import Sampler
 from pyfi_hpc.agent.dispatch import Dispatcher
 from pyfi_hpc.agent.ending import Ending
 from pyfi_hpc.agent.housekeeping import Housekeeping
 from pyfi_hpc.agent.intake import Intake
-from pyfi_hpc.agent.jobs import Announce, DeadLetter, Within
 from pyfi_hpc.agent.keeper import View
 from pyfi_hpc.agent.lots import Announced, Looked, Lot
-from pyfi_hpc.agent.mending import Mender
 from pyfi_hpc.agent.pilot import superseded
-from pyfi_hpc.agent.piping import Piping
+from pyfi_hpc.agent.pipes.piping import Piping
 from pyfi_hpc.agent.process import WorkerProcess
 from pyfi_hpc.agent.registering import Application, Identity
 from pyfi_hpc.agent.resuming import Resuming
-from pyfi_hpc.agent.spool import Spool
 from pyfi_hpc.agent.streams import Streams
 from pyfi_hpc.baton import Baton
 from pyfi_hpc.brokers.base import Broker, Delivery, dead_queue
@@ -52,7 +52,7 @@ from pyfi_hpc.wire import messages
 from pyfi_hpc.wire.frames import first_token
 
 if TYPE_CHECKING:
-    from pyfi_hpc.agent.siblings import Siblings
+    from pyfi_hpc.agent.pipes.siblings import Siblings
 
 log = logger("pyfi.agent")
 
@@ -163,7 +163,7 @@ class Service:
 
     def _open_to(self, address: str) -> Siblings | None:
         """Listen to other agents of the job; where that cannot be, pipes stay on the node."""
-        from pyfi_hpc.agent.siblings import Siblings, Unreachable
+        from pyfi_hpc.agent.pipes.siblings import Siblings, Unreachable
 
         def watch(descriptor: int) -> None:
             self._selector.register(descriptor, selectors.EVENT_READ, SIBLINGS)

@@ -7,12 +7,13 @@ import os
 from dataclasses import replace
 
 import pyfi_hpc
-from pyfi_hpc.agent import addresses, pilot
+from pyfi_hpc.agent import pilot
 from pyfi_hpc.agent.ahead import Ahead
 from pyfi_hpc.agent.cores import cores_for
 from pyfi_hpc.agent.lock import Post
 from pyfi_hpc.agent.logs import log_to_stderr
 from pyfi_hpc.agent.pilot import Pilot
+from pyfi_hpc.agent.pipes import addresses
 from pyfi_hpc.agent.registering import Application
 from pyfi_hpc.agent.service import Service, host_name
 from pyfi_hpc.agent.slots import described

@@ -16,15 +16,16 @@ from typing import Any, TypeAlias
 
 import msgspec
 
-from pyfi_hpc.agent import chains, keeper, verdicts, writing
-from pyfi_hpc.agent.chains import Committed
-from pyfi_hpc.agent.committer import Committer
-from pyfi_hpc.agent.jobs import SetAside
+from pyfi_hpc.agent import keeper
+from pyfi_hpc.agent.commit import chains, verdicts, writing
+from pyfi_hpc.agent.commit.chains import Committed
+from pyfi_hpc.agent.commit.committer import Committer
+from pyfi_hpc.agent.commit.jobs import SetAside
+from pyfi_hpc.agent.commit.settling import Settling
+from pyfi_hpc.agent.commit.verdicts import Verdict
 from pyfi_hpc.agent.lots import Finished, Lot, Served, child_call, lot_of
 from pyfi_hpc.agent.main import main as agent
-from pyfi_hpc.agent.segments import Segment, Segments
-from pyfi_hpc.agent.settling import Settling
-from pyfi_hpc.agent.verdicts import Verdict
+from pyfi_hpc.agent.pipes.segments import Segment, Segments
 from pyfi_hpc.brokers.base import Broker, Reason
 from pyfi_hpc.brokers.postgres import PostgresBroker
 from pyfi_hpc.brokers.rabbitmq import frames

@@ -14,7 +14,7 @@ import psycopg2
 import pytest
 from click.testing import CliRunner
 
-from pyfi_hpc.agent.spool import Spool
+from pyfi_hpc.agent.commit.spool import Spool
 from pyfi_hpc.box.postgres import Postgres
 from pyfi_hpc.box.rabbitmq import RabbitMQ
 from pyfi_hpc.cli.main import pyfi

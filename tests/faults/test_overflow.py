@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pyfi_hpc.agent.forwarding import SPILL_SECONDS
+from pyfi_hpc.agent.commit.forwarding import SPILL_SECONDS
 from pyfi_hpc.client.client import Client
 from pyfi_hpc.errors import PyfiError
 from tests.faults.own import site_on

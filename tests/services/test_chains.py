@@ -11,11 +11,11 @@ from typing import Any
 import psycopg2
 import pytest
 
-from pyfi_hpc.agent import chains, verdicts
-from pyfi_hpc.agent.chains import Committed
+from pyfi_hpc.agent.commit import chains, verdicts
+from pyfi_hpc.agent.commit.chains import Committed
+from pyfi_hpc.agent.commit.verdicts import Verdict
 from pyfi_hpc.agent.lots import Finished, Lot, Served, child_call, lot_of
-from pyfi_hpc.agent.segments import Hop, Pending, Segment
-from pyfi_hpc.agent.verdicts import Verdict
+from pyfi_hpc.agent.pipes.segments import Hop, Pending, Segment
 from pyfi_hpc.db import record
 from pyfi_hpc.db.record import Key, NewHold, NewOutcome
 from pyfi_hpc.model.status import Cause, HoldState, OutcomeStatus

@@ -10,12 +10,12 @@ from typing import Any
 import psycopg2
 import pytest
 
-from pyfi_hpc.agent.committer import Committer
-from pyfi_hpc.agent.jobs import GiveBack, Lease
-from pyfi_hpc.agent.letters import judge
+from pyfi_hpc.agent.commit.committer import Committer
+from pyfi_hpc.agent.commit.jobs import GiveBack, Lease
+from pyfi_hpc.agent.commit.letters import judge
+from pyfi_hpc.agent.commit.mending import Mender
+from pyfi_hpc.agent.commit.spool import Spool
 from pyfi_hpc.agent.lots import Announced, Looked, Lot
-from pyfi_hpc.agent.mending import Mender
-from pyfi_hpc.agent.spool import Spool
 from pyfi_hpc.brokers.base import Confirm, Publication, Reason, TaskQueue
 from pyfi_hpc.brokers.letters import DETAIL, REASON
 from pyfi_hpc.brokers.memory import Hub, MemoryBroker

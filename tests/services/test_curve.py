@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import zmq
 
-from pyfi_hpc.agent import addresses
+from pyfi_hpc.agent.pipes import addresses
 from pyfi_hpc.model.request import ResourceRequest
 from pyfi_hpc.pipes import curve, sockets
 from pyfi_hpc.pipes.curve import Door, Keys

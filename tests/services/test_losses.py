@@ -11,7 +11,8 @@ import psycopg2
 import pytest
 from structlog.testing import capture_logs
 
-from pyfi_hpc.agent import keeper, verdicts
+from pyfi_hpc.agent import keeper
+from pyfi_hpc.agent.commit import verdicts
 from pyfi_hpc.agent.keeper import LongCall
 from pyfi_hpc.agent.lots import Lot, Served
 from pyfi_hpc.brokers.base import Broker

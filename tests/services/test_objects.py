@@ -14,7 +14,7 @@ import pytest
 from sqlalchemy import Engine, text
 
 from pyfi_hpc.agent import keeper
-from pyfi_hpc.agent.ways import Way
+from pyfi_hpc.agent.commit.ways import Way
 from pyfi_hpc.box.rabbitmq import RabbitMQ
 from pyfi_hpc.brokers.base import Broker, Depth, Publication, TaskQueue
 from pyfi_hpc.brokers.connect import connect as connect_broker

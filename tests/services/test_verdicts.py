@@ -10,9 +10,9 @@ from typing import Any
 import psycopg2
 import pytest
 
-from pyfi_hpc.agent import verdicts
+from pyfi_hpc.agent.commit import verdicts
+from pyfi_hpc.agent.commit.verdicts import Verdict
 from pyfi_hpc.agent.lots import Finished, Lot, Served
-from pyfi_hpc.agent.verdicts import Verdict
 from pyfi_hpc.db import record
 from pyfi_hpc.db.record import NewAttempt, NewHold
 from pyfi_hpc.model.status import AttemptStatus, Cause, HoldState

@@ -23,7 +23,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from pyfi_hpc.agent import verdicts
+from pyfi_hpc.agent.commit import verdicts
 from pyfi_hpc.db import record
 from pyfi_hpc.model.status import Cause
 from pyfi_hpc.wire import values

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyfi_hpc.agent import greetings
-from pyfi_hpc.agent.abroad import MOST_PEERS, QUIET_SECONDS, Abroad
-from pyfi_hpc.agent.greetings import Answer, Answers, Beat, Greet, Offered, Roster
-from pyfi_hpc.agent.segments import Standing
+from pyfi_hpc.agent.pipes import greetings
+from pyfi_hpc.agent.pipes.abroad import MOST_PEERS, QUIET_SECONDS, Abroad
+from pyfi_hpc.agent.pipes.greetings import Answer, Answers, Beat, Greet, Offered, Roster
+from pyfi_hpc.agent.pipes.segments import Standing
 from pyfi_hpc.errors import BadInput
 from pyfi_hpc.model.status import Cause
 from pyfi_hpc.wire.frames import Item, Link, Untaken, agent_number, agent_of, first_token

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from pyfi_hpc.agent import forwarding
-from pyfi_hpc.agent.forwarding import MAX_CALLS, Forwarder, Parcel
+from pyfi_hpc.agent.commit import forwarding
+from pyfi_hpc.agent.commit.forwarding import MAX_CALLS, Forwarder, Parcel
+from pyfi_hpc.agent.commit.verdicts import Verdict
 from pyfi_hpc.agent.lots import Lot, Served, Undelivered
-from pyfi_hpc.agent.verdicts import Verdict
 from pyfi_hpc.brokers.base import Confirm, Publication
 from pyfi_hpc.errors import BrokerUnavailable
 from pyfi_hpc.wire import messages, values

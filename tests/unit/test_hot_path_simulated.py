@@ -15,9 +15,9 @@ from typing import Any, cast
 
 import pytest
 
+from pyfi_hpc.agent.commit.jobs import Adopt, Announce, GiveBack, Job, Look, Split
 from pyfi_hpc.agent.dispatch import Dispatcher
 from pyfi_hpc.agent.intake import Intake
-from pyfi_hpc.agent.jobs import Adopt, Announce, GiveBack, Job, Look, Split
 from pyfi_hpc.agent.keeper import Program, View
 from pyfi_hpc.agent.lots import Looked, Lot, Served
 from pyfi_hpc.brokers.base import Broker, Delivery, Publication, TaskQueue

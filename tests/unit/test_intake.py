@@ -9,9 +9,9 @@ from functools import partial
 import pytest
 
 from pyfi_hpc.agent import intake as module
+from pyfi_hpc.agent.commit.jobs import GiveBack, Job, SetAside
 from pyfi_hpc.agent.dispatch import Dispatcher
 from pyfi_hpc.agent.intake import Intake
-from pyfi_hpc.agent.jobs import GiveBack, Job, SetAside
 from pyfi_hpc.agent.keeper import Program, View
 from pyfi_hpc.agent.lots import Served
 from pyfi_hpc.brokers.base import Delivery, Publication, TaskQueue

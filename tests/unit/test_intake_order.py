@@ -9,9 +9,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from pyfi_hpc.agent.commit.jobs import Job, Look
 from pyfi_hpc.agent.dispatch import Dispatcher
 from pyfi_hpc.agent.intake import Intake
-from pyfi_hpc.agent.jobs import Job, Look
 from pyfi_hpc.agent.lots import Looked, Lot
 from pyfi_hpc.brokers.base import Delivery, Publication, TaskQueue
 from pyfi_hpc.brokers.memory import Hub, MemoryBroker

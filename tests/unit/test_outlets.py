@@ -8,7 +8,7 @@ import pytest
 
 from pyfi_hpc.agent.keeper import Program
 from pyfi_hpc.agent.lots import Served
-from pyfi_hpc.agent.outlets import SHORT_SECONDS, Offers, outlets
+from pyfi_hpc.agent.pipes.outlets import SHORT_SECONDS, Offers, outlets
 from pyfi_hpc.model.status import Requested
 from pyfi_hpc.wire.frames import Peer
 from pyfi_hpc.wire.messages import Route

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from pyfi_hpc.agent import rendezvous
-from pyfi_hpc.agent.rendezvous import PATH_BYTES, fresh
+from pyfi_hpc.agent.pipes import rendezvous
+from pyfi_hpc.agent.pipes.rendezvous import PATH_BYTES, fresh
 
 
 @pytest.fixture(autouse=True)

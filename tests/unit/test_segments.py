@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from pyfi_hpc.agent.lots import Finished, Lot, Served, Undelivered
-from pyfi_hpc.agent.segments import (
+from pyfi_hpc.agent.pipes.segments import (
     MOST_CALLS,
     MOST_SECONDS,
     PATIENCE_SECONDS,

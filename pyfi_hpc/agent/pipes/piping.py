@@ -8,21 +8,21 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pyfi_hpc.agent import outlets, rendezvous, segments
 from pyfi_hpc.agent.dispatch import Dispatcher
 from pyfi_hpc.agent.keeper import View
 from pyfi_hpc.agent.lots import Finished, Served
-from pyfi_hpc.agent.members import Member
-from pyfi_hpc.agent.outlets import Offers
+from pyfi_hpc.agent.pipes import outlets, rendezvous, segments
+from pyfi_hpc.agent.pipes.members import Member
+from pyfi_hpc.agent.pipes.outlets import Offers
+from pyfi_hpc.agent.pipes.segments import News, Segment, Segments, Standing
 from pyfi_hpc.agent.process import WorkerProcess
-from pyfi_hpc.agent.segments import News, Segment, Segments, Standing
 from pyfi_hpc.logs import logger
 from pyfi_hpc.model.status import Cause
 from pyfi_hpc.wire.frames import NO_LINK, Far, Link, Listen, Listening, Outlets, Peer, Untaken
 
 if TYPE_CHECKING:
-    from pyfi_hpc.agent.between import Between
-    from pyfi_hpc.agent.siblings import Siblings
+    from pyfi_hpc.agent.pipes.between import Between
+    from pyfi_hpc.agent.pipes.siblings import Siblings
 
 log = logger("pyfi.agent")
 
@@ -65,7 +65,7 @@ class Piping:
         self._between: Between | None = None
         if siblings is not None:
             # ZeroMQ is loaded where it is needed: few agents have pipes to other nodes
-            from pyfi_hpc.agent.between import Between
+            from pyfi_hpc.agent.pipes.between import Between
 
             known = dispatcher.seconds
             self._between = Between(siblings, self._segments, self._members, dispatcher.learn, known, self._send)

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import msgspec
 
+from pyfi_hpc.agent.commit.verdicts import single
 from pyfi_hpc.agent.lots import Finished
-from pyfi_hpc.agent.verdicts import single
 from pyfi_hpc.wire.frames import Item
 from pyfi_hpc.wire.messages import Message
 

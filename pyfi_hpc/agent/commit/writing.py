@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterable, Sequence
 
 import msgspec
 
-from pyfi_hpc.agent import chains, letters, verdicts
-from pyfi_hpc.agent.chains import Committed
-from pyfi_hpc.agent.forwarding import Parcel
-from pyfi_hpc.agent.jobs import (
+from pyfi_hpc.agent.commit import chains, letters, verdicts
+from pyfi_hpc.agent.commit.chains import Committed
+from pyfi_hpc.agent.commit.forwarding import Parcel
+from pyfi_hpc.agent.commit.jobs import (
     Adopt,
     Announce,
     Chains,
@@ -24,10 +24,10 @@ from pyfi_hpc.agent.jobs import (
     Split,
     Within,
 )
+from pyfi_hpc.agent.commit.settling import After, Settling, settle
+from pyfi_hpc.agent.commit.verdicts import Verdict, single
 from pyfi_hpc.agent.lots import Announced, Finished, Looked, Lot
-from pyfi_hpc.agent.segments import Forgone, Segment
-from pyfi_hpc.agent.settling import After, Settling, settle
-from pyfi_hpc.agent.verdicts import Verdict, single
+from pyfi_hpc.agent.pipes.segments import Forgone, Segment
 from pyfi_hpc.db import record
 from pyfi_hpc.db.record import Cursor, NewAttempt, NewHold
 from pyfi_hpc.failpoints import reach

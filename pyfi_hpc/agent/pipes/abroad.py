@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 import msgspec
 
-from pyfi_hpc.agent.greetings import Beat, Roster
-from pyfi_hpc.agent.segments import Peer, Standing
+from pyfi_hpc.agent.pipes.greetings import Beat, Roster
+from pyfi_hpc.agent.pipes.segments import Peer, Standing
 from pyfi_hpc.wire import frames
 from pyfi_hpc.wire.frames import Link
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import msgspec
 
-from pyfi_hpc.agent import verdicts
+from pyfi_hpc.agent.commit import verdicts
 from pyfi_hpc.brokers.base import Delivery, Reason
 from pyfi_hpc.brokers.letters import DETAIL, EXCHANGE, KEY, REASON
 from pyfi_hpc.db import record, topology

@@ -9,12 +9,12 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from pyfi_hpc.agent.forwarding import Forwarder, Parcel
-from pyfi_hpc.agent.jobs import GiveBack, Job, Park, SetAside, Split, Then
+from pyfi_hpc.agent.commit.forwarding import Forwarder, Parcel
+from pyfi_hpc.agent.commit.jobs import GiveBack, Job, Park, SetAside, Split, Then
+from pyfi_hpc.agent.commit.mending import Mender
+from pyfi_hpc.agent.commit.verdicts import Verdict, single
+from pyfi_hpc.agent.commit.ways import Ways
 from pyfi_hpc.agent.lots import Lot
-from pyfi_hpc.agent.mending import Mender
-from pyfi_hpc.agent.verdicts import Verdict, single
-from pyfi_hpc.agent.ways import Ways
 from pyfi_hpc.brokers.base import Broker, Confirm, Delivery, Publication, Reason
 from pyfi_hpc.failpoints import reach
 from pyfi_hpc.logs import logger

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 import msgspec
 
 from pyfi_hpc.agent.lots import Finished, Lot
-from pyfi_hpc.agent.segments import Forgone, Late, Segment
+from pyfi_hpc.agent.pipes.segments import Forgone, Late, Segment
 from pyfi_hpc.brokers.base import Delivery, Reason
 from pyfi_hpc.db.record import Cursor
 from pyfi_hpc.wire.messages import Message

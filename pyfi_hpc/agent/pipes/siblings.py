@@ -13,9 +13,9 @@ from typing import NamedTuple
 
 import zmq
 
-from pyfi_hpc.agent import greetings
-from pyfi_hpc.agent.greetings import Answer, Answers, Beat, FromHost, Greet, Roster
 from pyfi_hpc.agent.keeper import Sibling
+from pyfi_hpc.agent.pipes import greetings
+from pyfi_hpc.agent.pipes.greetings import Answer, Answers, Beat, FromHost, Greet, Roster
 from pyfi_hpc.errors import BadInput
 from pyfi_hpc.logs import logger
 from pyfi_hpc.pipes import curve

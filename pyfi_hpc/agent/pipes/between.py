@@ -11,13 +11,13 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
-from pyfi_hpc.agent.abroad import Abroad
-from pyfi_hpc.agent.greetings import Answer, Answers, Beat, Offered, Roster
 from pyfi_hpc.agent.keeper import View
 from pyfi_hpc.agent.lots import Served
-from pyfi_hpc.agent.members import Member
-from pyfi_hpc.agent.segments import News, Segments
-from pyfi_hpc.agent.siblings import BEAT_SECONDS, Guest, Lost, Siblings, Word
+from pyfi_hpc.agent.pipes.abroad import Abroad
+from pyfi_hpc.agent.pipes.greetings import Answer, Answers, Beat, Offered, Roster
+from pyfi_hpc.agent.pipes.members import Member
+from pyfi_hpc.agent.pipes.segments import News, Segments
+from pyfi_hpc.agent.pipes.siblings import BEAT_SECONDS, Guest, Lost, Siblings, Word
 from pyfi_hpc.model.status import Cause
 from pyfi_hpc.wire.frames import NO_LINK, Far, Link, Listening, Untaken, agent_of
 

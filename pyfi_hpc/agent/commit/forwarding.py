@@ -12,8 +12,8 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
+from pyfi_hpc.agent.commit.verdicts import Verdict
 from pyfi_hpc.agent.lots import child_call
-from pyfi_hpc.agent.verdicts import Verdict
 from pyfi_hpc.brokers.base import Confirm, Publication
 from pyfi_hpc.model.names import is_fifo
 from pyfi_hpc.wire import messages

@@ -17,16 +17,16 @@ from typing import Any
 
 import psycopg2
 
-from pyfi_hpc.agent import chains, verdicts
-from pyfi_hpc.agent.forwarding import Parcel
-from pyfi_hpc.agent.jobs import Chains, Job, Lease, Then, Within
+from pyfi_hpc.agent.commit import chains, verdicts
+from pyfi_hpc.agent.commit.forwarding import Parcel
+from pyfi_hpc.agent.commit.jobs import Chains, Job, Lease, Then, Within
+from pyfi_hpc.agent.commit.mending import Mender
+from pyfi_hpc.agent.commit.settling import After, Settling
+from pyfi_hpc.agent.commit.spool import Spool
+from pyfi_hpc.agent.commit.verdicts import Verdict
+from pyfi_hpc.agent.commit.writing import Writing
 from pyfi_hpc.agent.lots import Announced, Finished, Looked
-from pyfi_hpc.agent.mending import Mender
-from pyfi_hpc.agent.segments import Late, Segment
-from pyfi_hpc.agent.settling import After, Settling
-from pyfi_hpc.agent.spool import Spool
-from pyfi_hpc.agent.verdicts import Verdict
-from pyfi_hpc.agent.writing import Writing
+from pyfi_hpc.agent.pipes.segments import Late, Segment
 from pyfi_hpc.brokers.base import Broker
 from pyfi_hpc.db import record, sessions
 from pyfi_hpc.failpoints import reach

@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from pyfi_hpc.agent import verdicts
+from pyfi_hpc.agent.commit import verdicts
+from pyfi_hpc.agent.commit.verdicts import Account, Verdict, single
 from pyfi_hpc.agent.lots import Finished, Lot, Served, child_call, lot_of
-from pyfi_hpc.agent.segments import Hop, Pending, Segment
-from pyfi_hpc.agent.verdicts import Account, Verdict, single
+from pyfi_hpc.agent.pipes.segments import Hop, Pending, Segment
 from pyfi_hpc.db import record
 from pyfi_hpc.db.record import Cursor, Key, NewHold, NewValue, Way
 from pyfi_hpc.failpoints import reach
