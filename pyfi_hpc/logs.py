@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
 from typing import Any
 
 #: How structlog is to be set up, as soon as it is loaded.
@@ -33,7 +35,13 @@ class _Logger:
 
         while _pending:
             _pending.pop(0)()
-        return getattr(structlog.get_logger(*self._name), level)
+        return partial(_said, getattr(structlog.get_logger(*self._name), level))
+
+
+def _said(say: Callable[..., object], *what: object, **facts: object) -> None:
+    # a log that cannot be written (no space, closed, no reader) must not end the thread that has something to say
+    with suppress(OSError, ValueError):
+        say(*what, **facts)
 
 
 def logger(*name: str) -> Any:

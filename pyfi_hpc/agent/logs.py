@@ -23,5 +23,6 @@ def _logfmt() -> None:
             structlog.processors.LogfmtRenderer(key_order=["timestamp", "level", "event"], drop_missing=True),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(20),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        # what stderr is when something is logged: tests put another in its place
+        logger_factory=lambda *_: structlog.PrintLogger(sys.stderr),
     )

@@ -17,6 +17,7 @@ from pyfi_hpc.box.rabbitmq import RabbitMQ
 from pyfi_hpc.brokers.base import DELIVERY_LIMIT, Delivery, TaskQueue, dead_queue
 from pyfi_hpc.brokers.rabbitmq import RabbitBroker, consumer, frames
 from pyfi_hpc.brokers.rabbitmq.arguments import task_queue_arguments
+from pyfi_hpc.brokers.rabbitmq.link import Link
 from pyfi_hpc.brokers.rabbitmq.subscription import WAITING_PART
 from pyfi_hpc.errors import BadInput, BrokerUnavailable
 from tests.services.brokers_support import Inbox, a_message, a_queue, eventually, is_empty, outcome, send
@@ -358,3 +359,41 @@ def test_twenty_thousand_small_messages_go_in_and_out_whole(connect: Connect, qu
     consumer.consume(queue.name, prefetch=256, deliver=inbox)
     inbox.wait(number)
     assert sorted(inbox.bodies()) == sorted(bodies)
+
+
+class _Clumsy:
+    """What happens on a connection, where the first end of one finds a fault."""
+
+    def __init__(self) -> None:
+        self.ups = self.downs = 0
+
+    def up(self, connection: Any) -> None:
+        self.ups += 1
+
+    def step(self) -> None:
+        """Nothing is queued."""
+
+    def watch(self) -> None:
+        """Nothing is watched."""
+
+    def down(self, error: BrokerUnavailable) -> None:
+        self.downs += 1
+        if self.downs == 1:
+            raise RuntimeError("a fault")
+
+
+def test_a_fault_at_a_connections_end_does_not_keep_the_next_one_away(
+    server: RabbitMQ, rabbitmq_service: RabbitService
+) -> None:
+    session = _Clumsy()
+    link = Link(pika.URLParameters(server.uri), session, uri=server.uri, name="test")
+    link.start()
+    try:
+        eventually(lambda: session.ups == 1)
+        eventually(lambda: rabbitmq_service.sessions() > 0)
+
+        rabbitmq_service.cut()
+
+        eventually(lambda: session.downs >= 1 and session.ups >= 2)
+    finally:
+        link.close()

@@ -62,3 +62,25 @@ def test_a_capture_sees_loggers_that_were_made_before_it() -> None:
 def test_a_logger_has_no_python_protocols() -> None:
     with pytest.raises(AttributeError):
         logs.logger().__length_hint__  # noqa: B018
+
+
+@pytest.mark.parametrize("set_up", ["pyfi_hpc.agent.logs.log_to_stderr", "pyfi_hpc.client.logs.warnings_to_stderr"])
+def test_a_line_that_cannot_be_written_ends_nobody_and_the_next_one_goes_where_stderr_is_then(set_up: str) -> None:
+    module, name = set_up.rsplit(".", 1)
+    program = f"""if True:
+        import io, sys
+        from {module} import {name}
+        from pyfi_hpc.logs import logger
+        log = logger("pyfi.agent")
+        {name}()
+        usual, sys.stderr = sys.stderr, io.StringIO()
+        log.warning("first")
+        sys.stderr.close()
+        log.warning("lost")
+        sys.stderr = usual
+        log.warning("a line", number=1)
+    """
+
+    done = subprocess.run([sys.executable, "-P", "-c", program], capture_output=True, text=True, check=True)
+
+    assert "a line" in done.stderr and "lost" not in done.stderr

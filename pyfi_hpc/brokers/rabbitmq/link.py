@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any, Protocol
 
 import pika
@@ -84,6 +83,8 @@ class Link:
         self._loop: Any = None
         self._connection: Any = None
         self._woken = self._away = False
+        #: the session knows that this connection has ended
+        self._over = False
         self._closing = threading.Event()
         self._backoff = Backoff()
         self._thread: threading.Thread | None = None
@@ -148,6 +149,7 @@ class Link:
             self._connection.reader = Reader(self._connection, self._connection.writer)
             with self._lock:
                 self._loop, self._woken = loop, False
+            self._over = False
             if not self._closing.is_set():
                 with self._baton:
                     self._turn(loop)
@@ -164,12 +166,11 @@ class Link:
         except Exception as error:
             self._tell_failure(error)
             self._abort(error)
-            loop.start()
+            if not self._over:
+                loop.start()
 
     def _tell_failure(self, error: Exception) -> None:
-        # a log that cannot be written (no space, no reader) must not end the thread
-        with suppress(OSError, ValueError):
-            log.error("broker connection failed", link=self.name, exc_info=error)
+        log.error("broker connection failed", link=self.name, exc_info=error)
 
     def _opened(self, connection: Any) -> None:
         log.debug("broker connected", link=self.name)
@@ -179,6 +180,7 @@ class Link:
 
     def _ended(self, connection: Any, error: BaseException) -> None:
         lost = unavailable(error, self._uri)
+        self._over = True
         try:
             self._session.down(lost)
         finally:
