@@ -22,6 +22,8 @@ class Unit:
     again: bool = False
     #: those that a worker was handed together have the same number
     turn: int = 0
+    #: bytes of the lot's message
+    size: int = 0
 
 
 class Turns:

@@ -23,8 +23,8 @@ SLICE_SECONDS = 0.004
 _LEARNING = 0.3
 #: A call is short when so many of them make less than a slice: a whole message is run at once.
 _MANY = 64
-#: Units of several lots travel together until they have so many members.
-_COMPANY = 64
+#: Units of several lots travel together until they have so many members, or their messages so many bytes.
+_COMPANY, _COMPANY_BYTES = 64, 256 * 2**10
 #: What has been short stays so until its calls take so many times longer.
 _FAR = 8
 
@@ -155,9 +155,10 @@ class Dispatcher:
         *,
         careful: bool = False,
         priority: Priority = Priority.NORMAL,
+        size: int = 0,
     ) -> None:
-        """Members `indexes` of lot `token` wait for a worker of `processor`."""
-        unit = Unit(token, task, deque(indexes), careful, priority)
+        """Members `indexes` of lot `token`, whose message has `size` bytes, wait for a worker of `processor`."""
+        unit = Unit(token, task, deque(indexes), careful, priority, size=size)
         if unit.indexes:
             self._waiting.setdefault(processor, Backlog()).append(unit)
 
@@ -229,15 +230,16 @@ class Dispatcher:
     def _together(self, number: int, worker: _Worker, waiting: Backlog, depth: int) -> list[Hand]:
         """Hand out the first unit, and its share of those after it where all of them are short."""
         self._turn += 1
+        processor, size = worker.processor, waiting.first().size
         hands = [self._hand(number, worker, waiting)]
-        processor = worker.processor
         members, seconds = len(hands[0].indexes), self._estimate(processor, hands[0].task, len(hands[0].indexes))
         share = self._share(processor, len(waiting) + 1, depth)
         while waiting and len(hands) < share and not hands[0].announce:
             unit = waiting.first()
             members += len(unit.indexes)
             seconds += self._estimate(processor, unit.task, len(unit.indexes))
-            if unit.careful or members > _COMPANY or seconds > SLICE_SECONDS:
+            size += unit.size
+            if unit.careful or members > _COMPANY or size > _COMPANY_BYTES or seconds > SLICE_SECONDS:
                 break
             hands.append(self._hand(number, worker, waiting))
         return hands
@@ -263,6 +265,7 @@ class Dispatcher:
             unit.priority,
             unit.again,
             self._turn,
+            unit.size,
         )
         waiting.took(unit)
         worker.take(given)

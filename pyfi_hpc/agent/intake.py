@@ -238,8 +238,8 @@ class Intake:
         elif careful:
             self._put(Look(lot))
         else:
-            calls = range(len(message.calls))
-            self._dispatcher.offer(lot.token, lot.processor, socket.task, calls, priority=socket.priority)
+            calls, size = range(len(message.calls)), len(delivery.body)
+            self._dispatcher.offer(lot.token, lot.processor, socket.task, calls, priority=socket.priority, size=size)
             self._deepen(lot)
 
     def looked(self, looked: Looked) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from pyfi_hpc.pipes.protocol import WINDOW_BYTES
 from pyfi_hpc.wire import values
 from tests.site import Site
 from tests.support import eventually
@@ -232,10 +233,10 @@ def test_a_flood_fills_neither_end_of_a_pipe_and_flows_on_through_the_queue(site
     warm(site, "p.passes", ["gives", ""])
     watched = site.ready(2)
     before = {pid: resident_mib(pid) for pid in watched}
-    gate, load = site.home / "gate", "x" * 100_000
+    gate, load = site.home / "gate", "x" * 240_000
 
-    # the consumer takes nothing for as long as the gate is shut: 20 MB are on their way to it
-    futures = site.submit("p.passes", [(["waits", str(gate), load + str(number)],) for number in range(200)])
+    # the consumer takes nothing for as long as the gate is shut: 60 MB are on their way to it, three times its window
+    futures = site.submit("p.passes", [(["waits", str(gate), load + str(number)],) for number in range(250)])
     for future in futures:
         future.result(timeout=120)
     grown = [resident_mib(pid) - before[pid] for pid in watched]
@@ -244,8 +245,8 @@ def test_a_flood_fills_neither_end_of_a_pipe_and_flows_on_through_the_queue(site
     gate.touch()
 
     site.quiet(timeout=120)
-    assert [value[100_000:] for value in given(site, "q.does") if value] == sorted(map(str, range(200)))
-    assert max(grown) < 8, grown
+    assert [value[240_000:] for value in given(site, "q.does") if value] == sorted(map(str, range(250)))
+    assert max(grown) < WINDOW_BYTES / 2**20 + 8, grown
 
 
 @embedded

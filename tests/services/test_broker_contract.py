@@ -42,7 +42,7 @@ SERVED = ("postgres", "rabbitmq")
 
 HOLDER = """
 import signal, sys, structlog
-structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
+structlog.configure(logger_factory=lambda *_: structlog.PrintLogger(sys.stderr))
 from pyfi_hpc.brokers.connect import connect
 kind, uri, queue = sys.argv[1:]
 broker = connect(None, database_uri=uri) if kind == "postgres" else connect(uri, database_uri="")

@@ -73,6 +73,16 @@ def test_not_more_than_so_many_calls_travel_together() -> None:
     assert [(token, len(indexes)) for _, token, indexes in first] == [(11, 30), (12, 30), (13, 30)]
 
 
+def test_large_messages_do_not_travel_together_beyond_some_bytes() -> None:
+    dispatcher = Dispatcher()
+    dispatcher.add_worker(1, P)
+    dispatcher.learn(P, "task", [1e-5])
+    for token in range(11, 20):
+        dispatcher.offer(token, P, "task", [0], size=100 * 1024)
+    assert handed(dispatcher.hand_out()) == [(1, 11, (0,)), (1, 12, (0,)), (1, 13, (0,)), (1, 14, (0,))]
+    assert handed(dispatcher.hand_out()) == []
+
+
 def test_long_calls_of_many_lots_go_one_by_one() -> None:
     first, then = many_lots(workers=2, seconds=0.5, sizes=[1] * 5)
     assert first == [(1, 11, (0,)), (2, 12, (0,))]
