@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 
+from pyfi_hpc import logs
 from pyfi_hpc.cli.main import run
 
 
@@ -39,7 +41,7 @@ class Typed:
         words = shlex.split(line)
         assert words[0] == "pyfi"
         out, err = io.StringIO(), io.StringIO()
-        with self._surroundings(), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        with self._surroundings(), _own_log(), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             code = run(words[1:])
         done = Done(code, out.getvalue(), err.getvalue())
         assert code == status, f"{line}\n{done.stdout}{done.stderr}"
@@ -65,3 +67,17 @@ class Typed:
             patch.chdir(self.home)
             patch.setattr("sys.stdin", nothing)
             yield
+
+
+@contextlib.contextmanager
+def _own_log() -> Iterator[None]:
+    """How a command sets up the log ends with the command, as it does with a process."""
+    before = structlog.get_config() if structlog.is_configured() else None
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(logs, "_pending", [])
+        try:
+            yield
+        finally:
+            structlog.reset_defaults()
+            if before is not None:
+                structlog.configure(**before)
