@@ -85,7 +85,7 @@ def test_a_pilot_is_submitted_works_and_is_cancelled_with_nobody_leading(pyfi: C
     assert (row["job"], row["processor"], row["status"], row["workers"]) == (job, "proc1", "RUNNING", 4)
     assert {worker["job"] for worker in pyfi.items("pyfi ps")} == {job}
     assert pyfi(f"pyfi show job {job} --script").startswith("#!/bin/bash\n#SBATCH")
-    assert "agent ready" in pyfi(f"pyfi logs {job}")
+    eventually(lambda: "agent ready" in pyfi(f"pyfi logs {job}"), timeout=30, interval=0.5)
     assert "live job" in pyfi("pyfi delete scheduler default -y", status=2)
     assert "live job" in pyfi("pyfi delete processor proc1 -y", status=2)
 

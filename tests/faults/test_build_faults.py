@@ -72,7 +72,8 @@ def test_a_build_that_fails_shows_its_log_and_an_update_mends_it(site: Site) -> 
 
     assert [future.result(timeout=60) for future in futures] == [0, 2, 4, 6, 8]
     site.quiet()
-    assert site.client.network.show("processor", "p")["status"] == "RUNNING"
+    # a worker takes calls a moment before that is on record
+    eventually(lambda: site.client.network.show("processor", "p")["status"] == "RUNNING", timeout=60)
     assert not site.client.network.show("processor", "p")["reason"]
 
 

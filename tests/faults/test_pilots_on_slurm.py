@@ -102,4 +102,5 @@ def test_a_requeued_job_takes_its_calls_up_again_at_no_cost(pilots: Pilots) -> N
     assert site.causes(future) == ["preempted"]
     # the first is not started again by its parent, nor does anything of it stay
     assert site.rows("SELECT count(*) FROM pyfi.agent") == [(2,)]
-    assert site.rows("SELECT status FROM pyfi.processor") == [("RUNNING",)]
+    # a worker takes calls a moment before that is on record
+    eventually(lambda: site.rows("SELECT status FROM pyfi.processor") == [("RUNNING",)], timeout=60)
