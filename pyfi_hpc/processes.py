@@ -88,9 +88,11 @@ def arguments(pid: int) -> list[str]:
 def children(pid: int) -> list[int]:
     """The processes that `pid` started and that are its own children still; empty when it is gone."""
     found: list[int] = []
-    for file in Path(f"/proc/{pid}/task").glob("*/children"):
-        with suppress(FileNotFoundError, ProcessLookupError):
-            found += map(int, file.read_text().split())
+    with suppress(FileNotFoundError, ProcessLookupError):
+        for file in Path(f"/proc/{pid}/task").glob("*/children"):
+            # a thread of it may end meanwhile
+            with suppress(FileNotFoundError, ProcessLookupError):
+                found += map(int, file.read_text().split())
     return found
 
 

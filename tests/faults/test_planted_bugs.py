@@ -329,7 +329,8 @@ def test_push_pull_pipe(site: PlantedSite, gates: Gates, bug: str, found: list[s
 
     eventually(lambda: not alive(pid), timeout=20)
     site.probe()
-    assert site.breaches() == found
+    # how many values were in the pipe is a matter of pace
+    assert [re.sub(r"\b\d+ children", "1 children", each) for each in site.breaches()] == found
 
 
 def went_by_pipe(site: PlantedSite, gates: Gates, before: int) -> bool:

@@ -121,7 +121,7 @@ def test_the_job_of_a_node_that_lost_its_power_is_requeued(profile: Profile) -> 
         cluster.run("scontrol", "update", "nodename=n1", "state=down", "reason=power")
         eventually(lambda: state(cluster, job) == "PENDING")
         cluster.power_on("n1")
-        eventually(lambda: state(cluster, job) == "RUNNING", timeout=30)
+        eventually(lambda: state(cluster, job) == "RUNNING", timeout=120)
 
 
 def test_a_controller_that_was_killed_knows_its_jobs_again_and_one_without_its_disk_does_not() -> None:

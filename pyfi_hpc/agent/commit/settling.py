@@ -56,13 +56,15 @@ class Settling:
         self._publish = mender.publish
         self.ways = Ways()
         self._forwarder = Forwarder(mender.publish, self._confirmed)
+        #: messages given back, of which the broker has said nothing yet
+        self._returning = 0
         self._dropping: list[Verdict] = []
         self._parking: list[Parcel] = []
 
     @property
     def idle(self) -> bool:
-        """Nothing is being forwarded, and nothing waits for a transaction."""
-        return not (self._forwarder.busy or self.waits)
+        """Nothing is being forwarded or given back, and nothing waits for a transaction."""
+        return not (self._forwarder.busy or self._returning or self.waits)
 
     @property
     def waits(self) -> bool:
@@ -198,10 +200,16 @@ class Settling:
         for index in job.indexes:
             self._republish(job.lot, single(job.lot, index, job.lot.call(index).serial + 1), (index,))
 
+    def _returned(self) -> None:
+        self._returning -= 1
+
     def _republish(self, lot: Lot, message: Message, indexes: tuple[int, ...]) -> None:
         def told(confirm: Confirm) -> None:
             self._put(Then(lambda: settle(lot, indexes)) if _is_confirmed(confirm) else Park(lot, message, indexes))
+            self._put(Then(self._returned))
 
+        # an agent that ended before the broker's word would leave both: this message and its delivery
+        self._returning += 1
         self._publish(_publication(message, lot)).add_done_callback(told)
 
 
