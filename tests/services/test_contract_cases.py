@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
@@ -71,11 +72,21 @@ class Handed:
 
 
 class Moody(MemoryBroker):
-    """A broker that refuses its next letter."""
+    """A broker that refuses its next letter, and may be slow to say what it has."""
 
     def __init__(self, hub: Hub) -> None:
         super().__init__(hub)
         self.refusals = 0
+        #: confirms that nobody has been told of; None where it says at once what it has
+        self.unsaid: list[Confirm] | None = None
+
+    def publish(self, publication: Publication) -> Confirm:
+        """Take it, and say so once it is told to."""
+        said = super().publish(publication)
+        if self.unsaid is None:
+            return said
+        self.unsaid.append(Confirm())
+        return self.unsaid[-1]
 
     def set_aside(self, network: str, publication: Publication, reason: Reason, detail: str) -> Confirm:
         """Refuse as many letters as it is told to."""
@@ -170,6 +181,27 @@ def test_a_leased_call_that_is_given_back_is_due_and_published_by_its_row_alone(
     assert held(cursor, lot) == ("DUE", 2, 0, 0)
     (sent,) = broker.peek(OWN.name, 9)
     assert messages.decode_message(sent.body).calls == (lot.call(1),)
+
+
+def test_a_committer_ends_only_once_the_broker_has_said_that_it_holds_what_was_given_back(
+    committer: Committer, broker: Moody
+) -> None:
+    lot = lot_of(call(1))
+    lot.delivery = handed = Handed()
+    broker.unsaid = unsaid = []
+    committer.put(GiveBack(lot, (0,)))
+    eventually(lambda: unsaid)
+
+    stopping = threading.Thread(target=committer.stop, args=(60.0,))
+    stopping.start()
+    # it looks twenty times a second whether it may
+    stopping.join(0.5)
+    assert committer.is_alive()
+
+    unsaid[0].set_running_or_notify_cancel()
+    unsaid[0].set_result(None)
+    stopping.join(60.0)
+    assert handed.acked and not committer.is_alive()
 
 
 def test_a_call_whose_letter_was_refused_is_set_aside_later(cursor: Any, committer: Committer, broker: Moody) -> None:
