@@ -9,6 +9,7 @@ say) holds only a record of where the data is: `/var/lib/pyfi/<digest of the sta
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
 import os
@@ -230,9 +231,11 @@ class EmbeddedPostgres:
 def remove_below(folder: Path) -> None:
     """Remove every embedded server whose state directory lies in `folder`."""
     for note in [*ROOT_HOME.glob("*/state_dir"), *folder.rglob("postgres/state_dir")]:
-        state_dir = Path(os.fsdecode(note.read_bytes()))
-        if state_dir.is_relative_to(folder):
-            EmbeddedPostgres(state_dir).remove()
+        # somebody else's server may be removed meanwhile
+        with contextlib.suppress(FileNotFoundError):
+            state_dir = Path(os.fsdecode(note.read_bytes()))
+            if state_dir.is_relative_to(folder):
+                EmbeddedPostgres(state_dir).remove()
 
 
 def _short_folder(account: Account) -> Path:
