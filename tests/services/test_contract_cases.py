@@ -188,7 +188,8 @@ def test_a_committer_ends_only_once_the_broker_has_said_that_it_holds_what_was_g
 ) -> None:
     lot = lot_of(call(1))
     lot.delivery = handed = Handed()
-    broker.unsaid = unsaid = []
+    unsaid: list[Confirm] = []
+    broker.unsaid = unsaid
     committer.put(GiveBack(lot, (0,)))
     eventually(lambda: unsaid)
 
