@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import chain
+
+import msgspec
 
 from pyfi_hpc.control.pilots import PilotJob, PilotProcessor, Seen
 from pyfi_hpc.control.records import ExistingWorker, ServingNode, Slot, WantedProcessor
@@ -68,7 +70,10 @@ def world(nodes: int, version: str = "v") -> World:
     return World(
         [_processor(number, each) for number in range(PROCESSORS)],
         [*by_hand, *in_pilots],
-        [replace(worker, id=identity(WORKER, number), version=version) for number, worker in enumerate(workers)],
+        [
+            msgspec.structs.replace(worker, id=identity(WORKER, number), version=version)
+            for number, worker in enumerate(workers)
+        ],
     )
 
 

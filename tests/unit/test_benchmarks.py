@@ -12,6 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from benchmarks import __main__ as command
+from benchmarks.cluster import synthetic
 from benchmarks.drivers import arrays, serving
 from benchmarks.drivers.caller import STAGES, Caller
 from benchmarks.report import BEGIN, END, Report, put_into
@@ -53,6 +54,14 @@ def test_every_work_on_many_items_is_checked(work: str) -> None:
     assert serving.timed(getattr(Inline(), work), 9, factor) > 0
     with pytest.raises(SystemExit, match="not all of them right"):
         serving.timed(getattr(Inline(), work), 9, factor + 1)
+
+
+def test_a_cluster_that_is_not_there_has_every_worker_that_is_wanted() -> None:
+    made = synthetic.world(100)
+
+    wanted = sum(processor.workers or 0 for processor in made.processors)
+    assert len({worker.id for worker in made.workers}) == len(made.workers) == wanted == 1000
+    assert {worker.processor for worker in made.workers} == {processor.id for processor in made.processors}
 
 
 def test_a_missing_result_makes_no_figure() -> None:
