@@ -11,6 +11,7 @@ from typing import Any, Self
 import psycopg2
 
 from pyfi_hpc.client.client import Client
+from pyfi_hpc.db.record import by_key
 from pyfi_hpc.wire import values
 from pyfi_hpc.wire.ids import child_id, parse_id
 from pyfi_hpc.wire.messages import decode_routes
@@ -26,6 +27,9 @@ class Record:
     def __init__(self, uri: str) -> None:
         self._connection = psycopg2.connect(uri)
         self._connection.autocommit = True
+        with self._connection.cursor() as cursor:
+            cursor.execute("SELECT session_user::text")
+            self._owner = str((cursor.fetchone() or ("",))[0])
 
     def values(self, ids: Sequence[bytes]) -> Iterable[Any]:
         """The value of each, in that order, once they are all there.
@@ -41,11 +45,14 @@ class Record:
 
     def _found(self, ids: Sequence[bytes]) -> dict[bytes, Any]:
         until = time.monotonic() + PATIENCE_SECONDS
-        while len(rows := self._rows(ids, "uuid_send(id), value")) < len(ids):
-            if time.monotonic() > until:
-                raise SystemExit(f"{len(ids) - len(rows)} of {len(ids)} outcomes of a last stage do not come")
-            time.sleep(0.005)
-        return {bytes(identity): values.decode(bytes(value)) for identity, value in rows}
+        found: dict[bytes, Any] = {}
+        while missing := [identity for identity in ids if identity not in found]:
+            found.update({bytes(key): values.decode(bytes(value)) for key, value in self._rows(missing, "value")})
+            if len(found) < len(ids):
+                if time.monotonic() > until:
+                    raise SystemExit(f"{len(ids) - len(found)} of {len(ids)} outcomes of a last stage do not come")
+                time.sleep(0.005)
+        return found
 
     def row(self, identity: bytes, columns: str) -> tuple[Any, ...]:
         """Some columns of one outcome, waited for."""
@@ -54,14 +61,14 @@ class Record:
             if time.monotonic() > until:
                 raise SystemExit("the outcome of a last stage does not come")
             time.sleep(0.001)
-        return rows[0]
+        return rows[0][1:]
 
     def _rows(self, ids: Sequence[bytes], columns: str) -> list[tuple[Any, ...]]:
+        """The id and these columns of those that are there."""
         with self._connection.cursor() as cursor:
             cursor.execute(
-                f"SELECT {columns} FROM pyfi.outcome"
-                " WHERE owner = session_user AND status = 'SUCCEEDED' AND id = ANY (%s::uuid[])",
-                ([identity.hex() for identity in ids],),
+                f"SELECT uuid_send(o.id), {columns} FROM {by_key('outcome')} AS o WHERE status = 'SUCCEEDED'",
+                ([self._owner] * len(ids), [identity.hex() for identity in ids]),
             )
             return list(cursor.fetchall())
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from pyfi_hpc.client.listing import DEVICES, JOB, RUNS
 from pyfi_hpc.client.remote import Provenance
-from pyfi_hpc.db.record import Cursor
+from pyfi_hpc.db.record import Cursor, by_key
 from pyfi_hpc.errors import BadInput
 from pyfi_hpc.model.status import OutcomeStatus
 from pyfi_hpc.wire import messages
@@ -23,6 +23,10 @@ KIND_OF = {
     OutcomeStatus.CANCELLED: Kind.CANCELLED,
     OutcomeStatus.DEAD: Kind.DEAD,
 }
+
+
+def _keys(owner: str, ids: Sequence[bytes]) -> tuple[list[str], list[str]]:
+    return [owner] * len(ids), [identity.hex() for identity in ids]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +46,9 @@ def owner(cursor: Cursor) -> str:
 def final(cursor: Cursor, owner: str, ids: Sequence[bytes]) -> dict[bytes, Row]:
     """The final outcomes among `ids`."""
     cursor.execute(
-        """SELECT uuid_send(o.id), o.status, CASE WHEN octet_length(o.value) <= %s THEN o.value END, o.error, o.digest
-           FROM unnest(%s::uuid[]) AS k (id) JOIN pyfi.outcome o ON o.owner = %s AND o.id = k.id
-           WHERE o.status <> 'REOPENED'""",
-        (_LIGHT_BYTES, [identity.hex() for identity in ids], owner),
+        f"""SELECT uuid_send(o.id), o.status, CASE WHEN octet_length(o.value) <= %s THEN o.value END, o.error, o.digest
+           FROM {by_key("outcome")} AS o WHERE o.status <> 'REOPENED'""",
+        (_LIGHT_BYTES, *_keys(owner, ids)),
     )
     return {bytes(row[0]): _row(*row) for row in cursor.fetchall()}
 
@@ -66,9 +69,7 @@ def _error(error: Any) -> ErrorRecord | None:
 def values(cursor: Cursor, owner: str, ids: Sequence[bytes]) -> dict[bytes, bytes]:
     """The encoded values of invocations that succeeded, of those that are still kept."""
     cursor.execute(
-        "SELECT uuid_send(id), value FROM pyfi.outcome WHERE owner = %s AND id = ANY (%s::uuid[])"
-        " AND value IS NOT NULL",
-        (owner, [identity.hex() for identity in ids]),
+        f"SELECT uuid_send(o.id), o.value FROM {by_key('outcome')} AS o WHERE o.value IS NOT NULL", _keys(owner, ids)
     )
     return {bytes(identity): bytes(value) for identity, value in cursor.fetchall()}
 
@@ -97,13 +98,13 @@ def seconds_per_call(cursor: Cursor, owner: str, ids: Sequence[bytes]) -> float 
     One call during which its worker had no core would else look like a reason to send them all singly.
     """
     cursor.execute(
-        """SELECT avg(seconds) FROM (
+        f"""SELECT avg(seconds) FROM (
                SELECT ran.seconds, percent_rank() OVER (ORDER BY ran.seconds) AS rank
-               FROM unnest(%s::uuid[]) AS k (id) JOIN pyfi.outcome o ON o.owner = %s AND o.id = k.id,
+               FROM {by_key("outcome")} AS o,
                     LATERAL (SELECT extract(epoch FROM o.ended - o.started)::float8) AS ran (seconds)
                WHERE ran.seconds IS NOT NULL
            ) AS ranked WHERE rank <= 0.9""",
-        ([identity.hex() for identity in ids], owner),
+        _keys(owner, ids),
     )
     found = cursor.fetchone()[0]
     return None if found is None else float(found)

@@ -213,14 +213,26 @@ def _keys(keys: Iterable[Key]) -> tuple[list[str], list[str]]:
 _BY_KEY = "FROM unnest(%s::text[], %s::uuid[]) AS k (owner, id) JOIN"
 
 
+def by_key(table: str) -> str:
+    """What stands in FROM for the rows of a table whose keys are given, as arrays of owners and ids: name it with AS.
+
+    One look at the index for each. As a plain join it is left to the planner, which without statistics of a young
+    table would rather read all of that: a thousand keys among 250,000 rows then take 90 ms in place of 4.
+    """
+    return (
+        "unnest(%s::text[], %s::uuid[]) AS k (owner, id) CROSS JOIN LATERAL"
+        f" (SELECT * FROM pyfi.{table} AS t WHERE t.owner = k.owner AND t.id = k.id OFFSET 0)"
+    )
+
+
 def outcomes(cursor: Cursor, keys: Iterable[Key]) -> dict[Key, Decided]:
     """What is decided of `keys`. Must be a statement of its own: one that inserts does not see the winner's row."""
     owners, ids = _keys(keys)
     if not owners:
         return {}
     cursor.execute(
-        f"SELECT o.owner, uuid_send(o.id), o.status, o.value, o.error, o.digest, o.serial, o.routes"
-        f" {_BY_KEY} pyfi.outcome o USING (owner, id)",
+        "SELECT o.owner, uuid_send(o.id), o.status, o.value, o.error, o.digest, o.serial, o.routes"
+        f" FROM {by_key('outcome')} AS o",
         (owners, ids),
     )
     return {
@@ -302,7 +314,7 @@ def announced_elsewhere(cursor: Cursor, serials: Mapping[Key, int], agent: bytes
     if not owners:
         return {}
     cursor.execute(
-        f"SELECT a.owner, uuid_send(a.id), a.serial, g.lost {_BY_KEY} pyfi.attempt a USING (owner, id)"
+        f"SELECT a.owner, uuid_send(a.id), a.serial, g.lost FROM {by_key('attempt')} AS a"
         " LEFT JOIN pyfi.agent g ON g.id = a.agent_id"
         " WHERE a.status = 'STARTED' AND a.agent_id IS DISTINCT FROM %s::uuid",
         (owners, ids, agent.hex()),
