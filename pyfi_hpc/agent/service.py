@@ -131,7 +131,7 @@ class Service:
             max_value_bytes, self._pipes, blob_quota_bytes,
         )  # fmt: skip
         self._cancelling = Cancelling(
-            self._intake, self._dispatcher, self._crew, self._pipes, self._committer.put, self.post
+            self._intake, self._dispatcher, self._crew.watching, self._pipes, self._committer.put, self.post
         )
         self._resuming = Resuming(self._mender, spool, self._committer.put)
         # it holds a lock while it walks through a folder
@@ -251,7 +251,7 @@ class Service:
                 self._crew.put_on_record()
                 if self._pipes.unknown and now - self._looked > STRANGER_SECONDS:
                     self._look_at = 0.0
-                self._crew.watch_limits(now, self._timeout_of)
+                self._crew.watching.look(now, self._timeout_of)
                 self._crew.stop_drained()
                 self._look_if_due(now)
                 self._do_later(now)
@@ -441,7 +441,7 @@ class Service:
     def _note_long_calls(self, now: float) -> None:
         if now >= self._note_at and self._committer.healthy:
             self._note_at = now + NOTE_SECONDS
-            if calls := self._crew.long_calls(now):
+            if calls := self._crew.watching.long_calls(now):
                 self._committer.put(Within(partial(keeper.note_long_calls, calls=calls), lambda _: None))
 
     def _follow(self, view: View, wished: float | None) -> None:
