@@ -421,7 +421,7 @@ class Crew:
 
     # watching
 
-    def watch_limits(self, now: float, timeout_of: Callable[[Lot, int], float | None]) -> None:
+    def watch_limits(self, now: float) -> None:
         """End what overran its time or memory, and workers that never said hello."""
         for hand in list(self.hands.values()):
             process = hand.process
@@ -431,15 +431,15 @@ class Crew:
             if process.hello is None and now > hand.deadline:
                 process.kill(Cause.ENVIRONMENT)
             elif running is not None:
-                limit = self._limit_of(running, timeout_of)
+                limit = self._limit_of(running)
                 impatient = self._patience(running, now + 1) < now
                 if impatient or (limit is not None and now - running.started > limit):
                     process.kill(Cause.RETURNED if impatient else Cause.TIMEOUT)
             self._watch_memory(hand, process)
 
-    def _limit_of(self, running: _Running, timeout_of: Callable[[Lot, int], float | None]) -> float | None:
+    def _limit_of(self, running: _Running) -> float | None:
         if running.lot is not None:
-            return timeout_of(running.lot, running.index)
+            return running.lot.timeout_of(running.index)
         socket = self.pipes.served(running.socket)
         return socket.timeout_seconds if socket is not None else None
 
