@@ -41,8 +41,8 @@ class Watching:
 
     # limits
 
-    def look(self, now: float, timeout_of: Callable[[Lot, int], float | None]) -> None:
-        """End what overran its time or memory, and workers that never said hello; `timeout_of` a member, in seconds."""
+    def look(self, now: float) -> None:
+        """End what overran its time or memory, and workers that never said hello."""
         for hand in list(self._hands.values()):
             process = hand.process
             if process is None:
@@ -51,15 +51,15 @@ class Watching:
             if process.hello is None and now > hand.deadline:
                 process.kill(Cause.ENVIRONMENT)
             elif running is not None:
-                limit = self._limit_of(running, timeout_of)
+                limit = self._limit_of(running)
                 impatient = self._patience(running, now + 1) < now
                 if impatient or (limit is not None and now - running.started > limit):
                     process.kill(Cause.RETURNED if impatient else Cause.TIMEOUT)
             self._watch_memory(hand, process)
 
-    def _limit_of(self, running: Running, timeout_of: Callable[[Lot, int], float | None]) -> float | None:
+    def _limit_of(self, running: Running) -> float | None:
         if running.lot is not None:
-            return timeout_of(running.lot, running.index)
+            return running.lot.timeout_of(running.index)
         socket = self._served(running.socket)
         return socket.timeout_seconds if socket is not None else None
 
