@@ -19,6 +19,7 @@ from pyfi_hpc.client import remote
 from pyfi_hpc.client.directory import Code, Level, Way
 from pyfi_hpc.client.futures import Future
 from pyfi_hpc.client.newids import NewIds
+from pyfi_hpc.client.pacing import learned
 from pyfi_hpc.client.parcels import EAGER_PARCELS, MOST_CALLS, UNKNOWN_CALLS, Item, Lane
 from pyfi_hpc.client.remote import Provenance, known_type, raised
 from pyfi_hpc.client.sender import ROOM_CALLS, WINDOW, Sender
@@ -244,6 +245,24 @@ def an_item(ticket: Ticket | None = None, size: int = 10, patience: float = 60) 
     future = a_future()
     call = Call(future.identity, b"x" * size, b"d" * 16)
     return Item(future, call, ticket or Ticket(), time.monotonic() + patience)
+
+
+@pytest.mark.parametrize(
+    ("before", "seconds", "calls", "after"),
+    [
+        (None, 0.2, 1, 0.2),
+        (0.026, 0.00002, 64, 0.00002),  # the first call of each worker loaded NumPy
+        (0.026, 0.00002, 16, 0.00002),
+        (0.02, 0.0, 8, 0.01),
+        (0.02, 0.0, 4, 0.015),
+        (0.0, 0.02, 64, 0.01),  # perhaps workers had no cores for a moment
+        (0.0, 0.02, 4, 0.005),
+    ],
+)
+def test_that_calls_are_short_after_all_is_believed_at_once_and_that_they_are_long_by_half(
+    before: float | None, seconds: float, calls: int, after: float
+) -> None:
+    assert learned(before, seconds, calls) == pytest.approx(after)
 
 
 @pytest.mark.parametrize(
