@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import ctypes
 import struct
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import cache
-from typing import Any
+from typing import Any, TypeVar
 
 import psycopg2.extensions
+
+T = TypeVar("T")
 
 # Source: pg_type.dat
 _BOOL, _BYTEA, _INT4, _TEXT, _FLOAT8, _UUID, _JSONB = 16, 17, 23, 25, 701, 2950, 3802
@@ -97,21 +99,47 @@ def query(connection: Any, statement: str, parameters: Sequence[bytes]) -> list[
     values, lengths = (ctypes.c_char_p * count)(*parameters), numbers(*map(len, parameters))
     result = libpq.PQexecPrepared(session, statement.encode(), count, values, lengths, numbers(*(1,) * count), 0)
     try:
-        return _rows(libpq, result) if libpq.PQresultStatus(result) in _DONE else None
+        return _rows(libpq, result, _field) if libpq.PQresultStatus(result) in _DONE else None
     finally:
         libpq.PQclear(result)
 
 
-def _rows(libpq: ctypes.CDLL, result: int) -> list[tuple[str | None, ...]]:
+def read(connection: Any, statement: str, parameters: Sequence[bytes]) -> list[tuple[bytes | None, ...]] | None:
+    """The rows that `statement` gives as a transaction of its own, each field in the format that parameters have: a
+    `bytea` as it is, which as text takes twice the bytes, to be written and read.
+
+    Parameters stand in it as `$1`, with their types. None where it was not carried out, as with `execute`, or where
+    the session is in a transaction.
+    """
+    libpq, session = _libpq(), connection.pgconn_ptr
+    idle = connection.info.transaction_status == psycopg2.extensions.TRANSACTION_STATUS_IDLE
+    if libpq is None or not session or not idle or connection.encoding != "UTF8":
+        return None
+    count = len(parameters)
+    numbers = ctypes.c_int * count
+    values, lengths = (ctypes.c_char_p * count)(*parameters), numbers(*map(len, parameters))
+    formats = numbers(*(1,) * count)
+    result = libpq.PQexecParams(session, statement.encode(), count, None, values, lengths, formats, 1)
+    try:
+        return _rows(libpq, result, _bytes) if libpq.PQresultStatus(result) in _DONE else None
+    finally:
+        libpq.PQclear(result)
+
+
+def _rows(libpq: ctypes.CDLL, result: int, field: Callable[[ctypes.CDLL, int, int, int], T]) -> list[tuple[T, ...]]:
     columns = range(libpq.PQnfields(result))
-    return [tuple(_field(libpq, result, row, column) for column in columns) for row in range(libpq.PQntuples(result))]
+    return [tuple(field(libpq, result, row, column) for column in columns) for row in range(libpq.PQntuples(result))]
 
 
 def _field(libpq: ctypes.CDLL, result: int, row: int, column: int) -> str | None:
+    value = _bytes(libpq, result, row, column)
+    return None if value is None else value.decode()
+
+
+def _bytes(libpq: ctypes.CDLL, result: int, row: int, column: int) -> bytes | None:
     if libpq.PQgetisnull(result, row, column):
         return None
-    value: bytes = libpq.PQgetvalue(result, row, column)
-    return value.decode()
+    return ctypes.string_at(libpq.PQgetvalue(result, row, column), libpq.PQgetlength(result, row, column))
 
 
 @cache
@@ -124,11 +152,13 @@ def _libpq() -> ctypes.CDLL | None:
         libpq = ctypes.CDLL(psycopg2._psycopg.__file__)
         libpq.PQexecPrepared.argtypes = [pointer, text, number, texts, numbers, numbers, number]
         libpq.PQexecPrepared.restype = pointer
+        libpq.PQexecParams.argtypes = [pointer, text, number, pointer, texts, numbers, numbers, number]
+        libpq.PQexecParams.restype = pointer
         for function in (libpq.PQresultStatus, libpq.PQclear, libpq.PQnfields, libpq.PQntuples):
             function.argtypes = [pointer]
-        for function in (libpq.PQgetisnull, libpq.PQgetvalue):
+        for function in (libpq.PQgetisnull, libpq.PQgetvalue, libpq.PQgetlength):
             function.argtypes = [pointer, number, number]
-        libpq.PQgetvalue.restype = text
+        libpq.PQgetvalue.restype = pointer
     except (AttributeError, OSError):
         return None
     return libpq
