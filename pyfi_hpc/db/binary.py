@@ -14,11 +14,12 @@ from functools import cache
 from typing import Any, TypeVar
 
 import psycopg2.extensions
+from psycopg2.extensions import TRANSACTION_STATUS_IDLE
 
 T = TypeVar("T")
 
 # Source: pg_type.dat
-_BOOL, _BYTEA, _INT4, _TEXT, _FLOAT8, _UUID, _JSONB = 16, 17, 23, 25, 701, 2950, 3802
+_BOOL, _BYTEA, _INT8, _INT4, _TEXT, _FLOAT8, _UUID, _JSONB = 16, 17, 20, 23, 25, 701, 2950, 3802
 _NULL = b"\xff\xff\xff\xff"
 #: dimensions, whether a value is NULL, type; then of the one dimension: length, first index
 _HEAD = struct.Struct(">iiIii")
@@ -58,6 +59,16 @@ def integers(values: Collection[int]) -> bytes:
     return _fixed(_INT4, "i", values)
 
 
+def bigints(values: Collection[int]) -> bytes:
+    """A `bigint[]`."""
+    return _fixed(_INT8, "q", values)
+
+
+def integer(value: int) -> bytes:
+    """An `int`."""
+    return value.to_bytes(4, "big", signed=True)
+
+
 def floats(values: Collection[float]) -> bytes:
     """A `float8[]`."""
     return _fixed(_FLOAT8, "d", values)
@@ -91,37 +102,43 @@ def execute(connection: Any, statement: str, parameters: Sequence[bytes]) -> boo
 
 def query(connection: Any, statement: str, parameters: Sequence[bytes]) -> list[tuple[str | None, ...]] | None:
     """The rows that it gives, each field as text; None where `execute` would say False."""
-    libpq, session = _libpq(), connection.pgconn_ptr
-    if libpq is None or not session or not connection.autocommit or connection.encoding != "UTF8":
-        return None
-    count = len(parameters)
-    numbers = ctypes.c_int * count
-    values, lengths = (ctypes.c_char_p * count)(*parameters), numbers(*map(len, parameters))
-    result = libpq.PQexecPrepared(session, statement.encode(), count, values, lengths, numbers(*(1,) * count), 0)
-    try:
-        return _rows(libpq, result, _field) if libpq.PQresultStatus(result) in _DONE else None
-    finally:
-        libpq.PQclear(result)
+    return _ask(connection, statement, parameters, _field, False)
+
+
+def fetch(connection: Any, statement: str, parameters: Sequence[bytes]) -> list[tuple[bytes | None, ...]] | None:
+    """As `query`, each field in Postgres' own format: a `bytea` as it is, which as text takes twice the bytes."""
+    return _ask(connection, statement, parameters, _bytes, True)
 
 
 def read(connection: Any, statement: str, parameters: Sequence[bytes]) -> list[tuple[bytes | None, ...]] | None:
-    """The rows that `statement` gives as a transaction of its own, each field in the format that parameters have: a
-    `bytea` as it is, which as text takes twice the bytes, to be written and read.
+    """As `fetch`, of the words of a statement, in which parameters stand as `$1` with their types."""
+    return _ask(connection, statement, parameters, _bytes, True, prepared=False)
 
-    Parameters stand in it as `$1`, with their types. None where it was not carried out, as with `execute`, or where
-    the session is in a transaction.
-    """
+
+def _ask(
+    connection: Any,
+    statement: str,
+    parameters: Sequence[bytes],
+    field: Callable[[ctypes.CDLL, int, int, int], T],
+    raw: bool,
+    *,
+    prepared: bool = True,
+) -> list[tuple[T, ...]] | None:
     libpq, session = _libpq(), connection.pgconn_ptr
-    idle = connection.info.transaction_status == psycopg2.extensions.TRANSACTION_STATUS_IDLE
-    if libpq is None or not session or not idle or connection.encoding != "UTF8":
+    # in a transaction it would be a part of that, behind psycopg2's back
+    alone = connection.autocommit or connection.info.transaction_status == TRANSACTION_STATUS_IDLE
+    if libpq is None or not session or not alone or connection.encoding != "UTF8":
         return None
     count = len(parameters)
     numbers = ctypes.c_int * count
     values, lengths = (ctypes.c_char_p * count)(*parameters), numbers(*map(len, parameters))
-    formats = numbers(*(1,) * count)
-    result = libpq.PQexecParams(session, statement.encode(), count, None, values, lengths, formats, 1)
+    formats, words = numbers(*(1,) * count), statement.encode()
+    if prepared:
+        result = libpq.PQexecPrepared(session, words, count, values, lengths, formats, raw)
+    else:
+        result = libpq.PQexecParams(session, words, count, None, values, lengths, formats, raw)
     try:
-        return _rows(libpq, result, _bytes) if libpq.PQresultStatus(result) in _DONE else None
+        return _rows(libpq, result, field) if libpq.PQresultStatus(result) in _DONE else None
     finally:
         libpq.PQclear(result)
 

@@ -15,6 +15,7 @@ import pytest
 
 from pyfi_hpc.brokers.base import Publication
 from pyfi_hpc.brokers.postgres import PostgresBroker
+from pyfi_hpc.brokers.postgres.consumer import Consumer
 from pyfi_hpc.db import binary
 from pyfi_hpc.db.embedded import EmbeddedPostgres
 from pyfi_hpc.wire.ids import new_id
@@ -128,6 +129,7 @@ def test_messages_arrive_as_they_were_whichever_way_they_are_written(
     if not spoken:
         # as where libpq's functions cannot be had
         monkeypatch.setattr(binary, "query", lambda *_: None)
+        monkeypatch.setattr(binary, "fetch", lambda *_: None)
     queue, inbox = a_queue(), Inbox(ack=True)
     broker.declare(queue)
     bodies, headers = [b"", bytes(range(256)), b"'\\\"{}," * 100], {"reason": 'a "grün" one', "count": "3"}
@@ -140,6 +142,27 @@ def test_messages_arrive_as_they_were_whichever_way_they_are_written(
     got = inbox.wait(3)
     assert [each.body for each in got] == bodies
     assert all(dict(each.headers) == headers for each in got)
+
+
+def test_what_is_announced_while_a_claim_is_under_way_is_heard(
+    broker: PostgresBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Consumer, "pause", 1000.0)  # else it would be found by and by
+    queue, inbox, fetch = a_queue(), Inbox(), binary.fetch
+    broker.declare(queue)
+    broker.publish(a_message(queue)).result(PATIENCE)
+
+    def announced_meanwhile(connection: Any, *asked: Any) -> Any:
+        found = fetch(connection, *asked)
+        if len(found or ()) == 1 and not inbox.deliveries:
+            broker.publish(a_message(queue)).result(PATIENCE)
+            binary.read(connection, "SELECT 1", [])
+        return found
+
+    monkeypatch.setattr(binary, "fetch", announced_meanwhile)
+    broker.consume(queue.name, prefetch=10, deliver=inbox)
+
+    assert len(inbox.wait(2)) == 2
 
 
 def test_a_body_of_sixteen_mebibytes_passes(broker: PostgresBroker) -> None:

@@ -7,6 +7,7 @@ back when that row goes: the session ended (its lock is free), the lease lapsed,
 from __future__ import annotations
 
 import itertools
+import json
 import threading
 import time
 from collections import Counter, deque
@@ -22,6 +23,7 @@ from pyfi_hpc.brokers.letters import notes
 from pyfi_hpc.brokers.postgres import queues, sql
 from pyfi_hpc.brokers.postgres.names import queue_channel
 from pyfi_hpc.brokers.postgres.session import Session, SessionLost
+from pyfi_hpc.db import binary
 from pyfi_hpc.logs import logger
 
 #: A third of the lease.
@@ -37,7 +39,7 @@ class Row(NamedTuple):
 
     seq: int
     queue: str
-    body: memoryview
+    body: bytes | memoryview
     content_type: str
     headers: dict[str, object]
     delivery_count: int
@@ -276,8 +278,7 @@ class Consumer:
         free = [min(number, CLAIM_MESSAGES) for number in wanted.values()]
         # what was given back comes first, whether we heard of it yet or not
         after = [0 if name in self._singles else self._after.get(name, 0) for name in wanted]
-        self._cursor.execute(sql.CLAIM_DURABLY, {"me": self._me, "names": list(wanted), "free": free, "after": after})
-        rows = sorted(itertools.starmap(Row, self._cursor.fetchall()))
+        rows = sorted(self._claimed(list(wanted), free, after))
         taken = Counter(row.queue for row in rows)
         self._hungry -= {name for name, most in zip(wanted, free, strict=True) if taken[name] < most}
         for row in rows:
@@ -287,6 +288,16 @@ class Consumer:
             if subscription.queue in taken:
                 _guarded(subscription.all_here, subscription.queue)
         return bool(rows)
+
+    def _claimed(self, names: list[str], free: list[int], after: list[int]) -> list[Row]:
+        """At most `free` messages of each queue that is named, none of them before number `after`."""
+        parameters = [binary.texts(names), binary.integers(free), binary.bigints(after), binary.integer(self._me)]
+        if (found := binary.fetch(self._cursor.connection, sql.CLAIM.name, parameters)) is not None:
+            # what was announced meanwhile has been read already, behind psycopg2's back
+            self._cursor.connection.poll()
+            return [_row(*fields) for fields in found]
+        self._cursor.execute(sql.CLAIM.execute, {"me": self._me, "names": names, "free": free, "after": after})
+        return list(itertools.starmap(Row, self._cursor.fetchall()))
 
     def _hand_out(self, row: Row) -> None:
         if row.delivery_count > DELIVERY_LIMIT and not row.queue.startswith(dead_queue("")):
@@ -308,6 +319,12 @@ class Consumer:
             queues.ensure_dead_of(self._cursor, dead_queue(network))
             arguments = {"dead": dead_queue(network), "seq": row.seq, "me": self._me, "notes": Json(why)}
             self._cursor.execute(sql.SET_ASIDE, arguments)
+
+
+def _row(seq: Any, queue: Any, body: Any, content_type: Any, headers: Any, count: Any) -> Row:
+    """From Postgres' own format."""
+    number, times = int.from_bytes(seq, "big"), int.from_bytes(count, "big")
+    return Row(number, queue.decode(), body, content_type.decode(), json.loads(headers[1:]), times)
 
 
 def _guarded(callback: Callable[[], None], queue: str) -> None:
