@@ -30,6 +30,9 @@ from pyfi_hpc.logs import logger
 RENEW_SECONDS = 3.0
 #: Bounds what one claim brings into memory.
 CLAIM_MESSAGES = 100
+#: Where messages have so many bytes, they are read as they are, not as text of twice the length; for smaller ones
+#: libpq's functions, called for each field, cost more than psycopg2 does.
+LARGE_BYTES = 8 * 2**10
 
 log = logger()
 
@@ -143,6 +146,8 @@ class Consumer:
         #: the last number claimed in a queue; nothing is ready before it unless somebody said so
         self._after: dict[str, int] = {}
         self._renewed = self._swept = 0.0
+        #: bytes of a message, by the newest claim
+        self._size = 0
         self._session = Session(uri, "consumer", self)
 
     def add(
@@ -291,13 +296,21 @@ class Consumer:
 
     def _claimed(self, names: list[str], free: list[int], after: list[int]) -> list[Row]:
         """At most `free` messages of each queue that is named, none of them before number `after`."""
+        if self._size < LARGE_BYTES or (rows := self._claimed_raw(names, free, after)) is None:
+            self._cursor.execute(sql.CLAIM.execute, {"me": self._me, "names": names, "free": free, "after": after})
+            rows = list(itertools.starmap(Row, self._cursor.fetchall()))
+        if rows:
+            self._size = sum([len(row.body) for row in rows]) // len(rows)
+        return rows
+
+    def _claimed_raw(self, names: list[str], free: list[int], after: list[int]) -> list[Row] | None:
+        """The same in Postgres' own format; None where that cannot be had."""
         parameters = [binary.texts(names), binary.integers(free), binary.bigints(after), binary.integer(self._me)]
-        if (found := binary.fetch(self._cursor.connection, sql.CLAIM.name, parameters)) is not None:
-            # what was announced meanwhile has been read already, behind psycopg2's back
-            self._cursor.connection.poll()
-            return [_row(*fields) for fields in found]
-        self._cursor.execute(sql.CLAIM.execute, {"me": self._me, "names": names, "free": free, "after": after})
-        return list(itertools.starmap(Row, self._cursor.fetchall()))
+        if (found := binary.fetch(self._cursor.connection, sql.CLAIM.name, parameters)) is None:
+            return None
+        # what was announced meanwhile has been read already, behind psycopg2's back
+        self._cursor.connection.poll()
+        return [_row(*fields) for fields in found]
 
     def _hand_out(self, row: Row) -> None:
         if row.delivery_count > DELIVERY_LIMIT and not row.queue.startswith(dead_queue("")):
