@@ -1,7 +1,8 @@
 """Arrays of 4 MB through pyfi-hpc's pipes, from process to process: `python -m benchmarks.drivers.pyfi_pipes FOLDER`.
 
 What workers do with a result that goes into a pipe and is the next one's argument, without their agents: encoded, put
-into memory that both see, told of, decoded where it lies.
+into memory that both see, told of, decoded where it lies. As it is with an array that its task has made and let go of,
+its elements are read where they are. What a worker does besides, so that its result is durable, is not measured here.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import secrets
 import select
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,16 +23,18 @@ from benchmarks.drivers.shared_memory import SIZE, SOURCES
 from pyfi_hpc.pipes import sockets
 from pyfi_hpc.pipes.protocol import Passed
 from pyfi_hpc.pipes.receiving import size_of
-from pyfi_hpc.wire.arrays import elements_at
+from pyfi_hpc.wire.ext import Buffer
 from pyfi_hpc.wire.ids import new_id
-from pyfi_hpc.wire.values import arguments_of, decode_arguments, encode
+from pyfi_hpc.wire.values import decode_arguments, encode_parts
+from pyfi_hpc.worker.passing import placed
 
 _LEAST = 20
-_BEFORE, _AFTER = arguments_of(b"\0").split(b"\0")
 _TARGET = new_id()
 #: What a call takes of the window besides its value, at most.
 _MORE_BYTES = 8192
 _PATIENCE_SECONDS = 10.0
+#: As `worker.passing` has it.
+_SETTLE_SECONDS = 0.02
 
 
 class _Pipes(Caller):
@@ -68,7 +71,7 @@ def _sent(path: str, secret: bytes, seconds: float) -> tuple[int, float]:
     while count < _LEAST or time.perf_counter() - began < seconds:
         array = sources[count % SOURCES]
         array[0] = count
-        _pass_on(pipe, encode(array))
+        _pass_on(pipe, encode_parts(array))
         count += 1
     _until(pipe, lambda: not pipe.sending.untaken)
     took = time.perf_counter() - began
@@ -77,10 +80,11 @@ def _sent(path: str, secret: bytes, seconds: float) -> tuple[int, float]:
     return count, took
 
 
-def _pass_on(pipe: sockets.Pipe, content: bytes) -> None:
+def _pass_on(pipe: sockets.Pipe, parts: Sequence[Buffer]) -> None:
     """As `worker.passing` does it."""
-    _until(pipe, lambda: pipe.sending.window.room(len(content) + _MORE_BYTES))
-    place = pipe.place((_BEFORE, content, _AFTER), len(_BEFORE) + elements_at(content))
+    size = sum(map(len, parts)) + _MORE_BYTES
+    _until(pipe, lambda: pipe.sending.window.room(size))
+    place = placed(pipe, parts)
     if place is None:
         raise SystemExit("the pipe has no memory for an array")
     call = Passed(1, 0, 1, _TARGET, place)
@@ -118,8 +122,9 @@ def _receive(path: str, secret: bytes) -> int:
                 count += bool(array[0] == count and array[1] == array[-1] == 1.0)
                 del array
                 bunch.origin.finished(call)
-        inlet.credit(small=True)
-        select.select([inlet.fd], [], [], 0.01)
+        inlet.credit(small=False)
+        if not select.select([inlet.fd], [], [], _SETTLE_SECONDS)[0]:
+            inlet.credit(small=True)
     return count
 
 

@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterable
 from functools import partial
 
 from pyfi_hpc.agent.commit.jobs import Job, Within
-from pyfi_hpc.agent.crew import Crew
 from pyfi_hpc.agent.dispatch import Dispatcher
 from pyfi_hpc.agent.intake import Intake
 from pyfi_hpc.agent.lots import Finished
 from pyfi_hpc.agent.pipes.piping import Piping
+from pyfi_hpc.agent.watching import Watching
 from pyfi_hpc.db import record
 from pyfi_hpc.db.record import Decided, Key
 from pyfi_hpc.model.status import Cause, OutcomeStatus
@@ -27,13 +27,13 @@ class Cancelling:
         self,
         intake: Intake,
         dispatcher: Dispatcher,
-        crew: Crew,
+        watching: Watching,
         pipes: Piping,
         put: Callable[[Job], None],
         post: Callable[[Callable[[], None]], None],
     ) -> None:
         """`put` hands a job to the committer; `post`, from any thread, has something done on this one."""
-        self._intake, self._dispatcher, self._crew, self._pipes = intake, dispatcher, crew, pipes
+        self._intake, self._dispatcher, self._watching, self._pipes = intake, dispatcher, watching, pipes
         self._put, self._post = put, post
 
     def hinted(self, ids: Iterable[str]) -> None:
@@ -60,8 +60,8 @@ class Cancelling:
             for index in waiting + self._intake.skip(lot, members):
                 self._put(Finished(lot, index, _skipped(index), None))
             running |= {(lot.token, index) for index in members}
-        self._crew.interrupt(running)
-        self._crew.interrupt_links({identity for _, identity in gone})
+        self._watching.interrupt(running)
+        self._watching.interrupt_links({identity for _, identity in gone})
 
 
 def _skipped(index: int) -> Item:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from itertools import groupby
 from pathlib import Path
@@ -14,11 +13,13 @@ from pyfi_hpc.agent import keeper
 from pyfi_hpc.agent.builder import Builder, Built
 from pyfi_hpc.agent.commit.jobs import Within
 from pyfi_hpc.agent.dispatch import Dispatcher
-from pyfi_hpc.agent.keeper import LongCall, OwnWorker, Program, View
+from pyfi_hpc.agent.hands import HELLO_SECONDS, Hand
+from pyfi_hpc.agent.keeper import OwnWorker, Program, View
 from pyfi_hpc.agent.lots import Finished, Lot
 from pyfi_hpc.agent.pipes.piping import Piping
 from pyfi_hpc.agent.process import Launch, WorkerProcess, describe_end
 from pyfi_hpc.agent.streams import Streams
+from pyfi_hpc.agent.watching import Watching
 from pyfi_hpc.control import reconcile
 from pyfi_hpc.db.record import Cursor
 from pyfi_hpc.errors import BadInput, PyfiError, shown
@@ -45,57 +46,14 @@ from pyfi_hpc.wire.messages import ErrorRecord
 
 log = logger("pyfi.agent")
 
-HELLO_SECONDS = 120.0
-CANCEL_GRACE_SECONDS = 2.0
-#: A call that has run for so long is said to run.
-LONG_SECONDS = 1.0
 CRASHES, CRASH_MINUTES = 5, 5.0
 #: How long a processor's second crash holds its next worker back; doubled with each further one.
 RESTART_SECONDS = 0.25
+#: Of calls that came by pipes and are told together, about so many say how long such a call takes.
+_SAMPLE = 16
 _CODE = {Cause.TIMEOUT: "E_TIMEOUT"}
 #: The agent ends, and with it a worker that had not finished.
 _ENDINGS = frozenset({Cause.DRAINED, Cause.WALLTIME, Cause.PREEMPTED})
-
-
-@dataclass(slots=True)
-class Hand:
-    """One of the agent's workers, from the plan to its end."""
-
-    row: bytes
-    processor: bytes
-    cores: tuple[int, ...]
-    devices: tuple[str, ...]
-    process: WorkerProcess | None = None
-    environment: str = ""
-    calls: int = 0
-    #: of them, how many the database knows of
-    counted: int = 0
-    #: the call that it is said to run, and since when on the monotonic clock
-    noted: tuple[bytes, float] | None = None
-    draining: bool = False
-    #: its row was taken back before it was taken up
-    unwanted: bool = False
-    stopping: bool = False
-    deadline: float = field(default_factory=lambda: time.monotonic() + HELLO_SECONDS)
-
-
-@dataclass(frozen=True, slots=True)
-class _Running:
-    """What a worker runs: member `index` of a lot, or the call `link` that followed from that member along pipes.
-
-    `started` is on the monotonic clock; `lot` is None for a call that came by a pipe.
-    """
-
-    lot: Lot | None
-    token: int
-    index: int
-    link: bytes
-    started: float
-    socket: bytes = NO_LINK
-
-    @property
-    def id(self) -> bytes:
-        return self.link if self.lot is None else self.lot.call(self.index).id
 
 
 class Crew:
@@ -136,16 +94,14 @@ class Crew:
         #: workers that something was handed to, and is not sent yet
         self._fed: dict[int, WorkerProcess] = {}
         self._next = 1
-        #: members that a person cancelled while they ran: (token, index) -> when to lose patience
-        self.cancelled: dict[tuple[int, int], float] = {}
-        #: the same of calls that came by pipes, by their ids
-        self.cancelled_links: dict[bytes, float] = {}
+        self.watching = Watching(self.hands, lots, pipes.served)
 
     # following the database
 
     def follow(self, view: View) -> None:
         """Take up planned workers, drain those that are not wanted, end those that somebody else buried."""
         self._programs = view.programs
+        self.watching.follow(view.programs)
         rows = {worker.id: worker for worker in view.workers}
         for worker in view.workers:
             if worker.id not in self.hands and worker.status is WorkerStatus.PLANNED:
@@ -245,31 +201,6 @@ class Crew:
             self.hands[row].counted = count
         return news
 
-    def long_calls(self, now: float) -> list[LongCall]:
-        """Which call each worker has been running for a while, where that changed since this was last asked."""
-        news = []
-        for hand in self.hands.values():
-            found = self._long_call(hand, now)
-            if found != hand.noted:
-                hand.noted = found
-                news.append(LongCall(hand.row, *(found[0], now - found[1]) if found else (None, None)))
-        return news
-
-    def _long_call(self, hand: Hand, now: float) -> tuple[bytes, float] | None:
-        if hand.process is None or (running := self._running(hand.process)) is None:
-            return None
-        return (running.id, running.started) if now - running.started >= LONG_SECONDS else None
-
-    def _running(self, process: WorkerProcess) -> _Running | None:
-        token, index, started, link = process.progress.running()
-        if index < 0:
-            return None
-        if link != NO_LINK:
-            return _Running(None, token, index, link, started, process.progress.socket)
-        lot = self._lots(token)
-        known = lot is not None and index < len(lot.message.calls)
-        return _Running(lot, token, index, link, started) if known else None
-
     def replacing(self) -> set[bytes]:
         """Processors with a worker on its way."""
         return {
@@ -360,7 +291,8 @@ class Crew:
                 known = set(mine)
                 for item in done.items:
                     if item.index in known:
-                        each = self._finished(lot, item, hand.row)
+                        cause = self.watching.ended((lot.token, item.index), item.error)
+                        each = Finished(lot, item.index, item, hand.row, cause)
                         (heads if item.passed and counts else finished).append(each)
         if heads:
             self.pipes.heads(heads)
@@ -371,20 +303,15 @@ class Crew:
         """Calls that came by pipes are finished."""
         hand.calls += len(reached.links)
         took: dict[tuple[bytes, str], list[float]] = {}
-        for link in reached.links:
+        for link in reached.links[:: 1 + len(reached.links) // _SAMPLE]:
             socket = self.pipes.socket_of(link.token, link.index, link.id)
             if socket is not None:
                 seconds = max(0.0, link.item.ended - link.item.started)
                 took.setdefault((socket.processor, socket.task), []).append(seconds)
         for each, times in took.items():
             self._dispatcher.learn(*each, times)
-        self.pipes.links(process.number, [(link, self._misled(link)) for link in reached.links])
-
-    def _misled(self, link: Link) -> Cause | None:
-        """As in `_finished`."""
-        asked = self.cancelled_links.pop(link.id, None) if self.cancelled_links else None
-        error = link.item.error
-        return Cause.RETURNED if error is not None and error.code == "E_CANCELLED" and asked is None else None
+        ended = self.watching.link_ended
+        self.pipes.links(process.number, [(link, ended(link.id, link.item.error)) for link in reached.links])
 
     def _yielded(self, hand: Hand, process: WorkerProcess, frame: Yielded) -> None:
         lot = self._lots(frame.token)
@@ -399,80 +326,13 @@ class Crew:
 
     def _taken(self, at: tuple[int, int], count: int) -> None:
         """Whoever runs that call may yield as many more."""
-        for process in self._running_it(at):
+        for process in self.watching.who_runs(at):
             process.send(Taken(*at, count))
 
     def _overtaken(self, at: tuple[int, int]) -> None:
         """Another attempt yields now: this one is given back."""
-        for process in self._running_it(at):
+        for process in self.watching.who_runs(at):
             process.kill(Cause.RETURNED)
-
-    def _running_it(self, at: tuple[int, int]) -> list[WorkerProcess]:
-        processes = [hand.process for hand in self.hands.values() if hand.process is not None]
-        return [process for process in processes if _runs(process, at)]
-
-    def _finished(self, lot: Lot, item: Item, worker: bytes) -> Finished:
-        cause = None
-        asked = self.cancelled.pop((lot.token, item.index), None)
-        if item.error is not None and item.error.code == "E_CANCELLED" and asked is None:
-            # the interrupt was meant for the call before this one: no harm done, it runs again at no cost
-            cause = Cause.RETURNED
-        return Finished(lot, item.index, item, worker, cause)
-
-    # watching
-
-    def watch_limits(self, now: float, timeout_of: Callable[[Lot, int], float | None]) -> None:
-        """End what overran its time or memory, and workers that never said hello."""
-        for hand in list(self.hands.values()):
-            process = hand.process
-            if process is None:
-                continue
-            running = self._running(process)
-            if process.hello is None and now > hand.deadline:
-                process.kill(Cause.ENVIRONMENT)
-            elif running is not None:
-                limit = self._limit_of(running, timeout_of)
-                impatient = self._patience(running, now + 1) < now
-                if impatient or (limit is not None and now - running.started > limit):
-                    process.kill(Cause.RETURNED if impatient else Cause.TIMEOUT)
-            self._watch_memory(hand, process)
-
-    def _limit_of(self, running: _Running, timeout_of: Callable[[Lot, int], float | None]) -> float | None:
-        if running.lot is not None:
-            return timeout_of(running.lot, running.index)
-        socket = self.pipes.served(running.socket)
-        return socket.timeout_seconds if socket is not None else None
-
-    def _patience(self, running: _Running, otherwise: float) -> float:
-        """When a call that was cancelled is ended with its worker."""
-        if running.lot is None:
-            return self.cancelled_links.get(running.link, otherwise)
-        return self.cancelled.get((running.token, running.index), otherwise)
-
-    def _watch_memory(self, hand: Hand, process: WorkerProcess) -> None:
-        process.trim_output()
-        program = self._programs.get(hand.processor)
-        if program is not None and program.mem_mib and process.resident_mib() > program.mem_mib:
-            process.kill(Cause.HOST_OOM)
-
-    def interrupt(self, wanted: set[tuple[int, int]]) -> None:
-        """Stop these members (token, index) where they run; those that run later are skipped when they come up."""
-        patience = time.monotonic() + CANCEL_GRACE_SECONDS
-        for hand in self.hands.values():
-            if hand.process is None:
-                continue
-            token, index, _, link = hand.process.progress.running()
-            if (token, index) in wanted and link == NO_LINK:
-                self.cancelled[token, index] = patience
-                hand.process.interrupt()
-
-    def interrupt_links(self, wanted: set[bytes]) -> None:
-        """Stop these calls, which came by pipes, where they run; those that run later lose against the cancelling."""
-        patience = time.monotonic() + CANCEL_GRACE_SECONDS
-        for hand in self.hands.values():
-            if hand.process is not None and (link := hand.process.progress.link) in wanted:
-                self.cancelled_links[link] = patience
-                hand.process.interrupt()
 
     # ending
 
@@ -524,10 +384,10 @@ class Crew:
         item = Item(max(index, 0), None, error, began, now, out, err)
         lot = self._lots(token) if blamed else None
         if blamed and lot is not None:
-            self.cancelled.pop(blamed, None)
+            self.watching.ended(blamed, error)
             self._streams.finish(Finished(lot, index, item, hand.row, cause))
         if index >= 0 and link != NO_LINK:
-            self.cancelled_links.pop(link, None)
+            self.watching.link_ended(link, error)
             self.pipes.links(process.number, [(Link(token, index, link, item), cause)])
         self.pipes.died(process.number)
         self._by_number.pop(process.number)
@@ -578,12 +438,6 @@ def _timings(done: Done) -> list[tuple[int, float]]:
 def _each(work: Sequence[Callable[[Cursor], None]], cursor: Cursor) -> None:
     for write in work:
         write(cursor)
-
-
-def _runs(process: WorkerProcess, at: tuple[int, int]) -> bool:
-    """Whether it runs that member itself, and nothing that followed from it."""
-    token, index, _, link = process.progress.running()
-    return (token, index, link) == (*at, NO_LINK)
 
 
 def _log_of(error: PyfiError) -> dict[str, str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import msgspec
 
 from pyfi_hpc.model.status import Cause
@@ -34,6 +36,45 @@ def told_by_slurm(kill_wait_seconds: float, seconds_left: float | None) -> Endin
     over = seconds_left is not None and seconds_left <= MARGIN_SECONDS
     seconds = min(DRAIN_SECONDS, _usable(kill_wait_seconds))
     return Ending(Cause.WALLTIME if over else Cause.PREEMPTED, seconds)
+
+
+class Course:
+    """Whether an agent serves or drains, and when Slurm ends its job; seconds of the monotonic clock.
+
+    Attributes:
+        why: of a drain, what was said of it; None: it serves.
+    """
+
+    def __init__(self) -> None:
+        self.why: Ending | None = None
+        self._drained_by = math.inf
+        self._job_ends: float | None = None
+
+    @property
+    def serves(self) -> bool:
+        return self.why is None
+
+    def end(self, why: Ending, now: float) -> bool:
+        """It is to end, for a reason that may leave it less time than another one did; True: it served until now."""
+        first, until = self.serves, now + why.seconds
+        if until < self._drained_by:
+            self.why, self._drained_by = why, until
+        return first
+
+    def out_of_time(self, now: float) -> bool:
+        """What still runs is to be given back."""
+        return now > self._drained_by
+
+    def know_limit(self, seconds_left: float | None, now: float) -> None:
+        """The job may run for so many seconds; None: nobody knows of a limit."""
+        self._job_ends = None if seconds_left is None else now + seconds_left
+
+    def seconds_left(self, now: float) -> float | None:
+        return None if self._job_ends is None else self._job_ends - now
+
+    def near_limit(self, now: float, seconds: float) -> bool:
+        """It serves, and its job has less than so many seconds."""
+        return self.serves and self._job_ends is not None and now > self._job_ends - seconds
 
 
 def _usable(seconds: float) -> float:

@@ -83,6 +83,13 @@ class Lot:
         """A member."""
         return self.message.calls[index]
 
+    def timeout_of(self, index: int) -> float | None:
+        """How many seconds a member may run; None: as long as it takes. On a fifo socket its limit holds too."""
+        own, usual = self.call(index).timeout, self.socket.timeout_seconds
+        if own is None or (self.socket.ordered and usual is not None and usual < own):
+            return usual
+        return own
+
     def settle(self, index: int) -> None:
         """The member needs its delivery no more; the last one to say so acks it."""
         if index in self.open:

@@ -15,7 +15,7 @@ from pyfi_hpc.agent.logs import log_to_stderr
 from pyfi_hpc.agent.pilot import Pilot
 from pyfi_hpc.agent.pipes import addresses
 from pyfi_hpc.agent.registering import Application
-from pyfi_hpc.agent.service import Service, host_name
+from pyfi_hpc.agent.service import Means, Service, host_name
 from pyfi_hpc.agent.slots import described
 from pyfi_hpc.config import Settings
 from pyfi_hpc.control.retention import Keep
@@ -45,7 +45,7 @@ def _serve(settings: Settings, ahead: Ahead, post: Post, unsafe: bool) -> int:
     folder = post.folder(settings.state_dir)
     with post.held(folder):
         job = _check(ahead, post, unsafe)
-        service = Service(
+        means = Means(
             database_uri=ahead.uri.result(),
             session=ahead.session.result(),
             broker=ahead.broker.result(),
@@ -61,6 +61,7 @@ def _serve(settings: Settings, ahead: Ahead, post: Post, unsafe: bool) -> int:
             keep=Keep(settings.retention.outcomes_days, settings.retention.events_days),
             pipes_address=_pipes_address(settings, ahead.uri.result(), post, job),
         )
+        service = Service(means)
         # thousands of small records live for milliseconds: looking for cycles among them took a tenth of the time
         gc.freeze()
         gc.set_threshold(_OBJECTS, 20, 20)

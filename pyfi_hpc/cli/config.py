@@ -51,6 +51,7 @@ def show(platform: Platform, names: tuple[str, ...], origin: bool, out: Output) 
 def check(platform: Platform) -> None:
     """Read all settings and say what they amount to, or what is wrong and where."""
     settings = platform.settings
+    settings.check_here()
     mode = "embedded, everything on this machine" if settings.embedded else "on servers"
     click.echo(f"settings are good: {len(settings.origins)} given, {mode}")
 

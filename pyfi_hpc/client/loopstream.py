@@ -53,9 +53,11 @@ class LoopStream:
         return self._stream.ticket
 
     async def send(self, args: tuple[object, ...]) -> Future:
-        """Have one call sent, soon; raises as `Stream.made` does."""
-        made = self._stream.made
-        future = await awaiting.elsewhere(made, args) if heavy(args, {}) else made(args)
+        """Have one call sent, soon; see `Stream.send`."""
+        begun = self._stream.begun
+        future, store = await awaiting.elsewhere(begun, args) if heavy(args, {}) else begun(args)
+        if store is not None:
+            await awaiting.elsewhere(store)
         if self._stream.hungry:
             await self.flush()
         return future

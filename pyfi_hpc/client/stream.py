@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from pyfi_hpc.client.futures import Future
@@ -40,17 +41,27 @@ class Stream:
     def send(self, args: tuple[object, ...]) -> Future:
         """Have one call sent, soon; raises as `made` does, but for a full disk: a call whose arguments cannot be stored
         is not accepted, as if the broker had refused it."""
-        item, contents = self._item(args)
-        if contents and not self._way.socket.ordered:
-            self._send_stored(item, contents)
-            return item.future
-        self._gather(item, contents)
-        if self._sender.hungry(self._way, len(self._gathered)):
+        future, store = self.begun(args)
+        if store is not None:
+            store()
+        if self.hungry:
             self.flush()
-        return item.future
+        return future
 
-    def _send_stored(self, item: Item, contents: Sequence[Content]) -> None:
-        """Have it sent once these are stored, whatever others are sent meanwhile."""
+    def begun(self, args: tuple[object, ...]) -> tuple[Future, Callable[[], None] | None]:
+        """One more call, to be sent by the next `flush`; or by what comes with it, which waits while there is too much
+        to be stored already. Raises as `made` does, but for a full disk."""
+        item, contents = self._item(args)
+        if contents:
+            return item.future, partial(self._store, item, contents)
+        self._gathered.append(item)
+        return item.future, None
+
+    def _store(self, item: Item, contents: Sequence[Content]) -> None:
+        """Have it sent once these are stored, whatever others are sent meanwhile; where order is kept, in its turn."""
+        if self._way.socket.ordered:
+            self._gather(item, contents)
+            return
         self.ticket.add(1)
         self._session.waiter.watch([item.future])
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from pyfi_hpc.brokers import amqp
 from pyfi_hpc.errors import CODES, shown
 
 MASK = "•••"
@@ -19,6 +20,7 @@ _PARAMETER = re.compile(r"(?P<before>(?:^|[?&\s])(?:password|passwd|sslpassword|
 
 #: Schemes of a Postgres address -> the one that libpq and SQLAlchemy both know.
 _POSTGRES = {"postgresql": "postgresql", "postgres": "postgresql", "postgresql+psycopg2": "postgresql"}
+_AMQP = "amqp://USER:PASSWORD@HOST/VHOST"
 
 
 class Unfit(ValueError):
@@ -128,7 +130,33 @@ def database_uri(value: str) -> str:
 
 def broker_uri(value: str) -> str:
     """An AMQP address, or a database to keep the queues in; empty means the database itself."""
-    return _address(value, {"amqp": "amqp", "amqps": "amqps", **_POSTGRES}, "E_BROKER_URI", "amqp://USER@HOST/VHOST")
+    address = _address(value, {"amqp": "amqp", "amqps": "amqps", **_POSTGRES}, "E_BROKER_URI", _AMQP)
+    if address.startswith("amqp"):
+        try:
+            amqp.tls(amqp.parsed(address))
+        except ValueError as error:
+            raise _unusable(address, error) from None
+    return address
+
+
+def check_broker_files(address: str) -> None:
+    """Return where this host has the files that a broker's address names.
+
+    Raises:
+        Unfit: with the file, and what is wrong with it.
+    """
+    if not address.startswith("amqps://"):
+        return
+    from pyfi_hpc.brokers import tls  # most addresses need none of it
+
+    try:
+        tls.context(amqp.tls(amqp.parsed(address)) or amqp.Tls())
+    except ValueError as error:
+        raise _unusable(address, error) from None
+
+
+def _unusable(address: str, why: ValueError) -> Unfit:
+    return Unfit("E_BROKER_URI", address, f"{CODES['E_BROKER_URI']}: {why}")
 
 
 def http_uri(value: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -75,6 +76,15 @@ class Settings:
         """How much all of these may take; 0: what the disk has."""
         return int((self.paths.blobs_gib or 0) * 2**30)
 
+    def check_here(self) -> None:
+        """Return where this host has the files that the settings name.
+
+        Raises:
+            BadInput: E_BROKER_URI.
+        """
+        for name, origin in self.origins.items():
+            check_here(Given(name, str(self.value(name)), origin))
+
     def value(self, name: str) -> Any:
         """The value of "section.key"."""
         section, _, key = name.partition(".")
@@ -92,8 +102,25 @@ def converted(item: Given) -> Any:
     Raises:
         BadInput: with the place it was written at, and no password.
     """
-    try:
+    with _placed(item):
         return KEYS[item.key].convert(item.text)
+
+
+def check_here(item: Given) -> None:
+    """Return where this host has the files that a setting's value names.
+
+    Raises:
+        BadInput: as `converted`.
+    """
+    if item.key == "broker.uri":
+        with _placed(item):
+            kinds.check_broker_files(kinds.broker_uri(item.text))
+
+
+@contextmanager
+def _placed(item: Given) -> Iterator[None]:
+    try:
+        yield
     except kinds.Unfit as error:
         # a port is the culprit by itself; everything else is named by its setting
         culprit = error.value if error.value.startswith("port ") else f"{item.key} {error.value}"

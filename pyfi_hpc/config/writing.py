@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pyfi_hpc.config import ini
 from pyfi_hpc.config.sections import KEYS
-from pyfi_hpc.config.settings import converted
+from pyfi_hpc.config.settings import check_here, converted
 from pyfi_hpc.errors import BadInput
 
 _CONTINUED = re.compile(r"[ \t]+\S")
@@ -18,13 +18,16 @@ def set_value(path: Path, section: str, key: str, value: str) -> None:
     """Make `[section] key = value` in the file at `path`, which only its owner can read afterwards.
 
     Raises:
-        BadInput: E_CONFIG for an unknown setting or a file that is broken already; the codes of the value's kind.
+        BadInput: E_CONFIG for an unknown setting or a file that is broken already; the codes of the value's kind, also
+            where a file that the value names cannot be used on this host.
     """
     name = f"{section}.{ini.spelled(key)}"
     if name not in KEYS:
         raise ini.unknown(str(path), name)
     line = " ".join(value.split())
-    converted(ini.Given(name, line, "value"))
+    given = ini.Given(name, line, "value")
+    converted(given)
+    check_here(given)
     lines: list[str] = []
     if path.exists():
         path.chmod(0o600)

@@ -243,6 +243,42 @@ def outcomes(cursor: Cursor, keys: Iterable[Key]) -> dict[Key, Decided]:
     }
 
 
+@dataclass(frozen=True, slots=True)
+class Follower:
+    """A call that is decided, or held; `value` and `routes` where it is decided and leads on."""
+
+    digest: bytes | None
+    value: bytes | None = None
+    routes: bytes | None = None
+
+
+def followers(cursor: Cursor, keys: Iterable[Key]) -> dict[Key, Follower]:
+    """Which of `keys` need nobody to send them: they are decided, or have a hold row that somebody sees to (1.9).
+
+    Of a held one it does not matter whether it is decided: its row stays until it is sent on.
+    """
+    owners, ids = _keys(keys)
+    if not owners:
+        return {}
+    cursor.execute(
+        "SELECT o.owner, uuid_send(o.id), o.digest, CASE WHEN o.routes IS NOT NULL THEN o.value END, o.routes"
+        f" FROM {by_key('outcome')} AS o WHERE o.status <> 'REOPENED'",
+        (owners, ids),
+    )
+    found = {
+        (owner, bytes(identity)): Follower(_bytes(digest), _bytes(value), _bytes(routes))
+        for owner, identity, digest, value, routes in cursor.fetchall()
+    }
+    cursor.execute(
+        f"SELECT h.payload FROM {by_key('hold')} AS h WHERE h.state <> 'DEAD'",
+        (owners, ids),
+    )
+    for (payload,) in cursor.fetchall():
+        message = messages.decode_message(bytes(payload))
+        found[message.owner, message.calls[0].id] = Follower(message.calls[0].digest)
+    return found
+
+
 def own(cursor: Cursor, tried: Mapping[Key, tuple[bytes | None, float]]) -> set[Key]:
     """Which of these attempts (by worker and start) stand as outcomes: those that an earlier try of this transaction
     has committed, where its answer was lost."""

@@ -101,8 +101,11 @@ class Receiving:
 
     @property
     def owes_much(self) -> bool:
-        """Whether it should be said soon: a quarter of the window."""
-        return 4 * self._items >= self._window.items or 4 * self._size >= self._window.size
+        """Whether it should be said soon: a quarter of the window's calls, or an eighth of its bytes.
+
+        So the place of an array of 4 MB goes back at once, and the next one is written while the cache has it still.
+        """
+        return 4 * self._items >= self._window.items or 8 * self._size >= self._window.size
 
     def credit(self) -> Credit:
         """What is owed; from here on it is told."""

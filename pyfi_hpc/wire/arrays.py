@@ -11,6 +11,8 @@ import math
 import re
 import struct
 import sys
+import weakref
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
@@ -51,6 +53,25 @@ def _parts(numpy: Any, array: Any) -> list[Buffer]:
         return [header]
     whole = array if array.flags.c_contiguous else array.copy(order="C")
     return [header, whole.reshape(-1).view(numpy.uint8).data]
+
+
+def _references(make: Callable[[], object]) -> int:
+    made = make()
+    return sys.getrefcount(made)
+
+
+#: How many references there are to what a local variable alone has, as its function counts them.
+ALONE = _references(object)
+
+
+def owns_its_elements(value: object) -> bool:
+    """Whether `value` is an array that nobody can change but who has a reference to it: its memory is its own, or that
+    of an array that only it has; and no weak reference becomes a strong one."""
+    array: Any = value
+    if type(array) is not getattr(sys.modules.get("numpy"), "ndarray", None) or weakref.getweakrefcount(array):
+        return False
+    base = array.base
+    return bool(array.flags.owndata) or (sys.getrefcount(base) == ALONE + 1 and owns_its_elements(base))
 
 
 def elements_at(value: Buffer, size: int | None = None) -> int:

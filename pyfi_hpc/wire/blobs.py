@@ -49,9 +49,12 @@ class Content(NamedTuple):
     steady: bool
 
 
-def weighed(*content: Buffer) -> Content:
-    """`content`, its parts one after the other, by its name; what may change meanwhile is copied where it is small."""
-    steady = all(type(part) is bytes for part in content)
+def weighed(*content: Buffer, steady: bool = False) -> Content:
+    """`content`, its parts one after the other, by its name; what may change meanwhile is copied where it is small.
+
+    `steady`: it cannot change, whatever its type.
+    """
+    steady = steady or all(type(part) is bytes for part in content)
     if not steady and sum(map(len, content)) <= _COPIED_BYTES:
         content, steady = (b"".join(content),), True
     digest = hashlib.sha256()

@@ -1,13 +1,16 @@
 """How much the blobs of a folder take together, known to every process that writes there without a walk.
 
 `DIR/meter` has a byte for each `UNIT_BYTES` that blobs were given since it was made: appending is one step for whoever
-shares the folder, and the file's length is the sum. Whoever has walked through the folder makes it anew. Writers that
-come at the same moment may all find the last of the room.
+shares the folder, and the file's length is the sum. Whoever has walked through the folder makes it anew. Processes
+that come at the same moment may all find the last of the room.
 """
 
 from __future__ import annotations
 
 import os
+import threading
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from pyfi_hpc.errors import Unavailable
@@ -15,6 +18,8 @@ from pyfi_hpc.errors import Unavailable
 UNIT_BYTES = 16 * 2**10
 CURE = "raise paths.blobs_gib, or keep outcomes for fewer days: retention.outcomes_days"
 _NAME = "meter"
+#: Of the threads of a process one at a time looks for room and takes it.
+_turn = threading.Lock()
 
 
 def take(folder: Path, size: int, quota_bytes: int) -> None:
@@ -23,15 +28,23 @@ def take(folder: Path, size: int, quota_bytes: int) -> None:
     Raises:
         Unavailable: E_STORAGE_FULL, it has no room in `quota_bytes`; nothing is counted.
     """
+    with _turn:
+        used = _counted(folder)
+        if used + size > quota_bytes:
+            what = f"the blob folder is full: {used} of {quota_bytes} bytes are taken, {size} more were to be written"
+            raise Unavailable("E_STORAGE_FULL", what, at=str(folder), cure=CURE)
+        with (folder / _NAME).open("ab", buffering=0) as file:
+            file.write(bytes(_units(size)))
+
+
+def _counted(folder: Path) -> int:
     used = used_bytes(folder)
     if used is None:
-        used = walked(folder)
-        tell(folder, used)
-    if used + size > quota_bytes:
-        what = f"the blob folder is full: {used} of {quota_bytes} bytes are taken, {size} more were to be written"
-        raise Unavailable("E_STORAGE_FULL", what, at=str(folder), cure=CURE)
-    with (folder / _NAME).open("ab", buffering=0) as file:
-        file.write(bytes(_units(size)))
+        # of several who find nothing counted the first one's walk stands: the others' would undo what is counted since
+        with suppress(FileExistsError):
+            _make(folder, walked(folder), os.link)
+        used = used_bytes(folder) or 0
+    return used
 
 
 def used_bytes(folder: Path) -> int | None:
@@ -53,11 +66,18 @@ def walked(folder: Path) -> int:
 
 def tell(folder: Path, used: int) -> None:
     """So much is taken, by a walk that has just ended."""
+    _make(folder, used, os.replace)
+
+
+def _make(folder: Path, used: int, into_place: Callable[[Path, Path], None]) -> None:
     temporary = folder / "tmp" / f"{os.urandom(12).hex()}.{_NAME}"
     temporary.parent.mkdir(parents=True, exist_ok=True)
-    with temporary.open("xb", buffering=0) as file:
-        os.truncate(file.fileno(), _units(used))
-    temporary.rename(folder / _NAME)
+    try:
+        with temporary.open("xb", buffering=0) as file:
+            os.truncate(file.fileno(), _units(used))
+        into_place(temporary, folder / _NAME)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def recount(folder: Path) -> None:

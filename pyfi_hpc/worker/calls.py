@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from sys import getrefcount
 from types import AsyncGeneratorType, CoroutineType, GeneratorType, ModuleType
 from typing import TYPE_CHECKING, Protocol
 
 from pyfi_hpc.errors import BadInput
 from pyfi_hpc.wire import blobs
+from pyfi_hpc.wire.arrays import ALONE, owns_its_elements
 from pyfi_hpc.wire.blobs import Content
+from pyfi_hpc.wire.ext import Buffer
 from pyfi_hpc.wire.limits import INLINE_BYTES
 from pyfi_hpc.wire.messages import Call, ErrorRecord
-from pyfi_hpc.wire.values import decode_arguments, encode, encode_blob, encode_items
+from pyfi_hpc.wire.values import decode_arguments, encode, encode_blob, encode_items, encode_parts
 from pyfi_hpc.worker import context, failures
 from pyfi_hpc.worker.interrupts import Interrupts
 
@@ -23,6 +26,7 @@ if TYPE_CHECKING:
 
 Answer = bytes | ErrorRecord
 Task = Callable[..., object]
+_Encode = Callable[..., bytes | Sequence[Buffer]]
 
 
 class Items(Protocol):
@@ -55,7 +59,7 @@ class Runner:
         self._resolve = partial(blobs.get, folder)
         #: whether `whole` is wanted: the encoded value of the last call, where its answer is a claim check for that
         self.keeps = False
-        self.whole: bytes | None = None
+        self.whole: Content | None = None
         #: whether whoever takes an answer sees to it that a large value is stored before the answer is told
         self.puts_off = False
         self.left: Content | None = None
@@ -93,6 +97,8 @@ class Runner:
             result = function(*args, **kwargs)
             if type(result) is CoroutineType:
                 result = _asyncio().run(result)
+            # nobody can change it any more: its elements may stay where they are
+            lone = getrefcount(result) == ALONE and owns_its_elements(result)
         except BaseException as error:
             # first of all: an interrupt must not hit what is ours
             interrupts.active = False
@@ -102,9 +108,10 @@ class Runner:
         if type(result) is AsyncGeneratorType:
             with _asyncio().Runner() as runner:
                 return self._each(_in_turn(runner, result))
-        return self._encoded(result, "result")
+        return self._encoded(result, "result", encode_parts if lone else encode)
 
-    def _encoded(self, result: object, where: str) -> Answer:
+    def _encoded(self, result: object, where: str, encode: _Encode = encode) -> Answer:
+        """`encode` gives the value, or parts of it that nobody can change."""
         interrupts = self._interrupts
         try:
             # still user code: a value may have properties
@@ -113,7 +120,9 @@ class Runner:
         except BaseException as error:
             interrupts.active = False
             return failures.cancelled() if interrupts.seen else _unsendable(error)
-        return value if len(value) <= self._small else self._large(value)
+        if isinstance(value, bytes):
+            return value if len(value) <= self._small else self._large((value,))
+        return self._large(value)
 
     def _each(self, steps: Iterator[object]) -> Answer:
         """Hand over each item as it comes; the answer is how many, or what ended it."""
@@ -138,15 +147,16 @@ class Runner:
             self._items.add(value)
             count += 1
 
-    def _large(self, value: bytes) -> Answer:
-        """A claim check in place of `value`."""
-        if len(value) > self._max_value_bytes:
-            what = f"the result has {len(value)} bytes, at most {self._max_value_bytes} are kept"
+    def _large(self, parts: Sequence[Buffer]) -> Answer:
+        """A claim check in place of a value, unless it is small after all; nobody can change its parts."""
+        size = sum(map(len, parts))
+        if size > self._max_value_bytes:
+            what = f"the result has {size} bytes, at most {self._max_value_bytes} are kept"
             return failures.refusal("E_LIMIT", what)
         try:
-            if len(value) <= INLINE_BYTES:
-                return value
-            content = blobs.weighed(value)
+            if size <= INLINE_BYTES:
+                return b"".join(parts)
+            content = blobs.weighed(*parts, steady=True)
             if self.puts_off:
                 self.left = content
             else:
@@ -154,7 +164,7 @@ class Runner:
         except BaseException as error:
             return failures.refused(error)
         if self.keeps:
-            self.whole = value
+            self.whole = content
         return encode_blob(*content.reference)
 
     def keep(self, content: Content) -> None:

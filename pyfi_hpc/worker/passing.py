@@ -20,6 +20,8 @@ from pyfi_hpc.pipes.sending import Key
 from pyfi_hpc.pipes.spill import SPILL_SECONDS, Spill, roomiest
 from pyfi_hpc.pipes.window import Window
 from pyfi_hpc.wire.arrays import elements_at
+from pyfi_hpc.wire.blobs import Content
+from pyfi_hpc.wire.ext import Buffer
 from pyfi_hpc.wire.frames import Far, Listen, Listening, Outlet, Outlets, Peer, Refused, ToAgent, agent_of
 from pyfi_hpc.wire.ids import child_id
 from pyfi_hpc.wire.values import arguments_of
@@ -37,6 +39,7 @@ _MOST_SHARED_BYTES = WINDOW_BYTES - 4096
 _MOST_OUT_BYTES = 2 * WINDOW_BYTES
 #: What stands around a value that is the only argument of a call: `values.arguments_of`.
 _BEFORE, _AFTER = arguments_of(b"\0").split(b"\0")
+_AROUND_BYTES = len(_BEFORE) + len(_AFTER)
 
 
 class Own:
@@ -176,28 +179,34 @@ class Passing:
     # values that go
 
     def pass_on(
-        self, edges: Sequence[Edge], head: tuple[int, int], depth: int, parent: bytes, value: bytes, whole: bytes | None
+        self,
+        edges: Sequence[Edge],
+        head: tuple[int, int],
+        depth: int,
+        parent: bytes,
+        value: bytes,
+        whole: Content | None,
     ) -> tuple[tuple[bytes, int], ...]:
         """Send a value along these edges as far as pipes take it: (edge, number of the peer) of each that did.
 
         `head` is the token and index of the chain's first call, `depth` how many calls precede this one; `whole` is
-        the encoded value where `value` is a claim check for it.
+        the value where `value` is a claim check for it.
         """
         if depth >= MOST_DEPTH - 1:
             return ()
-        shared = whole if whole is not None and len(whole) <= _MOST_SHARED_BYTES else value
+        shared = whole if whole is not None and whole.reference.size <= _MOST_SHARED_BYTES else None
         # only the agent that counts a call is told by other nodes what came of the next one
         abroad = self._far is not None and agent_of(head[0]) != self._far.agent
         passed = []
         for edge in edges:
             if abroad and edge.far:
                 continue
-            content = value if edge.far else shared
-            chosen = self._choose(edge, len(content) + 3)
+            content = None if edge.far else shared
+            chosen = self._choose(edge, _AROUND_BYTES + (len(value) if content is None else content.reference.size))
             if chosen is not None:
                 number, pipe = chosen
                 outlet = edge.outlet
-                call = Passed(*head, depth + 1, child_id(parent, outlet.edge), _args(pipe, content, value))
+                call = Passed(*head, depth + 1, child_id(parent, outlet.edge), _args(pipe, value, content))
                 target = pipe if isinstance(pipe, Own) else pipe.sending
                 target.add(outlet.target, outlet.task, call, size_of(call))
                 passed.append((outlet.edge, number))
@@ -370,15 +379,23 @@ class Passing:
             reach.after_fork(child=child)
 
 
-def _args(pipe: sockets.Pipe | Own, content: bytes, value: bytes) -> bytes | Place:
-    """The arguments of a call whose only one is `content`, as they go into that pipe; `value` may go in its place."""
+def _args(pipe: sockets.Pipe | Own, value: bytes, whole: Content | None) -> bytes | Place:
+    """The arguments of a call whose only one is `value`, or `whole` in its place, as they go into that pipe."""
+    if whole is None and len(value) <= SHARED_BYTES:
+        return arguments_of(value)
+    parts: Sequence[Buffer] = (value,) if whole is None else whole.parts
     if isinstance(pipe, Own):
-        return arguments_of(content)
-    if len(content) > SHARED_BYTES:
-        place = pipe.place((_BEFORE, content, _AFTER), len(_BEFORE) + elements_at(content))
-        if place is not None:
-            return place
-    return arguments_of(value)
+        return b"".join((_BEFORE, *parts, _AFTER))
+    place = placed(pipe, parts)
+    return arguments_of(value) if place is None else place
+
+
+def placed(pipe: sockets.Pipe, parts: Sequence[Buffer]) -> Place | None:
+    """A value, encoded, as the only argument of a call, in memory that the receiver sees; None where that cannot be."""
+    *before, last = parts
+    # of an array in parts, the last one is its elements
+    lead = sum(map(len, before)) or elements_at(last)
+    return pipe.place((_BEFORE, *parts, _AFTER), len(_BEFORE) + lead)
 
 
 def _windows(edge: Edge) -> list[Window]:

@@ -19,7 +19,11 @@ from pyfi_hpc import AsyncClient
 from pyfi_hpc.brokers.memory import MemoryBroker
 from pyfi_hpc.brokers.postgres import PostgresBroker
 from pyfi_hpc.client.sender import ROOM_CALLS
-from pyfi_hpc.errors import BadInput, BrokerUnavailable, Cancelled, WaitTimeout
+from pyfi_hpc.client.storing import WAITING, WRITERS
+from pyfi_hpc.errors import BadInput, BrokerUnavailable, Cancelled, Unavailable, WaitTimeout
+from pyfi_hpc.wire.blobs import Content
+from pyfi_hpc.wire.limits import INLINE_BYTES
+from pyfi_hpc.wire.values import BlobRef
 from tests.services.client_support import Place, Runner, Stubborn, World, settings_with
 from tests.support import eventually
 
@@ -265,6 +269,65 @@ def test_a_large_argument_is_put_aside_without_blocking(world: World, client: As
     socket = world.place.socket("double")
     run(lambda: client.submit(socket, numpy.arange(100_000)))
     assert len(list((tmp_path / "blobs").rglob("*"))) >= 2
+
+
+def test_large_arguments_are_stored_beside_the_reading_and_few_of_them_wait(
+    world: World, client: AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    socket, packer, let = world.place.socket("double"), client.client.session.packer, threading.Event()
+    begun, read, stored, waiting, keep = 0, 0, 0, 0, packer.keep
+    lock = threading.Lock()
+
+    def slowly(content: Content) -> BlobRef:
+        nonlocal begun, stored
+        with lock:
+            begun += 1
+        assert let.wait(60)
+        kept = keep(content)
+        with lock:
+            stored += 1
+        return kept
+
+    def inputs() -> Iterator[Any]:
+        nonlocal read, waiting
+        for number in range(40):
+            with lock:
+                read += 1
+                waiting = max(waiting, read - stored)
+            # one that a look finds, and one inside of another value
+            text = bytes([number]) * INLINE_BYTES
+            yield text if number % 2 else {"inside": text}
+
+    async def work() -> int:
+        task = asyncio.create_task(client.submit_many(socket, inputs()))
+        await until(lambda: begun == WRITERS and read == WRITERS + WAITING + 1)
+        let.set()
+        return len({future.id for future in await task})
+
+    monkeypatch.setattr(packer, "keep", slowly)
+    assert run(work) == 40
+    assert begun == stored == 40
+    assert waiting <= WRITERS + WAITING + 1
+
+
+@IN_ORDER
+def test_large_arguments_that_have_no_room_are_calls_that_are_not_accepted(world: World, ordered: bool) -> None:
+    socket = world.place.socket("double")
+    client = AsyncClient.of(world.client(blobs_gib=2.5 * INLINE_BYTES / 2**30))
+    some_fit = [bytes([number]) * INLINE_BYTES for number in range(6)]
+    none_fits = [bytes([number]) * INLINE_BYTES * 3 for number in range(3)]
+
+    async def work() -> None:
+        with pytest.raises(Unavailable, match="E_NOT_ACCEPTED") as raised:
+            await client.submit_many(socket, some_fit)
+        assert raised.value.facts["reason"] == "E_STORAGE_FULL"
+        assert raised.value.facts["ids"]
+        with pytest.raises(Unavailable, match="E_NOT_ACCEPTED") as of_map:
+            async for _ in client.map(socket, none_fits, ordered=ordered):
+                pass
+        assert of_map.value.facts["reason"] == "E_STORAGE_FULL"
+
+    run(work)
 
 
 def test_the_loop_goes_on_while_there_is_no_room_and_nothing_is_refused(world: World) -> None:

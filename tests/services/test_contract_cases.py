@@ -12,11 +12,11 @@ import psycopg2
 import pytest
 
 from pyfi_hpc.agent.commit.committer import Committer
-from pyfi_hpc.agent.commit.jobs import GiveBack, Lease
+from pyfi_hpc.agent.commit.jobs import GiveBack, Lease, Look
 from pyfi_hpc.agent.commit.letters import judge
 from pyfi_hpc.agent.commit.mending import Mender
 from pyfi_hpc.agent.commit.spool import Spool
-from pyfi_hpc.agent.lots import Announced, Looked, Lot
+from pyfi_hpc.agent.lots import Announced, Looked, Lot, child_call
 from pyfi_hpc.brokers.base import Confirm, Publication, Reason, TaskQueue
 from pyfi_hpc.brokers.letters import DETAIL, REASON
 from pyfi_hpc.brokers.memory import Hub, MemoryBroker
@@ -25,6 +25,7 @@ from pyfi_hpc.db.record import NewAttempt, NewHold
 from pyfi_hpc.errors import BrokerUnavailable
 from pyfi_hpc.model.status import AttemptStatus, HoldState
 from pyfi_hpc.wire import messages, values
+from pyfi_hpc.wire.ids import child_id
 from pyfi_hpc.wire.messages import Route
 from tests.services.test_verdicts import (
     AGENT,
@@ -164,6 +165,27 @@ def test_a_delivery_whose_call_is_decided_elsewhere_stays_until_its_forwards_are
     eventually(lambda: handed.acked)
     (sent,) = broker.peek(NEXT.name, 9)
     assert messages.decode_message(sent.body).calls[0].args == values.arguments_of(values.encode("theirs"))
+
+
+@pytest.mark.parametrize("followed", [True, False], ids=["its child is decided", "nobody has its child"])
+def test_a_decided_call_that_comes_back_sends_its_child_only_where_nobody_has_it(
+    cursor: Any, committer: Committer, broker: Moody, followed: bool
+) -> None:
+    socket = served(routes=(forwarded(),))
+    first = lot_of(call(), socket=socket)
+    commit(cursor, worked(first, "theirs"), agent=OTHER)
+    child = child_call(child_id(first.call(0).id, forwarded().edge), values.encode("theirs"), forwarded())
+    if followed:
+        commit(cursor, worked(lot_of(child), "child"), agent=OTHER)
+    again = lot_of(first.call(0), socket=socket, careful=True)
+    again.delivery = handed = Handed()
+
+    committer.put(Look(again))
+
+    eventually(lambda: handed.acked)
+    assert [each.id for sent in broker.peek(NEXT.name, 9) for each in messages.decode_message(sent.body).calls] == (
+        [] if followed else [child.id]
+    )
 
 
 def test_a_leased_call_that_is_given_back_is_due_and_published_by_its_row_alone(

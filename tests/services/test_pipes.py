@@ -7,6 +7,7 @@ import secrets
 import select
 import signal
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ import zmq
 from pyfi_hpc.pipes import protocol, sockets
 from pyfi_hpc.pipes.protocol import MESSAGE_BYTES, Bye, Data, Hello, Passed, Prove, Welcome
 from pyfi_hpc.wire import values
+from pyfi_hpc.wire.blobs import get
 from pyfi_hpc.wire.frames import Done, Item, Link, Listen, Outlet, Outlets, Peer, Reached, Run, Stop, Untaken
 from pyfi_hpc.wire.ids import child_id, id_text
 from tests.support import eventually
@@ -418,16 +420,26 @@ def test_large_arrays_arrive_whole_however_many_go_through_the_same_memory(node:
     }
 
 
-def test_what_a_task_writes_to_its_array_is_its_own(node: Node) -> None:
+@pytest.mark.parametrize("count", [20_000, 200_000], ids=["inline", "a claim check elsewhere"])
+def test_what_a_task_writes_to_its_array_is_its_own(node: Node, count: int) -> None:
     first, second, third = (node.worker() for _ in range(3))
     to_both = (outlet("twice", node.peer(second)), outlet("total", node.peer(third), target=THIRD, edge=b"f" * 16))
     node.use(first, *to_both)
     node.warm(first, second, third)
-    first.give("grid", call(20_000))
+    first.give("grid", call(count))
     node.until(lambda: node.links(second) and node.links(third))
-    doubled = value(node.links(second)[0])
-    assert doubled[-1] == 2 * 19_999  # type: ignore[index]
-    assert value(node.links(third)[0]) == 20_000 * 19_999 / 2
+    blobs = Path(node.folder / "w1" / "blobs")
+    doubled = values.decode(node.links(second)[0].item.value or b"", resolve=partial(get, blobs))
+    assert doubled[-1] == 2 * (count - 1)  # type: ignore[index]
+    assert value(node.links(third)[0]) == count * (count - 1) / 2
+
+
+def test_a_worker_may_pass_a_large_array_on_to_itself(node: Node) -> None:
+    only = node.worker(listens=False)
+    node.use(only, outlet("total", Peer(1, "")))
+    only.give("grid", call(200_000))
+    node.until(lambda: node.links(only))
+    assert value(node.links(only)[0]) == 200_000 * 199_999 / 2
 
 
 def test_arrays_that_a_task_keeps_stay_as_they_are_and_their_memory_is_not_used_again(node: Node) -> None:

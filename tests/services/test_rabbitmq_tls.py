@@ -14,6 +14,7 @@ import pytest
 from pyfi_hpc.box.rabbitmq import USER, VHOST, RabbitMQ
 from pyfi_hpc.brokers.base import TaskQueue
 from pyfi_hpc.brokers.rabbitmq import RabbitBroker
+from pyfi_hpc.config import set_value
 from pyfi_hpc.errors import BadInput, BrokerUnavailable
 from tests.services.brokers_support import Inbox, a_message, a_queue, eventually, is_empty, outcome
 from tests.services.certificates import Authority
@@ -156,3 +157,16 @@ def test_what_an_address_cannot_have_is_refused_before_anything_is_sent(uri: str
     assert refused.value.code == "E_BROKER_URI"
     assert says in str(refused.value)
     assert "secret" not in str(refused.value)
+
+
+def test_a_key_of_ours_that_others_can_read_is_refused(authority: Authority, tmp_path: Path) -> None:
+    certificate, key = authority.signed("client", "DNS:client")
+    uri = f"amqps://u:secret@h/v?{urlencode({'certfile': certificate, 'keyfile': key})}"
+
+    set_value(tmp_path / "mine.ini", "broker", "uri", uri)
+    key.chmod(0o644)
+
+    with pytest.raises(BadInput, match=r"client\.key can be read by others; chmod 600"):
+        RabbitBroker(uri)
+    with pytest.raises(BadInput, match=r"client\.key can be read by others; chmod 600"):
+        set_value(tmp_path / "mine.ini", "broker", "uri", uri)

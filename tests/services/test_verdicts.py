@@ -564,3 +564,20 @@ def test_a_message_of_many_calls_is_published_again_call_by_call(cursor: Any) ->
     alone = verdicts.single(lot, 1, 7)
     assert [(each.id, each.serial) for each in alone.calls] == [(lot.call(1).id, 7)]
     assert messages.decode_message(messages.encode(alone)) == alone
+
+
+def test_outcomes_are_found_by_their_keys_without_reading_all_of_a_young_table(cursor: Any) -> None:
+    # so many and so fast that no statistics of the table are made meanwhile
+    cursor.execute(
+        "INSERT INTO pyfi.outcome (owner, id, status, serial)"
+        " SELECT %s, gen_random_uuid(), 'SUCCEEDED', 1 FROM generate_series(1, 20000) RETURNING uuid_send(id)",
+        (OWNER,),
+    )
+    ids = [bytes(row[0]) for row in cursor.fetchall()][:1000]
+    keys = [OWNER] * len(ids), [identity.hex() for identity in ids]
+
+    cursor.execute(f"EXPLAIN SELECT o.id FROM {record.by_key('outcome')} AS o WHERE o.status = 'SUCCEEDED'", keys)
+    plan = "\n".join(row[0] for row in cursor.fetchall())
+
+    assert "pk_outcome" in plan and "Seq Scan" not in plan
+    assert record.outcomes(cursor, {(OWNER, identity) for identity in ids}).keys() == {(OWNER, each) for each in ids}

@@ -7,8 +7,10 @@ import resource
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Collection, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -302,6 +304,40 @@ def test_all_blobs_together_take_no_more_than_they_may(store: BlobStore) -> None
     put(store, 1, 2)
     assert refused(store, 1, 3).code == "E_STORAGE_FULL"
     put(store, 6)  # it is there already
+
+
+@pytest.mark.parametrize("counted", [False, True], ids=["the first blobs", "blobs after others"])
+def test_threads_that_store_at_once_take_no_more_than_there_is(store: BlobStore, counted: bool) -> None:
+    if counted:
+        put(store, 2)
+    together = threading.Barrier(8)
+
+    def one(fill: int) -> bool:
+        together.wait()
+        try:
+            put(store, 2, fill)
+        except Unavailable:
+            return False
+        return True
+
+    with ThreadPoolExecutor(8) as pool:
+        stored = sum(pool.map(one, range(1, 9)))
+
+    assert stored == QUOTA // meter.UNIT_BYTES // 2 - counted
+    assert meter.used_bytes(store.folder) == (stored + counted) * 2 * meter.UNIT_BYTES
+
+
+def test_of_two_that_find_nothing_counted_the_first_walk_stands(
+    store: BlobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def walk_while_another_counts(folder: Path) -> int:
+        meter.tell(folder, 7 * meter.UNIT_BYTES)
+        return 0
+
+    monkeypatch.setattr(meter, "walked", walk_while_another_counts)
+    put(store, 2)
+
+    assert meter.used_bytes(store.folder) == 9 * meter.UNIT_BYTES
 
 
 def test_what_was_there_before_anybody_counted_counts(store: BlobStore) -> None:

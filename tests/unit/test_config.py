@@ -7,8 +7,10 @@ import stat
 from collections.abc import Mapping
 from pathlib import Path
 
+import pika
 import pytest
 
+from pyfi_hpc.brokers import amqp
 from pyfi_hpc.config import Settings, set_value, user_file
 from pyfi_hpc.config.sections import KEYS
 from pyfi_hpc.config.surroundings import environment
@@ -127,7 +129,7 @@ mirror = ~/mirror
 shared cores = yes
 Poll-Seconds = 0.5
 [broker]
-uri = amqps://ana@mq.example:5671/pyfi
+uri = amqps://ana:x@mq.example:5671/pyfi
 ack_timeout_seconds = 60
 [client]
 timeout_seconds =
@@ -198,6 +200,51 @@ def test_a_port_that_is_none_is_refused_by_itself(name: str, port: str) -> None:
     error = refusal(options={name: f"{scheme}://ana:hunter2@h:{port}/d"})
     assert error.code == "E_RANGE"
     assert f"port {port}" in str(error) and "hunter2" not in str(error)
+
+
+@pytest.mark.parametrize(
+    ("address", "says"),
+    [
+        ("amqps://u:hunter2@h/v?verify=verify_none", "without verify_peer anybody could be taken for the broker"),
+        ("amqps://u:hunter2@h/v?ssl_options={'protocol':2}", "ssl_options may leave out"),
+        ("amqp://u:hunter2@h/v?cacertfile=/etc/ssl/ca.pem", "cacertfile is for amqps://"),
+        ("amqps://u:hunter2@h/v?cacertfil=/x", "there is no option cacertfil; did you mean cacertfile?"),
+        ("amqps://u:hunter2@h/v?zzz=/x", "there is no option zzz"),
+        ("amqps://u:hunter2@h/v?cacertfile=", "cacertfile has no value"),
+        ("amqps://u:hunter2@h/v?keyfile=/x", "keyfile is of no use without certfile"),
+        ("amqps://u@h/v", "it names a user without a password"),
+        ("amqp:///v", "it names no host"),
+    ],
+)
+def test_a_broker_s_address_that_it_would_not_take_is_refused_as_it_is_set(home: Path, address: str, says: str) -> None:
+    path = home / "mine.ini"
+
+    with pytest.raises(BadInput) as caught:
+        set_value(path, "broker", "uri", address)
+    by_hand = refusal(written(home / "hand.ini", f"[broker]\nuri = {address}\n"))
+
+    assert not path.exists()
+    for error in (caught.value, by_hand):
+        assert error.code == "E_BROKER_URI"
+        assert says in str(error) and "hunter2" not in f"{error}{error.facts}"
+
+
+def test_an_address_s_files_are_looked_for_where_it_is_set_or_checked_not_where_it_is_read(home: Path) -> None:
+    address = f"amqps://u:hunter2@h/v?cacertfile={home}/no.pem"
+
+    with pytest.raises(BadInput, match=r"no\.pem cannot be read: No such file"):
+        set_value(home / "mine.ini", "broker", "uri", address)
+
+    read = Settings.load(written(home / "hand.ini", f"[broker]\nuri = {address}\n"))
+    assert read.broker.uri == address
+    with pytest.raises(BadInput, match=r"no\.pem cannot be read: No such file(?s:.*)hand\.ini line 2"):
+        read.check_here()
+    Settings.load(options={"broker.uri": "amqps://u:hunter2@h/v?heartbeat=5", "database.uri": URI}).check_here()
+
+
+def test_what_an_address_may_say_besides_tls_is_what_pika_reads() -> None:
+    read = {name.removeprefix("_set_url_") for name in dir(pika.URLParameters) if name.startswith("_set_url_")}
+    assert set(amqp.OTHERS) == read - {"ssl_options"}
 
 
 def test_a_network_is_written_in_one_way() -> None:

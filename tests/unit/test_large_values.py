@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import threading
 import tracemalloc
+import weakref
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy
@@ -15,6 +17,9 @@ from pyfi_hpc.client.packing import Packer
 from pyfi_hpc.errors import BadInput
 from pyfi_hpc.wire import blobs, values
 from pyfi_hpc.wire.limits import INLINE_BYTES
+from pyfi_hpc.wire.messages import Call
+from pyfi_hpc.worker.calls import Runner, Task
+from pyfi_hpc.worker.interrupts import Interrupts
 
 MIB = 2**20
 LARGE: Any = numpy.arange(2 * MIB, dtype="f8")
@@ -127,3 +132,105 @@ def test_an_argument_over_the_limit_is_refused_before_anything_is_written(tmp_pa
 def test_what_is_many_and_small_is_refused_as_a_whole(packer: Packer) -> None:
     with pytest.raises(BadInput, match="too many arguments for one call"):
         packer.pack(tuple("x" * 1000 for _ in range(300)), {})
+
+
+# a worker's results
+
+
+class NoItems:
+    def begin(self) -> None:
+        raise AssertionError("no generator")
+
+    def add(self, value: bytes) -> None:
+        raise AssertionError("no generator")
+
+
+@pytest.fixture
+def runner(tmp_path: Path) -> Runner:
+    return Runner(ModuleType("tasks"), tmp_path, 2**30, 0, Interrupts(), NoItems())
+
+
+def ran(runner: Runner, task: Task, *args: object) -> bytes:
+    answer = runner.run(task, Call(bytes(16), values.encode_arguments(args, {}), b""), "task", bytes(16))
+    assert isinstance(answer, bytes), answer
+    return answer
+
+
+@pytest.mark.parametrize("shape", [(2 * MIB,), (1024, -1)], ids=["itself", "all of another"])
+def test_a_result_that_its_task_has_let_go_of_is_stored_and_passed_on_from_where_it_lies(
+    runner: Runner, shape: tuple[int, ...]
+) -> None:
+    runner.keeps = True
+
+    def made() -> Any:
+        array = numpy.arange(2 * MIB, dtype="f8")
+        return array if len(shape) == 1 else array.reshape(shape)
+
+    assert copies(LARGE, lambda: ran(runner, made)) < 1.2
+    assert runner.whole is not None and isinstance(runner.whole.parts[-1], memoryview)
+    stored = bytes(blobs.get(runner._folder, runner.whole.reference))
+    assert b"".join(runner.whole.parts) == stored == values.encode(LARGE.reshape(shape))
+
+
+kept: Any = None
+
+
+def keeps_it() -> Any:
+    global kept
+    kept = numpy.arange(MIB, dtype="f8")
+    return kept
+
+
+def keeps_what_it_is_part_of() -> Any:
+    return keeps_it()[:]
+
+
+def keeps_weakly_what_it_is_part_of() -> Any:
+    return keeps_it_weakly().reshape(1024, -1)
+
+
+def keeps_it_weakly() -> Any:
+    global kept
+    made = numpy.arange(MIB, dtype="f8")
+    kept = weakref.ref(made)
+    return made
+
+
+def keeps_what_it_holds() -> Any:
+    return [keeps_it()]
+
+
+def keeps_it_as_bytes() -> Any:
+    made = numpy.arange(MIB, dtype="f8")
+    global kept
+    kept = made.data
+    return made
+
+
+@pytest.mark.parametrize(
+    "task",
+    [
+        keeps_it,
+        keeps_what_it_is_part_of,
+        keeps_it_weakly,
+        keeps_weakly_what_it_is_part_of,
+        keeps_what_it_holds,
+        keeps_it_as_bytes,
+    ],
+)
+def test_a_result_that_somebody_has_still_is_stored_as_it_was(runner: Runner, task: Task) -> None:
+    runner.puts_off = True
+    ran(runner, task)
+    content, array = runner.left, kept() if isinstance(kept, weakref.ref) else kept
+    if array is not None:
+        array[0] = -1.0
+    assert content is not None and all(type(part) is bytes for part in content.parts)
+    runner.keep(content)
+    found: Any = values.decode(bytes(blobs.get(runner._folder, content.reference)))
+    assert numpy.array_equal(numpy.ravel(found), numpy.arange(MIB, dtype="f8"))
+
+
+def test_an_argument_that_is_returned_is_stored_as_it_was(runner: Runner) -> None:
+    runner.puts_off = True
+    ran(runner, lambda array: array, numpy.arange(MIB, dtype="f8"))
+    assert runner.left is not None and all(type(part) is bytes for part in runner.left.parts)

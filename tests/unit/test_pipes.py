@@ -275,6 +275,19 @@ def test_an_edge_without_a_welcome_spills() -> None:
     assert Spill().look([Window()]) and Spill().look([])
 
 
+@pytest.mark.parametrize("size, at_once", [(4_000_000, True), (100_000, False)])
+def test_the_place_of_a_large_array_goes_back_at_once(size: int, at_once: bool) -> None:
+    sending, receiving = greeted()
+    (data,) = sent(sending, passed(1, Place(64, size)), size=size)
+    receiving.arrived(data)
+    receiving.finished(0)
+    assert receiving.owes and not receiving.owes_much
+    receiving.released(64, size)
+    assert receiving.owes_much == at_once
+    sending.credited(receiving.credit())
+    assert sending.window.size_left == sending.window.size
+
+
 # memory
 
 

@@ -24,6 +24,10 @@ def test_an_agent_starts_without_what_it_needs_later_or_never() -> None:
     assert not late & loaded("pyfi_hpc.agent.main, pyfi_hpc.agent.serving")
 
 
+def test_settings_are_read_and_checked_without_a_client_for_their_broker() -> None:
+    assert not {"pika", "ssl", "structlog", "sqlalchemy"} & loaded("pyfi_hpc.cli.config")
+
+
 def test_a_worker_starts_without_what_few_tasks_need() -> None:
     late = {"asyncio", "dataclasses", "ssl", "subprocess", "zmq", "numpy"}
 

@@ -122,27 +122,29 @@ class Committer(threading.Thread):
             # first and alone: a member that has finished meanwhile commits under the epoch of its lease
             self._settling.after(self._transact((), leases, (), ()))
         others: list[Job] = [job for job in jobs if not isinstance(job, Finished | Then | Lease | Segment | Late)]
+        chained: tuple[Chains, ...] = ()
         if len(finished) + len(leases) + len(others) < len(jobs):
-            finished += self._segments(jobs, others)
+            chained = self._chained([job for job in jobs if isinstance(job, Segment)])
+            finished += _late([job.done for job in jobs if isinstance(job, Late)], others)
         dropping, parking = self._settling.for_transaction()
-        if finished or others or dropping or parking:
-            self._settling.after(self._transact(finished, others, dropping, parking))
+        if (others or dropping or parking) and (finished or chained) and _are_plain(finished, chained):
+            # by themselves they are one statement
+            self._settling.after(self._transact(finished, chained, (), ()))
+            finished, chained = [], ()
+        if finished or chained or others or dropping or parking:
+            self._settling.after(self._transact(finished, [*others, *chained], dropping, parking))
 
-    def _segments(self, jobs: Sequence[Job], others: list[Job]) -> list[Finished]:
-        """Add the segments to `others`; returns calls that are finished under leases of theirs."""
-        segments = tuple(job for job in jobs if isinstance(job, Segment))
-        if segments:
-            reach("agent_after_run")
+    def _chained(self, segments: Sequence[Segment]) -> tuple[Chains, ...]:
+        """What is left to write of these segments: none, or one job."""
+        if not segments:
+            return ()
+        reach("agent_after_run")
+        chained = (Chains(tuple(segments)),)
         if any(segment.pending for segment in segments):
             # as with leases
-            self._settling.after(self._transact((), (Chains(segments),), (), ()))
-        elif segments:
-            others.append(Chains(segments))
-        late = [job.done for job in jobs if isinstance(job, Late)]
-        dropped = [done.lot.key(done.index) for done in late if done.index not in done.lot.leased]
-        if dropped:
-            others.append(Within(lambda cursor: record.note_dropped(cursor, dropped), lambda _: None))
-        return [done for done in late if done.index in done.lot.leased]
+            self._settling.after(self._transact((), chained, (), ()))
+            return ()
+        return chained
 
     def _transact(
         self,
@@ -180,13 +182,10 @@ class Committer(threading.Thread):
 
     def _commit_plain(self, finished: Sequence[Finished], others: Sequence[Job], after: After) -> bool:
         """Write them by one statement in one round trip; False where that cannot be done."""
-        segments: tuple[Segment, ...] = ()
-        if others:
-            if len(others) > 1 or not isinstance(others[0], Chains):
-                return False
-            segments = others[0].segments
-        if not (all(map(verdicts.is_plain, finished)) and all(map(chains.is_plain, segments))):
+        chained = [job for job in others if isinstance(job, Chains)]
+        if len(chained) < len(others) or not _are_plain(finished, chained):
             return False
+        segments = [segment for job in chained for segment in job.segments]
         followed = [row for segment in segments for row in chains.plain_values(segment)]
         self._connection.autocommit = True
         try:
@@ -269,6 +268,20 @@ def _heads(jobs: Iterable[Job]) -> list[Finished]:
             case Chains():
                 found += [segment.head for segment in job.segments]
     return found
+
+
+def _are_plain(finished: Iterable[Finished], chained: Iterable[Chains]) -> bool:
+    """Whether all these calls went well, so that nothing but their outcomes is to be written."""
+    segments = [segment for job in chained for segment in job.segments]
+    return all(map(verdicts.is_plain, finished)) and all(map(chains.is_plain, segments))
+
+
+def _late(late: Sequence[Finished], others: list[Job]) -> list[Finished]:
+    """Of calls that were leased out of segments, those that still have their lease; the rest is noted in `others`."""
+    dropped = [done.lot.key(done.index) for done in late if done.index not in done.lot.leased]
+    if dropped:
+        others.append(Within(lambda cursor: record.note_dropped(cursor, dropped), lambda _: None))
+    return [done for done in late if done.index in done.lot.leased]
 
 
 def _weight(job: Job) -> int:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 import msgspec
 
-from pyfi_hpc.agent.commit import chains, letters, verdicts
+from pyfi_hpc.agent.commit import chains, followers, letters, verdicts
 from pyfi_hpc.agent.commit.chains import Committed
 from pyfi_hpc.agent.commit.forwarding import Parcel
 from pyfi_hpc.agent.commit.jobs import (
@@ -116,8 +116,9 @@ class Writing:
 
     def _look(self, cursor: Cursor, lot: Lot, after: After) -> None:
         found = verdicts.look_up(cursor, lot, self._agent)
-        record.drop_holds(cursor, [v.lot.key(v.index) for v in found.verdicts if v.drop_hold and not v.routes])
-        after.verdicts += found.verdicts
+        decided = followers.left_to_forward(cursor, found.verdicts)
+        record.drop_holds(cursor, [v.lot.key(v.index) for v in decided if v.drop_hold and not v.routes])
+        after.verdicts += decided
         self._finish(cursor, found.abandoned, after)
         after.calls.append(lambda: self._post(Looked(lot, tuple(found.runnable))))
 

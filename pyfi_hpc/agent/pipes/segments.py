@@ -9,7 +9,6 @@ queue, and an answer that still comes for that is dropped (RELIABILITY 1.14).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 from enum import Enum, auto
 from types import MappingProxyType
 from typing import NamedTuple, TypeAlias
@@ -95,7 +94,7 @@ class Peer(NamedTuple):
     node: int = 0
 
 
-class _Early(NamedTuple):
+class _Early(msgspec.Struct, frozen=True, gc=False):
     """A report that came before its parent's."""
 
     number: int
@@ -104,7 +103,7 @@ class _Early(NamedTuple):
     cause: Cause | None
 
 
-class _Out(NamedTuple):
+class _Out(msgspec.Struct, frozen=True, gc=False):
     """A call that worker `number` has, on this node or that."""
 
     parent: int
@@ -128,16 +127,15 @@ class _Leased(NamedTuple):
 _NONE: Mapping[bytes, _Early | None] = MappingProxyType({})
 
 
-@dataclass(slots=True)
-class _Open:
+class _Open(msgspec.Struct):
     key: _HeadKey
     head: Finished
     since: float
     size: int
-    hops: list[Hop] = field(default_factory=list)
     #: where the head and each hop ran
-    nodes: list[int] = field(default_factory=lambda: [0])
-    out: dict[bytes, _Out] = field(default_factory=dict)
+    nodes: list[int]
+    hops: list[Hop] = []  # each gets one of its own
+    out: dict[bytes, _Out] = {}
 
     @property
     def full(self) -> bool:
@@ -210,7 +208,7 @@ class Segments:
 
     def head(self, done: Finished, now: float) -> Segment | None:
         """A member of a message is finished, and was passed on. The segment, where it is complete already."""
-        segment = _Open((done.lot.token, done.index), done, now, len(done.item.value or b""))
+        segment = _Open((done.lot.token, done.index), done, now, len(done.item.value or b""), [0])
         self._open[segment.key] = segment
         self._follow(segment, 0, done.lot.call(done.index).id, done.lot.socket, done.item)
         return self._closed_if_done(segment, now)

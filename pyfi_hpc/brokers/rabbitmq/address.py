@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import logging
 import re
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import SplitResult
 
 import pika
-import pika.exceptions as amqp
+import pika.exceptions as failures
 from pika.adapters.utils.connection_workflow import AMQPConnectorStackTimeout
 
-from pyfi_hpc.brokers.rabbitmq import tls
+from pyfi_hpc.brokers import amqp, tls
 from pyfi_hpc.errors import BadInput, BrokerUnavailable
 
 # what it would tell, we tell in our own words
 logging.getLogger("pika").setLevel(logging.CRITICAL)
 
-SCHEMES = ("amqp", "amqps")
 #: Seconds for a TCP connection, and for all of TCP, TLS and AMQP together.
 SOCKET_SECONDS, STACK_SECONDS = 5, 10
 
@@ -24,7 +23,7 @@ SOCKET_SECONDS, STACK_SECONDS = 5, 10
 def redacted(uri: str) -> str:
     """Scheme, host, port and vhost of `uri`, fit for a log: whatever may belong to a password is left out."""
     scheme, separator, rest = uri.partition("://")
-    if scheme not in SCHEMES or not separator:
+    if scheme not in amqp.SCHEMES or not separator:
         return "(not an address)"
     # a password that was not escaped may hold any sign: only what follows the last @ is surely none of it
     return f"{scheme}://{re.split('[?#]', rest.rpartition('@')[2])[0]}"
@@ -36,17 +35,17 @@ def parameters(uri: str, *, heartbeat: int, name: str) -> pika.URLParameters:
     Raises:
         BadInput: E_BROKER_URI, or E_RANGE for the port; the password is in neither.
     """
-    parts = _split(uri)
     try:
-        made = pika.URLParameters(tls.without(parts))
-    except Exception as error:  # pika raises whatever its parsers raise
-        raise _bad_uri(uri, "its options cannot be read") from error
-    try:
-        tls_options = tls.wanted(parts)
+        parts = amqp.parsed(uri)
+        _check_port(parts)
+        ssl_options = _tls(parts)
     except ValueError as error:
         raise _bad_uri(uri, str(error)) from error
-    if "ssl_options=" not in parts.query:  # pika's own way to say it
-        made.ssl_options = tls_options
+    try:
+        made = pika.URLParameters(amqp.without_tls(parts))
+    except Exception as error:  # pika raises whatever its parsers raise
+        raise _bad_uri(uri, "its options cannot be read") from error
+    made.ssl_options = ssl_options
     if "heartbeat=" not in parts.query:
         made.heartbeat = heartbeat
     made.connection_attempts = 1
@@ -57,19 +56,11 @@ def parameters(uri: str, *, heartbeat: int, name: str) -> pika.URLParameters:
     return made
 
 
-def _split(uri: str) -> SplitResult:
-    try:
-        parts = urlsplit(uri)
-    except ValueError as error:
-        raise _bad_uri(uri, "it is not an address") from error
-    if parts.scheme not in SCHEMES:
-        raise _bad_uri(uri, f"it must begin with {' or '.join(f'{scheme}://' for scheme in SCHEMES)}")
-    if not parts.hostname:
-        raise _bad_uri(uri, "it names no host")
-    if parts.username is not None and parts.password is None:
-        raise _bad_uri(uri, "it names a user without a password")
-    _check_port(parts)
-    return parts
+def _tls(parts: SplitResult) -> pika.SSLOptions | None:
+    """What pika needs for TLS: the certificate must be for this name."""
+    if (wanted := amqp.tls(parts)) is None:
+        return None
+    return pika.SSLOptions(tls.context(wanted), wanted.server_name_indication or parts.hostname)
 
 
 def _check_port(parts: SplitResult) -> None:
@@ -102,14 +93,17 @@ def unavailable(error: BaseException, uri: str) -> BrokerUnavailable:
 
 def _meaning(error: BaseException) -> tuple[str, str]:
     text = str(error)
-    if isinstance(error, amqp.ProbableAuthenticationError | amqp.AuthenticationError) or "ACCESS_REFUSED" in text:
+    if (
+        isinstance(error, failures.ProbableAuthenticationError | failures.AuthenticationError)
+        or "ACCESS_REFUSED" in text
+    ):
         return "the broker refused user and password", "check both in broker.uri: rabbitmqctl authenticate_user NAME"
-    if isinstance(error, amqp.ProbableAccessDeniedError) or "NOT_ALLOWED" in text:
+    if isinstance(error, failures.ProbableAccessDeniedError) or "NOT_ALLOWED" in text:
         return (
             "the broker knows the user but lets it not into the virtual host, or has no such virtual host",
             "check the vhost in broker.uri: rabbitmqctl list_permissions --vhost VHOST",
         )
-    if isinstance(error, amqp.AMQPHeartbeatTimeout):
+    if isinstance(error, failures.AMQPHeartbeatTimeout):
         return "the broker sent no heartbeat", "check that host and network answer"
     if tls_trouble := tls.meaning(_innermost_error(error)):
         return tls_trouble
