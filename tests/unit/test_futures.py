@@ -39,6 +39,7 @@ from pyfi_hpc.errors import (
 from pyfi_hpc.model.priority import Priority
 from pyfi_hpc.wire import values
 from pyfi_hpc.wire.ids import new_id
+from pyfi_hpc.wire.limits import INLINE_BYTES
 from pyfi_hpc.wire.messages import Answer, Call, ErrorRecord, Kind, decode_message
 from tests.support import eventually
 
@@ -274,10 +275,10 @@ def test_a_message_holds_a_few_milliseconds_of_work(pace: float | None, calls: i
     assert len(lane.take()) == calls
 
 
-def test_a_message_holds_100_kilobytes_or_one_call() -> None:
+def test_a_message_holds_250_kibibytes_or_one_call() -> None:
     lane = Lane(a_way(1e-6))
-    lane.waiting.extend(an_item(size=40_000) for _ in range(3))
-    lane.waiting.append(an_item(size=200_000))
+    lane.waiting.extend(an_item(size=125 * 1024) for _ in range(3))
+    lane.waiting.append(an_item(size=INLINE_BYTES))
     assert [len(lane.take()) for _ in range(3)] == [2, 1, 1]
 
 
