@@ -32,6 +32,28 @@ CHUNK = 1000
 log = logger()
 
 
+class Flow:
+    """Replies as they come. While they do, a call made after those that they answer waits its turn: only one that was
+    overtaken may have lost its reply, or, once in a while, any."""
+
+    def __init__(self) -> None:
+        self._reached = self._all_at = 0.0
+        self._flows = False
+
+    def reply(self, made: float) -> None:
+        """One came, for a call made then (on the monotonic clock, as all times here)."""
+        self._reached, self._flows = max(self._reached, made), True
+
+    def late(self, now: float) -> float:
+        """Calls made up to then are to be asked about; asked once for each look."""
+        old, flows = now - FIRST_SECONDS, self._flows
+        self._flows = False
+        if flows and now < self._all_at:
+            return min(old, self._reached - FIRST_SECONDS)
+        self._all_at = now + LONGEST_SECONDS
+        return old
+
+
 class Waiter:
     """The futures of one session that are not done, by id; the same id may have several."""
 
@@ -43,7 +65,7 @@ class Waiter:
         self._pending: dict[bytes, Future] = {}
         #: futures whose id was pending already
         self._twins: dict[bytes, list[Future]] = {}
-        self._interval = FIRST_SECONDS
+        self._interval, self._flow = FIRST_SECONDS, Flow()
         #: the thread waits until it is told that there is something to wait for
         self._asleep = False
         self._closing = False
@@ -98,6 +120,7 @@ class Waiter:
             self.unread.add(bare)
         settled = [future for future, answer in told if future.settle(answer)]
         if settled:
+            self._flow.reply(settled[-1].made)
             self._learn(settled)
 
     def _taken(self, identity: bytes) -> list[Future]:
@@ -135,8 +158,8 @@ class Waiter:
 
     def _old(self) -> list[bytes]:
         """What has been pending for so long that its reply may be lost."""
-        before = time.monotonic() - FIRST_SECONDS
-        return [identity for identity, _ in takewhile(lambda each: each[1].made <= before, self._pending.items())]
+        late = self._flow.late(time.monotonic())
+        return [identity for identity, _ in takewhile(lambda each: each[1].made <= late, self._pending.items())]
 
     def _round(self, ids: list[bytes]) -> None:
         """Ask about all of `ids`, oldest first."""
