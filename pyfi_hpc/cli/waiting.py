@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pyfi_hpc.client.futures import Future
-from pyfi_hpc.errors import PyfiError, RemoteError, TaskError, WaitTimeout
+from pyfi_hpc.errors import Dead, PyfiError, RemoteError, TaskError, WaitTimeout
 from pyfi_hpc.wire.ids import short
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def value_of(future: Future, timeout: float | None, client: Client, *, quiet: bo
         error = _error(future, timeout, None if quiet else client)
     if error is None:
         return future.result()
-    raise told(error, future) from error
+    raise told(error, future)
 
 
 def _error(future: Future, timeout: float | None, client: Client | None) -> BaseException | None:
@@ -90,23 +90,32 @@ def _stands(job: dict[str, Any]) -> str:
 
 
 def told(error: BaseException, future: Future) -> TaskError:
-    """`error` as the command line tells it: what the task raised, who ran it, where to read more."""
-    notes = getattr(error, "__notes__", [])
+    """`error` as the command line tells it: what the task raised, who ran it, where to read more.
+
+    A `TaskError` is told as it is, with its own cause; of another's telling the error is the cause.
+    """
+    at, cure = next(iter(getattr(error, "__notes__", [])), None), _more_of(error, future)
     if isinstance(error, TaskError):
-        error.at, error.cure = error.at or next(iter(notes), None), error.cure or f"pyfi logs {short(future.identity)}"
+        error.at, error.cure = error.at or at, error.cure or cure
         return error
-    what = f"{type(error).__name__}: {error}"
-    return RemoteError(
-        "E_REMOTE", what, at=next(iter(notes), None), cure=f"pyfi logs {short(future.identity)}", id=future.id
-    )
+    known = RemoteError("E_REMOTE", f"{type(error).__name__}: {error}", at=at, cure=cure, id=future.id)
+    known.__cause__ = error
+    return known
+
+
+def _more_of(error: BaseException, future: Future) -> str:
+    """The command that shows the error whole, with its traceback; `pyfi logs` has only what the task printed."""
+    return f"pyfi {'dead show' if isinstance(error.__context__, Dead) else 'ps'} {short(future.identity)}"
 
 
 def remote_traceback(error: BaseException) -> str | None:
     """The traceback of the task, as the worker wrote it."""
     seen: BaseException | None = error
-    while seen is not None:
+    passed: set[int] = set()
+    while seen is not None and id(seen) not in passed:
         if type(seen).__name__ == "RemoteTraceback":
             return str(seen.args[0])
+        passed.add(id(seen))
         seen = seen.__cause__
     return None
 

@@ -62,7 +62,8 @@ _BEHIND = """
 _TEXTS = ("out", "err")
 #: The status of a call that is to start later.
 WAITING = "WAITING"
-_NODE = "(SELECT n.name FROM pyfi.worker w JOIN pyfi.node n ON n.id = w.node_id WHERE w.id = {})"
+#: The name of a worker's node; an alias of its own, or the caller's `w.id` would be its own row's.
+_NODE = "(SELECT n.name FROM pyfi.worker made JOIN pyfi.node n ON n.id = made.node_id WHERE made.id = {})"
 #: A hold row of a call that is not to start yet, and was never tried.
 _AHEAD = "h.state = 'DUE' AND h.due > now() AND h.used = 0 AND h.returns = 0"
 _HELD = f"""

@@ -69,8 +69,9 @@ def _running(site: Site) -> list[str]:
 
 def test_a_first_attempt_that_runs_is_called_so_and_a_plain_cancel_leaves_it_alone(site: Site) -> None:
     site.processor("work", workers=1)
+    site.processor("double", name="other", workers=1)
     site.agent()
-    site.ready()
+    site.ready(2)
     first, behind = (site.submit("p.work", [(number, str(site.runs), 5.0)])[0] for number in (1, 2))
     eventually(first.running)
     assert _running(site) == [first.id]
@@ -81,6 +82,9 @@ def test_a_first_attempt_that_runs_is_called_so_and_a_plain_cancel_leaves_it_alo
     row = site.client.operations.invocation(first.id[-10:])
     assert (row["id"], row["status"], row["node"], row["processor"]) == (first.id, "RUNNING", "host1", "p")
     assert row["started"] and row["outcome"] is None and row["attempts"] == []
+    # so does the list, with one row of it beside other workers
+    (listed,) = site.client.operations.invocations(10)
+    assert (listed["id"], listed["status"], listed["node"]) == (first.id, "RUNNING", "host1")
     # what waits behind it has not begun
     assert behind.status == "QUEUED"
     assert behind.cancel() is True
