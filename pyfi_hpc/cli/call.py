@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -15,7 +16,7 @@ from pyfi_hpc.cli.output import say
 from pyfi_hpc.cli.params import Choice, Id, Moment, Seconds
 from pyfi_hpc.cli.shared import together
 from pyfi_hpc.cli.values import arguments, as_json, as_text, keywords
-from pyfi_hpc.errors import BadInput, TaskError, WaitTimeout
+from pyfi_hpc.errors import BadInput, TaskError, Unavailable, WaitTimeout
 from pyfi_hpc.model.priority import Priority
 
 if TYPE_CHECKING:
@@ -54,11 +55,13 @@ def _run(
             raise BadInput.of("E_USAGE", "--kw", name, "an argument of this name is given by its position")
     limit = platform.settings.client.timeout_seconds if timeout is None else timeout
     if queue is not None:
-        sent = _broadcast(platform, queue, key or "", values, named, timeout=run_limit, **how)
+        with _repeatable():
+            sent = _broadcast(platform, queue, key or "", values, named, timeout=run_limit, **how)
         _print_ids(sent.values(), form) if no_wait else _print_all(platform, sent, limit, quiet, form)
         return
     assert socket is not None
-    future = platform.client.submit(socket, *values, timeout=run_limit, **how, **named)
+    with _repeatable():
+        future = platform.client.submit(socket, *values, timeout=run_limit, **how, **named)
     if no_wait:
         _print_ids([future], form)
         return
@@ -72,6 +75,17 @@ def _run(
         say(as_text(value))
     if verbose:
         click.echo(f"{future.id} {_made_by(platform, future.identity)}", err=True)
+
+
+@contextmanager
+def _repeatable() -> Iterator[None]:
+    """What was not accepted, or may not have been, says with which id it can be typed again."""
+    try:
+        yield
+    except Unavailable as error:
+        if ident := error.facts.get("id"):
+            error.cure = f"the same command with --id {ident}: it will not run twice for that"
+        raise
 
 
 def _print_ids(futures: Iterable[Future], form: str) -> None:
