@@ -134,6 +134,7 @@ def test_a_wait_that_is_over_leaves_the_work_alone_and_cancel_ends_it(pyfi: Shel
     said = pyfi(f"pyfi call proc1.slow 60 --id {ident} --timeout 1", status=4)
     assert "E_TIMEOUT" in said and f"try: pyfi wait {ident}" in said
     eventually(lambda: pyfi.items(f"pyfi ps {ident[-10:]}")[0]["status"] == "RUNNING", timeout=20)
+    assert "calls are under way" in pyfi("pyfi verify", status=4) and pyfi("pyfi verify --strict", status=5) == ""
     assert [row["running_since"] is not None for row in pyfi.items("pyfi ps") if row["running"] == ident] == [True]
     assert pyfi.items(f"pyfi cancel {ident}") == [
         {"id": ident, "cancelled": True, "status": "CANCELLED", "begun": True}

@@ -144,7 +144,7 @@ def test_help_imports_neither_client_nor_database() -> None:
         ("config unset database.uri", "E_USAGE", ["pyfi config show NAME --origin"]),
         ("config set agent.poll_seconds -1", "E_USAGE", ["try: pyfi config set agent.poll_seconds -- -1"]),
         ("config set agent.poll_seconds -- -1", "E_RANGE", ["a number from 0.05 to 3600 is wanted"]),
-        ("config set client.timeout_seconds 0", "E_RANGE", ["a number from 0.001 to 1073741824 is wanted"]),
+        ("config set paths.blobs_gib 0", "E_RANGE", ["a number from 0.001 to 1073741824 is wanted"]),
         ("call sim.echo -1.5 [2]", "E_USAGE", ["try: pyfi call sim.echo -- -1.5 '[2]'"]),
         ("call sim.echo 3 -1 -v", "E_USAGE", ["-- -1: options first"]),
         ("config check more", "E_USAGE", ["pyfi config check --help"]),
