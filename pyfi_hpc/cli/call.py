@@ -44,6 +44,8 @@ def _run(
     **how: Any,
 ) -> None:
     """Submit, wait, print; `how` are the arguments of `submit` that are no argument of the task's."""
+    from pyfi_hpc.cli.waiting import made_by, value_of
+
     platform.as_json, platform.patience = form == "json", timeout
     if queue is not None:
         args = args if socket is None else (socket, *args)
@@ -68,13 +70,13 @@ def _run(
     if items:
         _print_items(future, limit, form)
         return
-    value = _value(platform, future, limit, verbose, quiet)
+    value = value_of(future, limit, platform.client, quiet=quiet, verbose=verbose)
     if form == "json":
         click.echo(render.as_json([{"id": future.id, "status": "SUCCEEDED", "value": as_json(value)}]))
     else:
         say(as_text(value))
     if verbose:
-        click.echo(f"{future.id} {_made_by(platform, future.identity)}", err=True)
+        click.echo(f"{future.id} {made_by(platform.client, future.identity)}", err=True)
 
 
 @contextmanager
@@ -145,26 +147,6 @@ def _print_items(future: Future, limit: float | None, form: str) -> None:
         except Exception as error:
             known = told(error, future)
             raise known from known.__cause__
-
-
-def _value(platform: Platform, future: Future, limit: float | None, verbose: bool, quiet: bool) -> Any:
-    from pyfi_hpc.cli.waiting import remote_traceback, value_of
-
-    try:
-        return value_of(future, limit, platform.client, quiet=quiet)
-    except TaskError as error:
-        if verbose and (text := remote_traceback(error)):
-            say(text, err=True)
-        raise
-
-
-def _made_by(platform: Platform, identity: bytes) -> str:
-    from pyfi_hpc.client import rows
-
-    session = platform.client.session
-    owner = session.owner
-    found = session.link.run(lambda cursor: rows.provenance(cursor, owner, identity))
-    return found.line() if found else ""
 
 
 _options = together(

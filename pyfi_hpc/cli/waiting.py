@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from pyfi_hpc.cli.output import say
+from pyfi_hpc.client import rows
 from pyfi_hpc.client.futures import Future
 from pyfi_hpc.errors import Cancelled, Dead, PyfiError, RemoteError, TaskError, WaitTimeout
 from pyfi_hpc.wire.ids import short
@@ -25,8 +27,10 @@ _OPEN = ("QUEUED", "WAITING", "RUNNING")
 _ON_THE_WAY = ("WANTED", "SUBMITTING", "PENDING", "RUNNING")
 
 
-def value_of(future: Future, timeout: float | None, client: Client, *, quiet: bool = False) -> Any:
-    """The value, waited for `timeout` seconds at most.
+def value_of(
+    future: Future, timeout: float | None, client: Client, *, quiet: bool = False, verbose: bool = False
+) -> Any:
+    """The value, waited for `timeout` seconds at most. `verbose`: the task's traceback, if any, goes to stderr.
 
     Raises:
         TaskError: it ended without a value, with the task's own error in words. WaitTimeout: the work goes on.
@@ -35,7 +39,18 @@ def value_of(future: Future, timeout: float | None, client: Client, *, quiet: bo
         error = _error(future, timeout, None if quiet else client)
     if error is None:
         return future.result()
-    raise told(error, future)
+    known = told(error, future)
+    if verbose and (text := remote_traceback(known)):
+        say(text, err=True)
+    raise known
+
+
+def made_by(client: Client, identity: bytes) -> str:
+    """Who made the outcome, in one line; empty where no row tells."""
+    session = client.session
+    owner = session.owner
+    found = session.link.run(lambda cursor: rows.provenance(cursor, owner, identity))
+    return found.line() if found else ""
 
 
 def _error(future: Future, timeout: float | None, client: Client | None) -> BaseException | None:

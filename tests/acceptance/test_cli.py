@@ -112,7 +112,8 @@ def test_what_a_call_printed_can_be_read_by_its_short_id(pyfi: Shell) -> None:
     pyfi(f"pyfi call proc1.socket1 1 --id {ident}")
     assert pyfi("pyfi logs 1234567801") == "working on 1\n"
     assert pyfi("pyfi logs 1234567801 -f") == "working on 1\n"
-    assert pyfi("pyfi wait 1234567801") == "Self: 1\n"
+    waited = pyfi.run("pyfi wait 1234567801 -v")
+    assert waited.stdout == "Self: 1\n" and f"{ident} proc1.socket1@" in waited.stderr
     assert pyfi.items("pyfi ps 1234567801")[0]["status"] == "SUCCEEDED"
 
 

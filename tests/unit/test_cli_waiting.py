@@ -41,12 +41,17 @@ FAILED = [
 
 @pytest.mark.parametrize(("kind", "name", "code", "cause"), FAILED)
 @pytest.mark.parametrize("by_items", [False, True])
-def test_the_tasks_traceback_outlives_the_telling(kind: Kind, name: str, code: str, cause: str, by_items: bool) -> None:
+def test_the_tasks_traceback_outlives_the_telling(
+    kind: Kind, name: str, code: str, cause: str, by_items: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
     future = ended(raised(IDENTITY, kind, ErrorRecord(name, "no", "Traceback …", code, cause), None))
     with pytest.raises(TaskError) as told:
         _print_items(future, None, "raw") if by_items else value_of(future, None, _NOBODY, quiet=True)
 
     assert remote_traceback(told.value) == "Traceback …"
+    with pytest.raises(TaskError):
+        value_of(future, None, _NOBODY, quiet=True, verbose=True)
+    assert capsys.readouterr().err == "Traceback …\n"
     # its own cause, it would be followed for ever
     assert told.value.__cause__ is not told.value
 
