@@ -69,14 +69,17 @@ _AHEAD = "h.state = 'DUE' AND h.due > now() AND h.used = 0 AND h.returns = 0"
 _HELD_RUNS = f"""(h.state = 'LEASED' OR (SELECT a.status FROM pyfi.attempt a WHERE a.owner = h.owner AND a.id = h.id
         ORDER BY a.serial DESC LIMIT 1) = 'STARTED'
     OR h.state = 'OUT' AND EXISTS (SELECT FROM pyfi.worker w WHERE w.running = h.id AND {RUNS}))"""
-# a decided call may be held until its value is sent on, or until the time that it was to start at, sent once more since
+# a decided call may be held until its value is sent on, or until the time that it was to start at, sent once more since;
+# OFFSET: those are looked for one by one, as far as rows are wanted, in place of a join with all outcomes
 _HELD = f"""
     SELECT h.id, h.socket_id,
         CASE WHEN {_HELD_RUNS} THEN 'RUNNING' WHEN {_AHEAD} THEN '{WAITING}' ELSE 'QUEUED' END AS status,
         CASE WHEN h.state = 'DUE' THEN h.due END AS due, NULL::timestamptz AS started, NULL::timestamptz AS ended,
         NULL::text AS node, h.serial, NULL::bytea AS error, {{rank}} AS rank, h.due AS at
-    FROM pyfi.hold h WHERE h.owner = %(owner)s AND h.state <> 'DEAD' AND {{which}}
-        AND NOT EXISTS (SELECT FROM pyfi.outcome o WHERE o.owner = h.owner AND o.id = h.id AND o.status <> 'REOPENED')
+    FROM (SELECT * FROM pyfi.hold h WHERE h.owner = %(owner)s AND h.state <> 'DEAD' AND {{which}}
+        ORDER BY h.due OFFSET 0) AS h
+    WHERE NOT EXISTS (SELECT FROM pyfi.outcome o WHERE o.owner = h.owner AND o.id = h.id AND o.status <> 'REOPENED'
+        OFFSET 0)
     ORDER BY h.due LIMIT %(most)s"""
 _RUNNING = f"""
     SELECT w.running, NULL::uuid, 'RUNNING', NULL, w.running_since, NULL, {_NODE.format("w.id")}, 1, NULL, 2,
