@@ -255,9 +255,12 @@ class Client:
             session.watched(future)
         return future
 
-    def cancel(self, *ids: str) -> list[dict[str, Any]]:
-        """Commit that these are cancelled, where nothing is decided; running ones are asked to stop."""
-        return self.operations.cancel(ids)
+    def cancel(self, *ids: str, tree: bool = False) -> list[dict[str, Any]]:
+        """Commit that these are cancelled, where nothing is decided; running ones are asked to stop.
+
+        With `tree` also what follows from them along plugs, where that has not begun.
+        """
+        return self.operations.cancel(ids, tree=tree)
 
     def forget(self, *ids: str) -> list[dict[str, Any]]:
         """Clear the values of these for good; asking for one then raises E_FORGOTTEN. Their ids stay used."""

@@ -69,7 +69,7 @@ _AHEAD = "h.state = 'DUE' AND h.due > now() AND h.used = 0 AND h.returns = 0"
 _HELD_RUNS = f"""(h.state = 'LEASED' OR (SELECT a.status FROM pyfi.attempt a WHERE a.owner = h.owner AND a.id = h.id
         ORDER BY a.serial DESC LIMIT 1) = 'STARTED'
     OR h.state = 'OUT' AND EXISTS (SELECT FROM pyfi.worker w WHERE w.running = h.id AND {RUNS}))"""
-# a decided call may be held until its value is sent on, or until the time that it was to start at, sent once more since;
+# a decided call may be held until its value is sent on, or, sent once more at once, until its first time to start;
 # OFFSET: those are looked for one by one, as far as rows are wanted, in place of a join with all outcomes
 _HELD = f"""
     SELECT h.id, h.socket_id,

@@ -35,6 +35,28 @@ CHUNK = 1000
 log = logger()
 
 
+class Flow:
+    """Replies as they come. While they do, a call made after those that they answer waits its turn: only one that was
+    overtaken may have lost its reply, or, once in a while, any."""
+
+    def __init__(self) -> None:
+        self._reached = self._all_at = 0.0
+        self._flows = False
+
+    def reply(self, made: float) -> None:
+        """One came, for a call made then (on the monotonic clock, as all times here)."""
+        self._reached, self._flows = max(self._reached, made), True
+
+    def late(self, now: float) -> float:
+        """Calls made up to then are to be asked about; asked once for each look."""
+        old, flows = now - FIRST_SECONDS, self._flows
+        self._flows = False
+        if flows and now < self._all_at:
+            return min(old, self._reached - FIRST_SECONDS)
+        self._all_at = now + LONGEST_SECONDS
+        return old
+
+
 class Waiter:
     """The futures of one session that are not done, by id; the same id may have several."""
 
@@ -46,7 +68,7 @@ class Waiter:
         self._pending: dict[bytes, Future] = {}
         #: futures whose id was pending already
         self._twins: dict[bytes, list[Future]] = {}
-        self._interval = FIRST_SECONDS
+        self._interval, self._flow = FIRST_SECONDS, Flow()
         #: when to ask about what is old, on the monotonic clock
         self._due = 0.0
         #: some ids here are their callers' own; those of them that were replied to
@@ -118,9 +140,13 @@ class Waiter:
             told = [(future, answer) for answer in answers for future in self._take(answer.id)]
         if bare := [future for future, answer in told if answer.value is None and answer.kind is Kind.VALUE]:
             self.unread.add(bare)
-        settled = [future for future, answer in told if future.settle(answer)]
-        if settled:
-            self._learn(settled)
+        self._settled([future for future, answer in told if future.settle(answer)])
+
+    def _settled(self, futures: list[Future]) -> None:
+        """A reply has settled these."""
+        if futures:
+            self._flow.reply(futures[-1].made)
+            self._learn(futures)
 
     def _certain(self, answers: Sequence[Answer]) -> list[Answer]:
         """Those that can only be of the calls that wait for them; of the others the record is asked at once."""
@@ -159,8 +185,8 @@ class Waiter:
     def _run(self) -> None:
         while not self._closing:
             replied, old = self._next()
-            if replied and not self._closing and (settled := self._look(replied)):
-                self._learn(settled)
+            if replied and not self._closing:
+                self._settled(self._look(replied))
             if old and not self._closing:
                 self._round(old)
 
@@ -179,8 +205,8 @@ class Waiter:
         now = time.monotonic()
         if now < self._due:
             return []
-        self._due, before = now + self._interval, now - FIRST_SECONDS
-        return [identity for identity, _ in takewhile(lambda each: each[1].made <= before, self._pending.items())]
+        self._due, late = now + self._interval, self._flow.late(now)
+        return [identity for identity, _ in takewhile(lambda each: each[1].made <= late, self._pending.items())]
 
     def _round(self, ids: list[bytes]) -> None:
         """Ask about all of `ids`, oldest first."""

@@ -32,6 +32,7 @@ from pyfi_hpc.client.parcels import MOST_CALLS, UNKNOWN_CALLS
 from pyfi_hpc.client.progress import progress
 from pyfi_hpc.client.sender import ROOM_CALLS, WINDOW
 from pyfi_hpc.client.unread import AHEAD
+from pyfi_hpc.db import binary
 from pyfi_hpc.errors import BadInput, BrokerUnavailable, Cancelled, Dead, PyfiError, RemoteError, WaitTimeout
 from pyfi_hpc.wire import values
 from pyfi_hpc.wire.ids import call_digest, id_text, new_id
@@ -260,11 +261,14 @@ def test_an_id_nobody_knows_is_waited_for(world: World) -> None:
         future.result(0.1)
 
 
-def test_a_large_value_is_read_from_its_row(world: World) -> None:
+@pytest.mark.parametrize("spoken", [True, False], ids=["binary", "text"])
+def test_a_large_value_is_read_from_its_row(world: World, monkeypatch: pytest.MonkeyPatch, spoken: bool) -> None:
+    if not spoken:
+        monkeypatch.setattr(binary, "read", lambda *_: None)
     socket = world.place.socket("double")
     world.runner("double", replies=False)
-    text = "x" * 100_000
-    assert world.client().call(socket, text, timeout=30) == 2 * text
+    data = bytes(range(256)) * 400
+    assert world.client().call(socket, data, timeout=30) == 2 * data
 
 
 @pytest.fixture
