@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import math
 import time
+from collections.abc import Callable
 
 from pyfi_hpc.errors import BadInput
 
@@ -48,6 +49,14 @@ def deadline_of(deadline: float | datetime.datetime | None) -> float | None:
     if isinstance(deadline, datetime.datetime):
         return deadline.timestamp()
     return None if deadline is None else _checked("deadline", deadline)
+
+
+def countdown(seconds: float | None) -> Callable[[], float | None]:
+    """What tells how many of so many seconds from now are left; None of None, for ever."""
+    if seconds is None:
+        return lambda: None
+    until = time.monotonic() + seconds
+    return lambda: max(0.0, until - time.monotonic())
 
 
 def _until(at: datetime.datetime) -> float:
