@@ -18,6 +18,7 @@ from pyfi_hpc.client.futures import Future, called
 from pyfi_hpc.client.items import items_of
 from pyfi_hpc.client.link import Link, closed
 from pyfi_hpc.client.logs import warnings_to_stderr
+from pyfi_hpc.client.notices import Silence
 from pyfi_hpc.client.pacing import Pacer
 from pyfi_hpc.client.packing import Packer
 from pyfi_hpc.client.sender import Sender
@@ -135,7 +136,11 @@ class Session:
     @property
     def waiter(self) -> Waiter:
         """Who hears of outcomes."""
-        return self._opened("_waiter", lambda: Waiter(self._own_link("waiter"), self.owner, self.pacer.settled))
+        return self._opened("_waiter", self._make_waiter)
+
+    def _make_waiter(self) -> Waiter:
+        silence = Silence(place(self.database_uri), self.tell)
+        return Waiter(self._own_link("waiter"), self.owner, self.pacer.settled, silence)
 
     @property
     def pacer(self) -> Pacer:
