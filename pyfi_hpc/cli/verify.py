@@ -36,7 +36,9 @@ AGAIN_SECONDS = 1.0
     type=click.Path(path_type=Path),
     help="File of the ids that were accepted, as PYFI_ACCEPTED_LOG wrote it; else all in the record.",
 )
-@click.option("--strict", is_flag=True, help="Ask that no call is under way, or waits for its time.")
+@click.option(
+    "--strict", is_flag=True, help="Ask that nothing is under way, and no call or hold row waits for its time."
+)
 @click.option("--timeout", type=Seconds(), default=0.0, help="Check again, for so long, while calls are under way.")
 @pass_platform
 def verify(platform: Platform, accepted: Path | None, strict: bool, timeout: float) -> None:
@@ -44,7 +46,7 @@ def verify(platform: Platform, accepted: Path | None, strict: bool, timeout: flo
 
     Run it when all is quiet: while calls are queued or run, not all can be said of them (exit code 4), or with --strict
     it is a breach (5). Calls that are to start later, delayed ones and those to be tried again, are counted, and are no
-    breach.
+    breach; nor are hold rows that go at such a time, their call being decided already.
     """
     from pyfi_hpc import postgres
     from pyfi_hpc import verify as checker
