@@ -70,7 +70,7 @@ class Report:
     def line(self) -> str:
         """The numbers in one line."""
         waiting = f"  waiting {self.waiting:,}" if self.waiting else ""
-        lost = f"{'open' if self.unsettled else 'lost'} {self.lost:,}"
+        lost = f"{'open' if self.unsettled and self.lost else 'lost'} {self.lost:,}"
         return f"sent {self.sent:,}  done {self.done:,}{waiting}  {lost}  recorded twice {self.twice:,}"
 
     @property

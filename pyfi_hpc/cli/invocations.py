@@ -146,7 +146,7 @@ def _call_logs(platform: Platform, ident: str, follow: bool, out: Output) -> Non
         return out.rows(platform.client.operations.attempts(ident), columns)
     text = platform.client.operations.logs(ident)
     if not text:
-        click.echo("nothing was printed by any attempt that has ended", err=True)
+        click.echo(f"nothing was printed by any attempt that has ended · pyfi ps {ident}", err=True)
     return say(text, nl=False)
 
 

@@ -155,13 +155,19 @@ def told(error: BaseException, future: Future) -> TaskError:
 
     A `TaskError` is told as it is, with its own cause; of another's telling the error is the cause.
     """
-    at, cure = next(iter(getattr(error, "__notes__", [])), None), _more_of(error, future)
+    at, cure = _ran_where(error), _more_of(error, future)
     if isinstance(error, TaskError):
         error.at, error.cure = error.at or at, error.cure or cure
         return error
     known = RemoteError("E_REMOTE", f"{type(error).__name__}: {error}", at=at, cure=cure, id=future.id)
     known.__cause__ = error
     return known
+
+
+def _ran_where(error: BaseException) -> str | None:
+    """What the error's notes say but the place of what was printed: who ran it, and that it is not tried again."""
+    notes = [note for note in getattr(error, "__notes__", []) if not note.startswith("pyfi ")]
+    return "; ".join(reversed(notes)) or None
 
 
 def _more_of(error: BaseException, future: Future) -> str:
