@@ -388,6 +388,18 @@ def test_another_call_of_an_id_that_is_held_is_refused_at_once(world: World) -> 
     assert [other.submit(socket, 5, id=identity).result(60), first.result(60)] == [10, 10]
 
 
+def test_another_message_of_an_id_is_sent_to_none_where_one_task_has_decided_the_first(world: World) -> None:
+    first, last = sorted(("add", "double"), key=lambda task: world.place.socket(task))
+    identity = uuid.uuid4()
+    sent = world.client().publish(world.place.queue, 20, id=identity)
+    world.runner(last)
+    eventually(lambda: [future.done() for future in sent.values()] == [False, True], timeout=60)
+
+    with pytest.raises(BadInput, match="E_ID_CONFLICT"):
+        world.client().publish(world.place.queue, 21, id=identity)
+    assert world.broker().depth(world.place.task_queue(first).name).ready == 1
+
+
 def test_a_conflict_found_later_is_told_by_the_future(world: World) -> None:
     socket, identity = world.place.socket("double"), uuid.uuid4()
     first, second = (world.client().submit(socket, x, id=identity) for x in (5, 6))
@@ -470,7 +482,7 @@ def test_a_full_queue_is_waited_for_and_then_told(database_uri: str, tmp_path: P
     socket = world.place.socket("double")
     patient, hasty = world.client(), world.client(connect_seconds=0.3)
     first = patient.submit(socket, 1)
-    with pytest.raises(BrokerUnavailable, match="E_BACKPRESSURE"):
+    with pytest.raises(BrokerUnavailable, match=r"(?s)E_BACKPRESSURE.*same id.*it has one outcome"):
         hasty.submit(socket, 2)
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         later = pool.submit(patient.submit, socket, 3)
