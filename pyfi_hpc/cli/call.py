@@ -129,7 +129,8 @@ def _print_items(future: Future, limit: float | None, form: str) -> None:
             # ours, not the task's
             raise
         except Exception as error:
-            raise told(error, future) from error
+            known = told(error, future)
+            raise known from known.__cause__
 
 
 def _value(platform: Platform, future: Future, limit: float | None, verbose: bool, quiet: bool) -> Any:

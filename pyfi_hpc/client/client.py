@@ -111,15 +111,17 @@ class Client:
         delay: float | None = None,
         at: datetime.datetime | None = None,
         priority: str = Priority.NORMAL,
+        patience: float | None = None,
     ) -> tuple[Future, Stream]:
-        """Hand one call over, as `submit` does, and do not wait until it is accepted: the stream's ticket tells that.
+        """Hand one call over, as `submit` does, and do not wait until it is accepted: the stream's ticket tells that,
+        within `patience` seconds where they are given.
 
         Where the record has the outcome already, nothing is handed over; nor where it has the id for another call.
         """
         identity = None if id is None else parse_id(id)
         limits = {"timeout": times.timeout_of(timeout), "deadline": (latest := times.deadline_of(deadline))}
         seconds = times.delay_of(delay, at, latest)
-        stream = Stream(self._session, socket, priority)
+        stream = Stream(self._session, socket, priority, patience)
         if seconds:
             return self._held(stream, args, kwargs, seconds, id=identity, **limits), stream
         future = stream.made(args, kwargs, id=identity, **limits)
@@ -136,14 +138,20 @@ class Client:
         return future
 
     def call(self, socket: str, *args: object, timeout: float | None = None, **kwargs: object) -> Any:
-        """The value of one call, waited for `timeout` seconds at most. Raises what `submit` and `Future.result` do."""
-        future, stream = self.begin(socket, args, kwargs)
+        """The value of one call, waited for `timeout` seconds at most. Raises what `submit` and `Future.result` do.
+
+        Where it is not accepted within that time (or a tenth of a second) it is given up, and the error says why.
+        """
+        left = times.countdown(timeout)
+        future, stream = self.begin(socket, args, kwargs, patience=timeout)
         try:
             # an outcome proves that the call was accepted: it may come before the broker's own word
-            return future.result(timeout)
+            return future.result(left())
         except PyfiError:
             if not isinstance(future.answer, Answer):
                 raise_refused(stream)
+            if not future.done():
+                raise future.late(timeout) from None
             raise
 
     def submit_many(self, socket: str, inputs: Iterable[object], *, priority: str = Priority.NORMAL) -> list[Future]:
@@ -234,8 +242,8 @@ class Client:
             WaitTimeout: `timeout` seconds after this call the next value is not there; `facts["ids"]` go on.
         """
         check_most(max_in_flight)
-        stream = Stream(self._session, socket, priority)
         outcomes = Outcomes(timeout, return_exceptions=return_exceptions)
+        stream = Stream(self._session, socket, priority, until=outcomes.until)
         run = Map(stream, zip(*iterables, strict=False), max_in_flight, outcomes)
         return run.in_order() if ordered else run.as_they_come()
 

@@ -20,6 +20,7 @@ import msgspec
 from pyfi_hpc.client import rows
 from pyfi_hpc.client.futures import Future
 from pyfi_hpc.client.link import Link
+from pyfi_hpc.client.notices import Silence
 from pyfi_hpc.client.rows import Row
 from pyfi_hpc.client.unread import Unread
 from pyfi_hpc.errors import BadInput, DatabaseUnavailable, PyfiError
@@ -60,8 +61,16 @@ class Flow:
 class Waiter:
     """The futures of one session that are not done, by id; the same id may have several."""
 
-    def __init__(self, link: Link, owner: str, learn: Callable[[list[Future]], None]) -> None:
-        """`learn` is told which futures a reply has just settled; it must not wait for anything."""
+    def __init__(
+        self,
+        link: Link,
+        owner: str,
+        learn: Callable[[list[Future]], None],
+        silence: Silence | None = None,
+    ) -> None:
+        """`learn` is told which futures a reply has just settled; it must not wait for anything. `silence` tells people
+        of a database that does not answer."""
+        self._silence = silence or Silence("", lambda _: None)
         self._link, self._owner, self._learn = link, owner, learn
         self.unread = Unread()
         self._news = threading.Condition()
@@ -222,13 +231,18 @@ class Waiter:
         """Settle those of `ids` that are decided, as far as the database answers; the futures that this settled."""
         found: list[Future] = []
         try:
-            for start in range(0, len(ids), CHUNK):
-                found += self._ask(ids[start : start + CHUNK])
+            with self._silence.asking(len(ids), self._first_made(ids)):
+                for start in range(0, len(ids), CHUNK):
+                    found += self._ask(ids[start : start + CHUNK])
         except DatabaseUnavailable:
             log.debug("the database is away; waiting goes on")
         except PyfiError as error:
             log.warning("outcomes cannot be read", reason=str(error))
         return found
+
+    def _first_made(self, ids: list[bytes]) -> float:
+        first = self._pending.get(ids[0])
+        return time.monotonic() if first is None else first.made
 
     def _ask(self, ids: list[bytes]) -> list[Future]:
         with self._news:

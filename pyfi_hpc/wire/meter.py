@@ -22,6 +22,14 @@ _NAME = "meter"
 _turn = threading.Lock()
 
 
+def _in_child() -> None:
+    global _turn
+    _turn = threading.Lock()  # whoever held the other one has stayed with the process that forked
+
+
+os.register_at_fork(after_in_child=_in_child)
+
+
 def take(folder: Path, size: int, quota_bytes: int) -> None:
     """Count a blob of `size` bytes that is about to be written; the folder is walked through where nobody has counted.
 

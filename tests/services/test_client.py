@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -33,7 +34,16 @@ from pyfi_hpc.client.progress import progress
 from pyfi_hpc.client.sender import ROOM_CALLS, WINDOW
 from pyfi_hpc.client.unread import AHEAD
 from pyfi_hpc.db import binary
-from pyfi_hpc.errors import BadInput, BrokerUnavailable, Cancelled, Dead, PyfiError, RemoteError, WaitTimeout
+from pyfi_hpc.errors import (
+    BadInput,
+    BrokerUnavailable,
+    Cancelled,
+    DatabaseUnavailable,
+    Dead,
+    PyfiError,
+    RemoteError,
+    WaitTimeout,
+)
 from pyfi_hpc.wire import values
 from pyfi_hpc.wire.ids import call_digest, id_text, new_id
 from pyfi_hpc.wire.messages import Call, Message, decode_message, encode
@@ -491,6 +501,47 @@ def test_a_full_queue_is_waited_for_and_then_told(database_uri: str, tmp_path: P
         world.runner("double")
         assert later.result(30).result(30) == 6
     assert first.result(30) == 2
+
+
+def test_a_call_to_a_full_queue_is_given_up_within_its_own_time(
+    database_uri: str, tmp_path: Path, close: ExitStack
+) -> None:
+    world = World(database_uri, tmp_path, close, max_length=1)
+    socket, client = world.place.socket("double"), world.client(connect_seconds=90)
+    client.submit(socket, 1)
+    began = time.monotonic()
+    with pytest.raises(BrokerUnavailable, match="E_BACKPRESSURE") as refused:
+        client.call(socket, 2, timeout=0.3)
+    assert time.monotonic() - began < 60
+    assert refused.value.facts["id"]
+    # an accepted one goes on
+    world.runner("double")
+    with pytest.raises(WaitTimeout, match="after 0 s; the work goes on") as late:
+        client.call(world.place.socket("add"), 2, timeout=0)
+    assert client.future(late.value.facts["id"])
+
+
+def test_a_call_that_waits_behind_more_patient_ones_is_given_up_within_its_own_time(world: World) -> None:
+    socket, broker = world.place.socket("double"), Stubborn(world.hub)
+    client = world.client(lambda _: broker, connect_seconds=90)
+    patient = [client.begin(socket, (x,), {})[0] for x in range(5)]
+    assert len(client.session.sender._busy[0].waiting) > 1
+    began = time.monotonic()
+    with pytest.raises(BrokerUnavailable, match="nothing was accepted"):
+        client.call(socket, 10, timeout=0.3)
+    assert time.monotonic() - began < 60
+    assert not any(future.done() for future in patient)
+
+
+def test_a_call_waits_for_a_database_within_its_own_time(tmp_path: Path) -> None:
+    settings = settings_with("postgresql://pyfi@127.0.0.1:1/pyfi", tmp_path, connect_seconds=90)
+    with Client(settings) as client:
+        began = time.monotonic()
+        with pytest.raises(DatabaseUnavailable):
+            client.call("any.task", timeout=0.3)
+        with pytest.raises(DatabaseUnavailable):
+            client.map("any.task", [1], timeout=0.3)
+        assert time.monotonic() - began < 60
 
 
 def test_a_broker_that_gives_no_word_is_told_and_what_was_not_sent_is_taken_back(world: World) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import psycopg2
 import pytest
+from structlog.testing import capture_logs
 
 from pyfi_hpc.agent.commit.committer import Committer
 from pyfi_hpc.agent.commit.jobs import GiveBack, Lease, Look
@@ -302,6 +304,32 @@ def test_a_full_disk_ends_no_committer(cursor: Any, database_uri: str, broker: M
     eventually(lambda: handed.acked)
     assert outcome(cursor, lot) is not None
     committer.stop(10.0)
+
+
+def test_a_database_that_takes_long_is_told_of_once_and_when_it_is_over(
+    cursor: Any, committer: Committer, database_uri: str
+) -> None:
+    lot = lot_of(call())
+    lot.delivery = handed = Handed()
+
+    def looked() -> object:
+        """As if a minute had passed."""
+        committer.look(time.monotonic() + 60)
+        return told
+
+    with capture_logs() as told, closing(psycopg2.connect(database_uri)) as connection:
+        with connection.cursor() as other:
+            other.execute("LOCK TABLE pyfi.outcome IN SHARE ROW EXCLUSIVE MODE")
+        committer.put(worked(lot))
+        eventually(looked, timeout=60)
+        committer.look(time.monotonic() + 60)
+        assert not handed.acked
+        assert [(each["event"], each["log_level"]) for each in told] == [
+            ("the database is slow: outcomes wait to be stored", "warning")
+        ]
+        connection.rollback()
+        eventually(lambda: handed.acked and len(told) > 1, timeout=60)
+    assert [each["event"] for each in told[1:]] == ["the database is no longer slow"]
 
 
 def dead_letter(lot: Lot) -> Handed:
