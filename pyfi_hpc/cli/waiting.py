@@ -112,7 +112,12 @@ def waiting_for(future: Future, client: Client) -> str:
     if found["requested"] != found["status"] and found["requested"] != "RUNNING":
         state = f"asked to be {found['requested']}"
     line = f"{line}: processor {found['name']} is {state}, no worker is ready · pyfi show processor {found['name']}"
-    return "\n".join([line, *_pending(client, found["name"])])
+    return "\n".join([line, *_mended(found["reason"] or {}), *_pending(client, found["name"])])
+
+
+def _mended(reason: dict[str, Any]) -> list[str]:
+    """Why the processor failed and what mends it, where that is known."""
+    return [f"{reason['what']}\n  try: {reason['try']}"] if reason.get("try") else []
 
 
 def _pending(client: Client, processor: str) -> list[str]:

@@ -238,6 +238,13 @@ def _told(findings: list[dict[str, Any]]) -> list[tuple[str, str, str | None]]:
     return [(each["mark"], each["seen"], each["try"]) for each in findings if each["check"].startswith("processor")]
 
 
+def test_a_failed_processor_s_cure_is_what_its_reason_says() -> None:
+    (found,) = judged([Seen("p", "RUNNING", "FAILED", {"what": "no module", "try": "-rq numpy"})], "START")
+    assert (found.mark, found.seen, found.cure) == (Mark.BAD, "p FAILED: no module", "-rq numpy")
+    (found,) = judged([Seen("p", "RUNNING", "FAILED", {"what": "no module", "try": None})], "START")
+    assert found.cure == "pyfi show processor p"
+
+
 @pytest.mark.parametrize(
     ("processor", "why", "cure"),
     [

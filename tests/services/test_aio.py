@@ -362,10 +362,10 @@ def test_large_arguments_that_have_no_room_are_calls_that_are_not_accepted(world
             await client.submit_many(socket, some_fit)
         assert raised.value.facts["reason"] == "E_STORAGE_FULL"
         assert raised.value.facts["ids"]
-        with pytest.raises(Unavailable, match="E_NOT_ACCEPTED") as of_map:
+        with pytest.raises(BadInput, match="E_NOT_ACCEPTED") as of_map:
             async for _ in client.map(socket, none_fits, ordered=ordered):
                 pass
-        assert of_map.value.facts["reason"] == "E_STORAGE_FULL"
+        assert of_map.value.facts["reason"] == "E_LIMIT", "that has never room"
 
     run(work)
 
