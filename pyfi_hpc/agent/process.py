@@ -17,7 +17,7 @@ import msgspec
 
 from pyfi_hpc.errors import BadInput
 from pyfi_hpc.model.status import Cause
-from pyfi_hpc.wire.frames import FrameBuffer, Hello, Progress, ToAgent, ToWorker, pack, read_for_agent
+from pyfi_hpc.wire.frames import FrameBuffer, Hello, Progress, ToAgent, ToWorker, pack_onto, read_for_agent
 from pyfi_hpc.wire.limits import OUTPUT_TAIL_BYTES
 from pyfi_hpc.worker.interrupts import FROM_SLURM
 
@@ -148,7 +148,7 @@ class WorkerProcess:
 
     def queue(self, frame: ToWorker) -> None:
         """Have the frame leave with the next `flush`."""
-        self._outgoing += pack(frame)
+        pack_onto(self._outgoing, frame)
 
     @property
     def wants_to_write(self) -> bool:

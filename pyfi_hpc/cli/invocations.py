@@ -82,12 +82,13 @@ def _job_meant(*idents: str) -> Iterator[None]:
 
 @click.command(
     cls=Command,
-    examples=("pyfi cancel 6f3a9c01de", "pyfi cancel 6f3a9c01de 77aa01b2c3", "pyfi cancel 88121 -o json"),
+    examples=("pyfi cancel 6f3a9c01de", "pyfi cancel 6f3a9c01de --tree", "pyfi cancel 88121 -o json"),
 )
 @click.argument("ids", nargs=-1, required=True)
+@click.option("--tree", is_flag=True, help="Also what follows from these along plugs, where that has not begun.")
 @output_options
 @pass_platform
-def cancel(platform: Platform, ids: tuple[str, ...], out: Output) -> None:
+def cancel(platform: Platform, ids: tuple[str, ...], tree: bool, out: Output) -> None:
     """Cancel invocations that are not decided yet, or jobs; what runs is stopped.
 
     Digits alone that are the id of a Slurm job of this network mean that job: its workers finish what they run first.
@@ -97,7 +98,7 @@ def cancel(platform: Platform, ids: tuple[str, ...], out: Output) -> None:
     calls = [ident for ident in ids if ident not in jobs]
     rows = [_cancelled(platform, ident) for ident in jobs]
     with _job_meant(*calls):
-        rows += platform.client.cancel(*calls) if calls else []
+        rows += platform.client.cancel(*calls, tree=tree) if calls else []
     out.rows(rows, ["id", "cancelled", "status", "begun"])
 
 

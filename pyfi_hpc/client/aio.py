@@ -284,9 +284,12 @@ class AsyncClient:
 
         return await asyncio.to_thread(work)
 
-    async def cancel(self, *which: Which) -> list[dict[str, Any]]:
-        """Commit that these are cancelled, where nothing is decided; running ones are asked to stop."""
-        return await asyncio.to_thread(self._client.cancel, *map(_id, which))
+    async def cancel(self, *which: Which, tree: bool = False) -> list[dict[str, Any]]:
+        """Commit that these are cancelled, where nothing is decided; running ones are asked to stop.
+
+        See `Client.cancel`.
+        """
+        return await asyncio.to_thread(self._client.cancel, *map(_id, which), tree=tree)
 
     async def forget(self, *which: Which) -> list[dict[str, Any]]:
         """Clear the values of these for good. See `Client.forget`."""

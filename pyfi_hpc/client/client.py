@@ -19,6 +19,8 @@ from pyfi_hpc.client.stream import Stream
 from pyfi_hpc.client.tickets import not_accepted
 from pyfi_hpc.client.waiter import conflict
 from pyfi_hpc.config import Settings
+from pyfi_hpc.db import record
+from pyfi_hpc.db.record import Cursor
 from pyfi_hpc.errors import DatabaseUnavailable, PyfiError
 from pyfi_hpc.model.priority import Priority
 from pyfi_hpc.wire.ids import ID_BYTES, new_id, parse_id
@@ -81,8 +83,9 @@ class Client:
         `timeout` is the seconds that each attempt may run, `deadline` a time (or UTC seconds since 1970) after which it
         need not start: its outcome is then FAILED with E_TIMEOUT. `delay` seconds from now, or `at` a time, it may
         start; until then the database holds it. `id` is an id of the caller's own: repeating a call with it never makes
-        a second outcome. `priority` is high, normal or low: while all wait, eight high calls and two normal ones run
-        for each low one.
+        a second outcome, and another call of that id is refused: here where the first is decided, held, or waited for
+        by this client, else by its future. `priority` is high, normal or low: while all wait, eight high calls and two
+        normal ones run for each low one.
 
         Where the task has a parameter of one of these names, it is given by its position; by name it would be taken for
         ours, so that is refused.
@@ -121,7 +124,7 @@ class Client:
         within `patience` seconds where they are given. `options` are those that stood beside the task's own keyword
         arguments, so that one may have been meant for the other.
 
-        Where the record has the outcome already, nothing is handed over.
+        Where the record has the outcome already, nothing is handed over; nor where it has the id for another call.
         """
         identity = None if id is None else parse_id(id)
         limits = {"timeout": times.timeout_of(timeout), "deadline": (latest := times.deadline_of(deadline))}
@@ -271,9 +274,12 @@ class Client:
             session.watched(future)
         return future
 
-    def cancel(self, *ids: str) -> list[dict[str, Any]]:
-        """Commit that these are cancelled, where nothing is decided; running ones are asked to stop."""
-        return self.operations.cancel(ids)
+    def cancel(self, *ids: str, tree: bool = False) -> list[dict[str, Any]]:
+        """Commit that these are cancelled, where nothing is decided; running ones are asked to stop.
+
+        With `tree` also what follows from them along plugs, where that has not begun.
+        """
+        return self.operations.cancel(ids, tree=tree)
 
     def forget(self, *ids: str) -> list[dict[str, Any]]:
         """Clear the values of these for good; asking for one then raises E_FORGOTTEN. Their ids stay used."""
@@ -300,24 +306,29 @@ class Client:
         """Settle the future where the record has its outcome already.
 
         Raises:
-            BadInput: E_ID_CONFLICT, the outcome is another call's.
+            BadInput: E_ID_CONFLICT, the outcome, or the call that is held under the id or waited for here, is another.
         """
-        session = self._session
+        session, chosen = self._session, future.digest is not None
+        if chosen:
+            session.waiter.choose(future)
         try:
             owner = session.owner
-            found = session.link.run(lambda cursor: rows.final(cursor, owner, [future.identity]), patience=0.0)
+            row, held = session.link.run(lambda cursor: _known(cursor, owner, future.identity, chosen), patience=0.0)
         except DatabaseUnavailable:
             # accepting goes on without the database; the record decides later
             return False
-        if not found:
-            return False
-        row = found[future.identity]
-        if error := conflict(future, row):
+        if error := conflict(future, row.digest if row else held):
             raise error
-        return future.settle(row.answer)
+        return row is not None and future.settle(row.answer)
 
     def __repr__(self) -> str:
         return f"<Client network {self._session.network_name}>"
+
+
+def _known(cursor: Cursor, owner: str, identity: bytes, chosen: bool) -> tuple[rows.Row | None, bytes | None]:
+    """The outcome of an id; where it has none, and a caller has `chosen` it, the digest of the call that is held."""
+    row = rows.final(cursor, owner, [identity]).get(identity)
+    return row, record.held_digest(cursor, (owner, identity)) if row is None and chosen else None
 
 
 def raise_refused(stream: Stream) -> None:

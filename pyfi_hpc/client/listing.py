@@ -65,12 +65,22 @@ WAITING = "WAITING"
 _NODE = "(SELECT n.name FROM pyfi.worker w JOIN pyfi.node n ON n.id = w.node_id WHERE w.id = {})"
 #: A hold row of a call that is not to start yet, and was never tried.
 _AHEAD = "h.state = 'DUE' AND h.due > now() AND h.used = 0 AND h.returns = 0"
+#: The call of a hold row runs, by the same signs as for `Operations.status`.
+_HELD_RUNS = f"""(h.state = 'LEASED' OR (SELECT a.status FROM pyfi.attempt a WHERE a.owner = h.owner AND a.id = h.id
+        ORDER BY a.serial DESC LIMIT 1) = 'STARTED'
+    OR h.state = 'OUT' AND EXISTS (SELECT FROM pyfi.worker w WHERE w.running = h.id AND {RUNS}))"""
+# a decided call may be held until its value is sent on, or, sent once more at once, until its first time to start;
+# OFFSET: those are looked for one by one, as far as rows are wanted, in place of a join with all outcomes
 _HELD = f"""
     SELECT h.id, h.socket_id,
-        CASE WHEN {_AHEAD} THEN '{WAITING}' WHEN h.state = 'LEASED' THEN 'RUNNING' ELSE 'QUEUED' END AS status,
+        CASE WHEN {_HELD_RUNS} THEN 'RUNNING' WHEN {_AHEAD} THEN '{WAITING}' ELSE 'QUEUED' END AS status,
         CASE WHEN h.state = 'DUE' THEN h.due END AS due, NULL::timestamptz AS started, NULL::timestamptz AS ended,
         NULL::text AS node, h.serial, NULL::bytea AS error, {{rank}} AS rank, h.due AS at
-    FROM pyfi.hold h WHERE h.owner = %(owner)s AND h.state <> 'DEAD' AND {{which}} ORDER BY h.due LIMIT %(most)s"""
+    FROM (SELECT * FROM pyfi.hold h WHERE h.owner = %(owner)s AND h.state <> 'DEAD' AND {{which}}
+        ORDER BY h.due OFFSET 0) AS h
+    WHERE NOT EXISTS (SELECT FROM pyfi.outcome o WHERE o.owner = h.owner AND o.id = h.id AND o.status <> 'REOPENED'
+        OFFSET 0)
+    ORDER BY h.due LIMIT %(most)s"""
 _RUNNING = f"""
     SELECT w.running, NULL::uuid, 'RUNNING', NULL, w.running_since, NULL, {_NODE.format("w.id")}, 1, NULL, 2,
         w.running_since

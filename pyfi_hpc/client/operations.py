@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from psycopg2.extras import Json
 
 from pyfi_hpc.client import rows
+from pyfi_hpc.client.following import children
 from pyfi_hpc.client.listing import (
     DEAD,
     RUNS,
@@ -36,6 +38,8 @@ if TYPE_CHECKING:
 
 #: One object as it is shown: plain values.
 Record: TypeAlias = dict[str, Any]
+#: So many calls are cancelled in one transaction.
+_AT_ONCE = 1000
 #: Ids in one hint; a notification holds less than 8,000 bytes.
 _HINTED = 200
 
@@ -66,14 +70,15 @@ class Operations:
 
     # cancelling
 
-    def cancel(self, ids: Iterable[str]) -> list[Record]:
+    def cancel(self, ids: Iterable[str], *, tree: bool = False) -> list[Record]:
         """Cancel each: `{id, cancelled, status, begun}`; one that is decided already keeps its outcome.
 
-        `begun`: an attempt of what was cancelled is known to have run; None where nothing was cancelled.
+        `begun`: an attempt of what was cancelled is known to have run; None where nothing was cancelled. With `tree`
+        also what follows from these along plugs, as far as it has not begun; only what was cancelled of that is told.
         """
         wanted = self._ids(ids)
         done = self._cancel(wanted, running=True)
-        return [
+        told = [
             {
                 "id": id_text(identity),
                 "cancelled": identity in done.won,
@@ -82,6 +87,21 @@ class Operations:
             }
             for identity in wanted
         ]
+        followers = self._cancel_followers(wanted) if tree else ()
+        return told + [
+            {"id": id_text(each), "cancelled": True, "status": "CANCELLED", "begun": False} for each in followers
+        ]
+
+    def _cancel_followers(self, ids: Sequence[bytes]) -> Iterator[bytes]:
+        """Cancel what follows from these and has not begun, level by level; yields what was cancelled."""
+        level, known = set(ids), set(ids)
+        while level:
+            parents = sorted(level)
+            level = set(self._run(partial(children, ids=parents))) - known
+            known |= level
+            found = sorted(level)
+            for start in range(0, len(found), _AT_ONCE):
+                yield from sorted(self._cancel(found[start : start + _AT_ONCE], running=False).won)
 
     def cancel_one(self, identity: bytes, *, running: bool) -> bool:
         """Cancel it if no attempt is known to have begun (or, with `running`, also then); True if that decided it.

@@ -8,6 +8,7 @@ from typing import Any
 
 from pyfi_hpc.client.listing import DEVICES, JOB, RUNS
 from pyfi_hpc.client.remote import Provenance
+from pyfi_hpc.db import binary
 from pyfi_hpc.db.record import Cursor, by_key
 from pyfi_hpc.errors import BadInput
 from pyfi_hpc.model.status import OutcomeStatus
@@ -17,6 +18,8 @@ from pyfi_hpc.wire.messages import Answer, ErrorRecord, Kind
 
 #: A larger value stays in its row until somebody asks for it.
 _LIGHT_BYTES = 16 * 2**10
+_VALUES = f"SELECT uuid_send(o.id), o.value FROM {by_key('outcome')} AS o WHERE o.value IS NOT NULL"
+_NUMBERED = _VALUES.replace("%s", "$1", 1).replace("%s", "$2", 1)
 KIND_OF = {
     OutcomeStatus.SUCCEEDED: Kind.VALUE,
     OutcomeStatus.FAILED: Kind.ERROR,
@@ -68,10 +71,11 @@ def _error(error: Any) -> ErrorRecord | None:
 
 def values(cursor: Cursor, owner: str, ids: Sequence[bytes]) -> dict[bytes, bytes]:
     """The encoded values of invocations that succeeded, of those that are still kept."""
-    cursor.execute(
-        f"SELECT uuid_send(o.id), o.value FROM {by_key('outcome')} AS o WHERE o.value IS NOT NULL", _keys(owner, ids)
-    )
-    return {bytes(identity): bytes(value) for identity, value in cursor.fetchall()}
+    found: Any = binary.read(cursor.connection, _NUMBERED, [binary.texts([owner] * len(ids)), binary.uuids(ids)])
+    if found is None:
+        cursor.execute(_VALUES, _keys(owner, ids))
+        found = cursor.fetchall()
+    return {bytes(identity): bytes(value) for identity, value in found}
 
 
 def provenance(cursor: Cursor, owner: str, identity: bytes) -> Provenance | None:

@@ -320,9 +320,10 @@ class Sender:
         except PyfiError as error:
             log.warning("the socket's queue cannot be declared", socket=name, reason=str(error))
             parcel.mended = not isinstance(error, Unavailable)
-        with self._lock:
-            parcel.due = time.monotonic()
-            self._news.notify()
+        finally:
+            with self._lock:
+                parcel.due = time.monotonic()
+                self._news.notify()
 
     def _accepted(self, items: Sequence[Item]) -> None:
         try:
@@ -382,7 +383,7 @@ class Sender:
 
 
 _ticket = attrgetter("ticket")
-_REPEAT = "repeat it with the same id: it will not run twice for that"
+_REPEAT = "repeat it with the same id: however often, it has one outcome"
 
 
 def _taken_back(parcel: Parcel) -> bool:

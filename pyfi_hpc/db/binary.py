@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import ctypes
 import struct
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import cache
-from typing import Any
+from typing import Any, TypeVar
 
 import psycopg2.extensions
+from psycopg2.extensions import TRANSACTION_STATUS_IDLE
+
+T = TypeVar("T")
 
 # Source: pg_type.dat
-_BOOL, _BYTEA, _INT4, _TEXT, _FLOAT8, _UUID, _JSONB = 16, 17, 23, 25, 701, 2950, 3802
+_BOOL, _BYTEA, _INT8, _INT4, _TEXT, _FLOAT8, _UUID, _JSONB = 16, 17, 20, 23, 25, 701, 2950, 3802
 _NULL = b"\xff\xff\xff\xff"
 #: dimensions, whether a value is NULL, type; then of the one dimension: length, first index
 _HEAD = struct.Struct(">iiIii")
@@ -56,6 +59,16 @@ def integers(values: Collection[int]) -> bytes:
     return _fixed(_INT4, "i", values)
 
 
+def bigints(values: Collection[int]) -> bytes:
+    """A `bigint[]`."""
+    return _fixed(_INT8, "q", values)
+
+
+def integer(value: int) -> bytes:
+    """An `int`."""
+    return value.to_bytes(4, "big", signed=True)
+
+
 def floats(values: Collection[float]) -> bytes:
     """A `float8[]`."""
     return _fixed(_FLOAT8, "d", values)
@@ -89,29 +102,61 @@ def execute(connection: Any, statement: str, parameters: Sequence[bytes]) -> boo
 
 def query(connection: Any, statement: str, parameters: Sequence[bytes]) -> list[tuple[str | None, ...]] | None:
     """The rows that it gives, each field as text; None where `execute` would say False."""
+    return _ask(connection, statement, parameters, _field, False)
+
+
+def fetch(connection: Any, statement: str, parameters: Sequence[bytes]) -> list[tuple[bytes | None, ...]] | None:
+    """As `query`, each field in Postgres' own format: a `bytea` as it is, which as text takes twice the bytes."""
+    return _ask(connection, statement, parameters, _bytes, True)
+
+
+def read(connection: Any, statement: str, parameters: Sequence[bytes]) -> list[tuple[bytes | None, ...]] | None:
+    """As `fetch`, of the words of a statement, in which parameters stand as `$1` with their types."""
+    return _ask(connection, statement, parameters, _bytes, True, prepared=False)
+
+
+def _ask(
+    connection: Any,
+    statement: str,
+    parameters: Sequence[bytes],
+    field: Callable[[ctypes.CDLL, int, int, int], T],
+    raw: bool,
+    *,
+    prepared: bool = True,
+) -> list[tuple[T, ...]] | None:
     libpq, session = _libpq(), connection.pgconn_ptr
-    if libpq is None or not session or not connection.autocommit or connection.encoding != "UTF8":
+    # in a transaction it would be a part of that, behind psycopg2's back
+    alone = connection.autocommit or connection.info.transaction_status == TRANSACTION_STATUS_IDLE
+    if libpq is None or not session or not alone or connection.encoding != "UTF8":
         return None
     count = len(parameters)
     numbers = ctypes.c_int * count
     values, lengths = (ctypes.c_char_p * count)(*parameters), numbers(*map(len, parameters))
-    result = libpq.PQexecPrepared(session, statement.encode(), count, values, lengths, numbers(*(1,) * count), 0)
+    formats, words = numbers(*(1,) * count), statement.encode()
+    if prepared:
+        result = libpq.PQexecPrepared(session, words, count, values, lengths, formats, raw)
+    else:
+        result = libpq.PQexecParams(session, words, count, None, values, lengths, formats, raw)
     try:
-        return _rows(libpq, result) if libpq.PQresultStatus(result) in _DONE else None
+        return _rows(libpq, result, field) if libpq.PQresultStatus(result) in _DONE else None
     finally:
         libpq.PQclear(result)
 
 
-def _rows(libpq: ctypes.CDLL, result: int) -> list[tuple[str | None, ...]]:
+def _rows(libpq: ctypes.CDLL, result: int, field: Callable[[ctypes.CDLL, int, int, int], T]) -> list[tuple[T, ...]]:
     columns = range(libpq.PQnfields(result))
-    return [tuple(_field(libpq, result, row, column) for column in columns) for row in range(libpq.PQntuples(result))]
+    return [tuple(field(libpq, result, row, column) for column in columns) for row in range(libpq.PQntuples(result))]
 
 
 def _field(libpq: ctypes.CDLL, result: int, row: int, column: int) -> str | None:
+    value = _bytes(libpq, result, row, column)
+    return None if value is None else value.decode()
+
+
+def _bytes(libpq: ctypes.CDLL, result: int, row: int, column: int) -> bytes | None:
     if libpq.PQgetisnull(result, row, column):
         return None
-    value: bytes = libpq.PQgetvalue(result, row, column)
-    return value.decode()
+    return ctypes.string_at(libpq.PQgetvalue(result, row, column), libpq.PQgetlength(result, row, column))
 
 
 @cache
@@ -124,11 +169,13 @@ def _libpq() -> ctypes.CDLL | None:
         libpq = ctypes.CDLL(psycopg2._psycopg.__file__)
         libpq.PQexecPrepared.argtypes = [pointer, text, number, texts, numbers, numbers, number]
         libpq.PQexecPrepared.restype = pointer
+        libpq.PQexecParams.argtypes = [pointer, text, number, pointer, texts, numbers, numbers, number]
+        libpq.PQexecParams.restype = pointer
         for function in (libpq.PQresultStatus, libpq.PQclear, libpq.PQnfields, libpq.PQntuples):
             function.argtypes = [pointer]
-        for function in (libpq.PQgetisnull, libpq.PQgetvalue):
+        for function in (libpq.PQgetisnull, libpq.PQgetvalue, libpq.PQgetlength):
             function.argtypes = [pointer, number, number]
-        libpq.PQgetvalue.restype = text
+        libpq.PQgetvalue.restype = pointer
     except (AttributeError, OSError):
         return None
     return libpq

@@ -221,10 +221,11 @@ _to_worker = msgspec.msgpack.Decoder(ToWorker)
 _to_agent = msgspec.msgpack.Decoder(ToAgent)
 
 
-def pack(frame: ToWorker | ToAgent) -> bytes:
-    """The frame's bytes, length first."""
-    body = _encoder.encode(frame)
-    return _LENGTH.pack(len(body)) + body
+def pack_onto(buffer: bytearray, frame: ToWorker | ToAgent) -> None:
+    """Append the frame's bytes, length first; a large message is copied no more than that."""
+    at = len(buffer)
+    _encoder.encode_into(frame, buffer, at + _LENGTH.size)
+    _LENGTH.pack_into(buffer, at, len(buffer) - at - _LENGTH.size)
 
 
 def read_for_worker(body: bytes) -> ToWorker:

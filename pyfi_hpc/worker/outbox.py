@@ -8,11 +8,11 @@ import threading
 import time
 from collections.abc import Callable
 
-from pyfi_hpc.wire.frames import Done, Item, Link, Progress, Reached, ToAgent, Untaken, pack
+from pyfi_hpc.wire.frames import Done, Item, Link, Progress, Reached, ToAgent, Untaken, pack_onto
 
 #: Results wait so long for company, at most; a call that takes longer is no company.
 FLUSH_SECONDS = 0.002
-FLUSH_BYTES = 65_536
+FLUSH_BYTES = 262_144
 
 
 class Outbox:
@@ -81,8 +81,11 @@ class Outbox:
 
     def send(self, *frames: ToAgent) -> None:
         """Hand frames over, in one go; without an agent there is nothing left to do."""
+        data = bytearray()
+        for frame in frames:
+            pack_onto(data, frame)
         try:
             with self._sending:
-                self._connection.sendall(b"".join(map(pack, frames)))
+                self._connection.sendall(data)
         except OSError:
             os._exit(1)

@@ -46,13 +46,15 @@ def test_a_killed_broker_loses_nothing_and_no_submit_fails(site: Site, own_rabbi
 
     with Load(site) as load:
         eventually(lambda: len(load.futures) >= 200, timeout=30)
+        decided = site.outcomes()
         own_rabbitmq.restart(kill=True)
         after = len(load.futures)
         eventually(lambda: len(load.futures) >= after + 100, timeout=60)
 
     load.all_right()
     site.quiet()
-    assert max(site.executions().values()) <= 2
+    executions = site.executions()
+    assert decided and all(executions[identity] == 1 for identity in decided) and max(executions.values()) <= 2
 
 
 def test_a_killed_embedded_server_loses_nothing_and_no_submit_fails(own_postgres: Postgres, home: Path) -> None:

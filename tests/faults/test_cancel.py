@@ -136,3 +136,41 @@ def test_a_call_that_waits_for_its_next_attempt_does_not_run(site: Site) -> None
     assert failing.status == "QUEUED"
     assert failing.cancel() is False  # it has begun once
     assert failing.cancel(running=True) is True
+
+
+@embedded_broker_only
+def test_what_follows_from_a_call_is_cancelled_with_it_where_it_has_not_begun(site: Site) -> None:
+    site.processor("work", "counts", workers=1)
+    for name, task in (("q", "follow"), ("r", "double")):
+        site.client.network.add_queue(name=f"{site.queue}.{name}")
+        site.client.network.add_processor(name=name, gitrepo=site.repository, module="tasks", workers=1)
+        site.client.network.add_socket(name=f"{name}.{task}", queue=f"{site.queue}.{name}", processor=name, task=task)
+    plugs = (("one", "p.work", "q.follow"), ("items", "p.counts", "q.follow"), ("two", "q.follow", "r.double"))
+    for plug, source, target in plugs:
+        to = f"{site.queue}.{target[0]}"
+        site.client.network.add_plug(name=plug, source=source, target=target, processor=source[0], queue=to)
+    # what follows waits in its queue
+    site.client.network.pause("q")
+    site.agent()
+    site.ready(1)
+    head, yields, other = (site.submit(*what)[0] for what in (
+        ("p.work", [(1, str(site.runs))]), ("p.counts", [(3, str(site.runs))]), ("p.work", [(2, str(site.runs))]),
+    ))  # fmt: skip
+    for future in (head, yields, other):
+        future.result(timeout=60)
+
+    told = site.client.cancel(head.id, yields.id, tree=True)
+
+    assert [row["cancelled"] for row in told] == [False, False, True, True, True, True]
+    site.client.network.resume("q")
+    eventually(lambda: len(site.outcomes()) == 3 + 3 + 5 + 1, timeout=60)
+    site.quiet()
+    recorded = site.outcomes()
+    assert {row["id"] for row in told if row["cancelled"]} == {
+        each for each in recorded if recorded[each] == "CANCELLED"
+    }
+    # of the third its child and what followed from that
+    assert site.rows(
+        "SELECT s.name, count(*) FROM pyfi.outcome o JOIN pyfi.socket s ON s.id = o.socket_id"
+        " WHERE o.status = 'SUCCEEDED' AND s.name IN ('q.follow', 'r.double') GROUP BY 1 ORDER BY 1"
+    ) == [("q.follow", 1), ("r.double", 1)]

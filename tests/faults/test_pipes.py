@@ -199,10 +199,14 @@ def test_a_worker_downstream_dies_is_stopped_and_is_started_again_in_mid_stream(
             mark = len(futures) + calls
             eventually(lambda: len(futures) >= mark, timeout=120)
 
+        def is_piped_again() -> None:
+            (before,) = piped(site)
+            eventually(lambda: piped(site)[0] > before, timeout=120)
+
         for _ in range(2):
             goes_on()
             os.kill(eventually(lambda: workers_of(site, "q"))[0], signal.SIGKILL)
-        goes_on()
+            is_piped_again()
         stopped = eventually(lambda: workers_of(site, "q"))[0]
         os.kill(stopped, signal.SIGSTOP)
         goes_on()
@@ -210,12 +214,35 @@ def test_a_worker_downstream_dies_is_stopped_and_is_started_again_in_mid_stream(
         site.client.network.stop("q")
         goes_on()
         site.client.network.start("q")
-        goes_on()
+        is_piped_again()
 
     sent = len(futures)
     assert [future.result(timeout=60) for future in futures] == [2 * number for number in range(1, sent + 1)]
     site.quiet()
     assert given(site, "q.follow") == [1] * zeros + [2 * number + 1 for number in range(1, sent + 1)]
+
+
+def test_tasks_of_one_processor_with_one_worker_pass_on_within_it(site: Site) -> None:
+    network = site.client.network
+    network.add_processor(name="p", gitrepo=site.repository, module="tasks", workers=1, retry_delay_seconds=0.1)
+    for task in ("double", "follow"):
+        network.add_queue(name=f"{site.queue}.{task}")
+        network.add_socket(name=f"p.{task}", queue=f"{site.queue}.{task}", processor="p", task=task)
+    network.add_plug(name="within", queue=f"{site.queue}.follow", source="p.double", target="p.follow", processor="p")
+    site.agent()
+    site.ready(1)
+    zeros = warm(site, "p.double", 0)
+
+    with streaming(site, "p.double") as futures:
+        eventually(lambda: len(futures) >= 200, timeout=120)
+        os.kill(eventually(lambda: workers_of(site, "p"))[0], signal.SIGKILL)
+        mark = len(futures) + 200
+        eventually(lambda: len(futures) >= mark, timeout=120)
+
+    sent = len(futures)
+    assert [future.result(timeout=60) for future in futures] == [2 * number for number in range(1, sent + 1)]
+    site.quiet()
+    assert given(site, "p.follow") == [1] * zeros + [2 * number + 1 for number in range(1, sent + 1)]
 
 
 def resident_mib(pid: int) -> float:

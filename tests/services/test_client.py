@@ -34,6 +34,7 @@ from pyfi_hpc.client.parcels import MOST_CALLS, UNKNOWN_CALLS
 from pyfi_hpc.client.progress import progress
 from pyfi_hpc.client.sender import ROOM_CALLS, WINDOW
 from pyfi_hpc.client.unread import AHEAD
+from pyfi_hpc.db import binary
 from pyfi_hpc.errors import (
     BadInput,
     BrokerUnavailable,
@@ -44,8 +45,9 @@ from pyfi_hpc.errors import (
     RemoteError,
     WaitTimeout,
 )
-from pyfi_hpc.wire.ids import id_text
-from pyfi_hpc.wire.messages import decode_message
+from pyfi_hpc.wire import values
+from pyfi_hpc.wire.ids import call_digest, id_text, new_id
+from pyfi_hpc.wire.messages import Call, Message, decode_message, encode
 from tests.services.client_support import Place, Runner, Stubborn, Unhurried, World, execute, ids_in, settings_with
 from tests.services.rabbitmq_support import RabbitService
 from tests.support import eventually
@@ -270,11 +272,14 @@ def test_an_id_nobody_knows_is_waited_for(world: World) -> None:
         future.result(0.1)
 
 
-def test_a_large_value_is_read_from_its_row(world: World) -> None:
+@pytest.mark.parametrize("spoken", [True, False], ids=["binary", "text"])
+def test_a_large_value_is_read_from_its_row(world: World, monkeypatch: pytest.MonkeyPatch, spoken: bool) -> None:
+    if not spoken:
+        monkeypatch.setattr(binary, "read", lambda *_: None)
     socket = world.place.socket("double")
     world.runner("double", replies=False)
-    text = "x" * 100_000
-    assert world.client().call(socket, text, timeout=30) == 2 * text
+    data = bytes(range(256)) * 400
+    assert world.client().call(socket, data, timeout=30) == 2 * data
 
 
 @pytest.fixture
@@ -367,14 +372,72 @@ def test_the_same_id_twice_is_one_outcome(world: World) -> None:
         client.submit(socket, 6, id=uuid.UUID(int=0))
 
 
-def test_a_conflict_found_later_is_told_by_the_future(world: World) -> None:
+def test_another_call_of_an_id_that_its_client_waits_for_is_refused_at_once(world: World) -> None:
     socket = world.place.socket("double")
     client, identity = world.client(), uuid.uuid4()
-    first, second = client.submit(socket, 5, id=identity), client.submit(socket, 6, id=identity)
-    world.runner("double", replies=False)
-    assert first.result(30) == 10
+    known = client.future(identity)
+    first, again = (client.submit(socket, 5, id=identity) for _ in range(2))
     with pytest.raises(BadInput, match="E_ID_CONFLICT"):
-        second.result(30)
+        client.submit(socket, 6, id=identity)
+    with pytest.raises(BadInput, match="E_ID_CONFLICT"):
+        client.submit(socket, 6, id=identity, delay=60)
+    world.runner("double")
+    assert [future.result(60) for future in (first, again, known)] == [10, 10, 10]
+    ((queued,),) = execute(world.uri, "SELECT count(*) FROM pyfi.hold WHERE id = %s", (str(identity),))
+    assert queued == 0
+
+
+def test_another_call_of_an_id_that_is_held_is_refused_at_once(world: World) -> None:
+    socket = world.place.socket("double")
+    identity = uuid.uuid4()
+    first = world.client().submit(socket, 5, id=identity, delay=3600)
+    other = world.client()
+    with pytest.raises(BadInput, match="E_ID_CONFLICT"):
+        other.submit(socket, 6, id=identity)
+    # the same call may come sooner
+    world.runner("double")
+    assert [other.submit(socket, 5, id=identity).result(60), first.result(60)] == [10, 10]
+
+
+def test_a_conflict_found_later_is_told_by_the_future(world: World) -> None:
+    socket, identity = world.place.socket("double"), uuid.uuid4()
+    first, second = (world.client().submit(socket, x, id=identity) for x in (5, 6))
+    world.runner("double", replies=False)
+    assert first.result(60) == 10
+    with pytest.raises(BadInput, match="E_ID_CONFLICT"):
+        second.result(60)
+
+
+def test_a_future_takes_no_reply_to_another_call_of_its_id(world: World) -> None:
+    socket, identity = world.place.socket("double"), uuid.uuid4()
+    client = world.client()
+    # one that the client gave up, not being told that it was accepted
+    session, way = client.session, client.session.way(socket)
+    data = values.encode_arguments((5,), {})
+    call = Call(identity.bytes, data, call_digest(way.socket.id, data))
+    given_up = Message(1, new_id(), session.owner, way.socket.id, way.socket.generation, (call,), session.sender.reply)
+    publication = Publication(way.socket.exchange, way.socket.key, encode(given_up), new_id().hex())
+    world.broker().publish(publication).result(60)
+
+    future = client.submit(socket, 6, id=identity)
+    world.runner("double")
+
+    with pytest.raises(BadInput, match="E_ID_CONFLICT"):
+        future.result(60)
+    assert client.future(identity).result(60) == 10
+
+
+def test_a_reply_to_a_call_of_a_chosen_id_has_the_record_asked_at_once(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(waiter, "FIRST_SECONDS", 1000.0)  # nobody asks the record by and by
+    socket = world.place.socket("double")
+    world.runner("double", values=False)
+    client = world.client()
+    assert [client.submit(socket, x, id=uuid.uuid4()).result(60) for x in range(3)] == [0, 2, 4]
+    # many at a time, beside others
+    mixed = [client.submit(socket, x, id=None if x % 2 else uuid.uuid4()) for x in range(20)]
+    assert [future.result(60) for future in mixed] == list(range(0, 40, 2))
 
 
 # refusals before anything is sent
@@ -406,7 +469,7 @@ def test_an_option_that_may_have_been_meant_for_the_task_is_refused(world: World
         asyncio.run(AsyncClient.of(client).call(socket, 2, timeout=7))
     # what can only mean one thing does
     for args, options in (((2,), {}), ((2, 7), {}), ((2, 7), {"timeout": 8}), ((2,), {"deadline": 2e9})):
-        client.submit(socket, *args, **options)  # type: ignore[arg-type]
+        client.submit(socket, *args, **options)
     sent, _ = client.begin(socket, (2,), {"timeout": 7}, timeout=8)
     eventually(lambda: world.broker().depth(world.place.task_queue("limited").name).ready == 5, timeout=60)
     (*_, last) = world.broker().peek(world.place.task_queue("limited").name, 10)

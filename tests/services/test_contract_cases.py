@@ -242,6 +242,44 @@ def test_a_call_whose_letter_was_refused_is_set_aside_later(cursor: Any, committ
     assert broker.depth(f"dead.{NETWORK}").ready == 1
 
 
+def test_the_hold_row_of_a_call_that_lost_its_id_goes_once_it_is_set_aside_and_before_the_ack(
+    cursor: Any, committer: Committer, broker: Moody, database_uri: str
+) -> None:
+    held_call = call(1, serial=2)
+    lot = lot_of(held_call, careful=True)
+    record.put_holds(cursor, [NewHold(lot.message, OWN.exchange, OWN.key, HoldState.OUT)])
+    # the same id was submitted with other arguments meanwhile, and was decided first
+    commit(cursor, worked(lot_of(call(2, identity=held_call.id))))
+
+    def seen() -> object:
+        with closing(psycopg2.connect(database_uri)) as connection, connection.cursor() as other:
+            return held(other, lot), broker.depth(f"dead.{NETWORK}").ready
+
+    lot.delivery = handed = Handed(look=seen)
+    committer.put(Look(lot))
+
+    eventually(lambda: handed.acked)
+    assert handed.acked == [(None, 1)]
+
+
+def test_the_hold_row_of_the_call_that_has_an_id_stays_when_another_is_set_aside(
+    cursor: Any, committer: Committer
+) -> None:
+    first = lot_of(call(1), socket=served(routes=(forwarded(),)))
+    epoch = lease(cursor, first, agent=OTHER)
+    assert epoch is not None
+    first.leased[0] = epoch
+    commit(cursor, worked(first), agent=OTHER)
+    lot = lot_of(call(2, identity=first.call(0).id))
+    lot.delivery = handed = Handed()
+
+    committer.put(worked(lot))
+
+    eventually(lambda: handed.acked)
+    # its outcome is in, and not forwarded yet
+    assert held(cursor, first) == ("LEASED", 1, 0, 0)
+
+
 def test_a_full_disk_ends_no_committer(cursor: Any, database_uri: str, broker: Moody, tmp_path: Path) -> None:
     class Full(Spool):
         def write(self, finished: Any) -> int:

@@ -15,6 +15,7 @@ import pytest
 
 from pyfi_hpc.brokers.base import Publication
 from pyfi_hpc.brokers.postgres import PostgresBroker
+from pyfi_hpc.brokers.postgres.consumer import LARGE_BYTES, Consumer
 from pyfi_hpc.db import binary
 from pyfi_hpc.db.embedded import EmbeddedPostgres
 from pyfi_hpc.wire.ids import new_id
@@ -128,18 +129,46 @@ def test_messages_arrive_as_they_were_whichever_way_they_are_written(
     if not spoken:
         # as where libpq's functions cannot be had
         monkeypatch.setattr(binary, "query", lambda *_: None)
+        monkeypatch.setattr(binary, "fetch", lambda *_: None)
     queue, inbox = a_queue(), Inbox(ack=True)
     broker.declare(queue)
-    bodies, headers = [b"", bytes(range(256)), b"'\\\"{}," * 100], {"reason": 'a "grün" one', "count": "3"}
+    large = bytes(range(256)) * 256
+    # what follows a large one is read in the same way
+    bodies = [large, b"", large, b"'\\\"{}," * 100, bytes(range(256))]
+    headers = {"reason": 'a "grün" one', "count": "3"}
     for body in bodies:
         sent = Publication(queue.exchange, queue.key, body, message_id="m", headers=headers)
         assert outcome(broker.publish(sent)) == "held"
 
-    broker.consume(queue.name, prefetch=10, deliver=inbox)
+    broker.consume(queue.name, prefetch=1, deliver=inbox)
 
-    got = inbox.wait(3)
+    got = inbox.wait(len(bodies))
     assert [each.body for each in got] == bodies
     assert all(dict(each.headers) == headers for each in got)
+
+
+def test_what_is_announced_while_a_large_message_is_claimed_is_heard(
+    broker: PostgresBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Consumer, "pause", 1000.0)  # else it would be found by and by
+    queue, inbox, fetch = a_queue(), Inbox(), binary.fetch
+    large = a_message(queue, bytes(LARGE_BYTES))
+
+    def announced_meanwhile(connection: Any, *asked: Any) -> Any:
+        found = fetch(connection, *asked)
+        if len(found or ()) == 1 and len(inbox.deliveries) == 1:
+            broker.publish(large).result(PATIENCE)
+            binary.read(connection, "SELECT 1", [])
+        return found
+
+    monkeypatch.setattr(binary, "fetch", announced_meanwhile)
+    broker.declare(queue)
+    broker.consume(queue.name, prefetch=10, deliver=inbox)
+    for count in (1, 2):
+        broker.publish(large).result(PATIENCE)
+        inbox.wait(count)
+
+    assert len(inbox.wait(3)) == 3
 
 
 def test_a_body_of_sixteen_mebibytes_passes(broker: PostgresBroker) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+from contextlib import suppress
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,9 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pika import frame, spec
+from pika.adapters.select_connection import IOLoop
+from pika.adapters.utils.io_services_utils import _AsyncPlaintextTransport
+from pika.adapters.utils.selector_ioloop_adapter import SelectorIOServicesAdapter
 
 from pyfi_hpc.brokers.rabbitmq.frames import Writer
-from pyfi_hpc.brokers.rabbitmq.reader import Delivered, Reader
+from pyfi_hpc.brokers.rabbitmq.reader import READ_BYTES, Delivered, Reader
 
 TASKS, CONFIRMS, OTHER = 1, 2, 3
 
@@ -173,3 +178,30 @@ def test_properties_are_read_as_they_were_written(kind: str | None, encoding: st
     read.reader.feed(b"".join(delivery(TASKS, 1, b"x", properties=sent)))
 
     assert read.deliveries[0].properties == (kind, encoding, {})
+
+
+class Pieces:
+    """Takes what a transport of pika's reads."""
+
+    def __init__(self) -> None:
+        self.sizes: list[int] = []
+
+    def data_received(self, data: bytes) -> None:
+        self.sizes.append(len(data))
+
+
+def test_a_large_message_is_read_in_few_pieces() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.setblocking(False)
+        pieces, read = Pieces(), Read()
+        read.connection._transport = transport = _AsyncPlaintextTransport(
+            ours, pieces, SelectorIOServicesAdapter(IOLoop())
+        )
+
+        read.reader.read_much()
+        theirs.sendall(bytes(READ_BYTES + 1))
+        with suppress(BlockingIOError):
+            transport._consume()
+
+    assert pieces.sizes == [READ_BYTES, 1]

@@ -19,6 +19,7 @@ from pyfi_hpc.client import remote
 from pyfi_hpc.client.directory import Code, Level, Way
 from pyfi_hpc.client.futures import Future
 from pyfi_hpc.client.newids import NewIds
+from pyfi_hpc.client.pacing import learned
 from pyfi_hpc.client.parcels import EAGER_PARCELS, MOST_CALLS, UNKNOWN_CALLS, Item, Lane
 from pyfi_hpc.client.remote import Provenance, known_type, raised
 from pyfi_hpc.client.sender import ROOM_CALLS, WINDOW, Sender
@@ -38,6 +39,7 @@ from pyfi_hpc.errors import (
 from pyfi_hpc.model.priority import Priority
 from pyfi_hpc.wire import values
 from pyfi_hpc.wire.ids import new_id
+from pyfi_hpc.wire.limits import INLINE_BYTES
 from pyfi_hpc.wire.messages import Answer, Call, ErrorRecord, Kind, decode_message
 from tests.support import eventually
 
@@ -247,6 +249,24 @@ def an_item(ticket: Ticket | None = None, size: int = 10, patience: float = 60) 
 
 
 @pytest.mark.parametrize(
+    ("before", "seconds", "calls", "after"),
+    [
+        (None, 0.2, 1, 0.2),
+        (0.026, 0.00002, 64, 0.00002),  # the first call of each worker loaded NumPy
+        (0.026, 0.00002, 16, 0.00002),
+        (0.02, 0.0, 8, 0.01),
+        (0.02, 0.0, 4, 0.015),
+        (0.0, 0.02, 64, 0.01),  # perhaps workers had no cores for a moment
+        (0.0, 0.02, 4, 0.005),
+    ],
+)
+def test_that_calls_are_short_after_all_is_believed_at_once_and_that_they_are_long_by_half(
+    before: float | None, seconds: float, calls: int, after: float
+) -> None:
+    assert learned(before, seconds, calls) == pytest.approx(after)
+
+
+@pytest.mark.parametrize(
     ("pace", "calls"), [(None, UNKNOWN_CALLS), (1e-6, MOST_CALLS), (0.001, 5), (0.1, 1), (3600, 1), (0.0, MOST_CALLS)]
 )
 def test_a_message_holds_a_few_milliseconds_of_work(pace: float | None, calls: int) -> None:
@@ -255,10 +275,10 @@ def test_a_message_holds_a_few_milliseconds_of_work(pace: float | None, calls: i
     assert len(lane.take()) == calls
 
 
-def test_a_message_holds_100_kilobytes_or_one_call() -> None:
+def test_a_message_holds_250_kibibytes_or_one_call() -> None:
     lane = Lane(a_way(1e-6))
-    lane.waiting.extend(an_item(size=40_000) for _ in range(3))
-    lane.waiting.append(an_item(size=200_000))
+    lane.waiting.extend(an_item(size=125 * 1024) for _ in range(3))
+    lane.waiting.append(an_item(size=INLINE_BYTES))
     assert [len(lane.take()) for _ in range(3)] == [2, 1, 1]
 
 

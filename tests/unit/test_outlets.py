@@ -72,14 +72,15 @@ def test_a_result_goes_by_the_broker_where_its_target_is(offers: Offers) -> None
     assert edges(offers) == []
 
 
-def test_a_plug_back_to_the_same_processor_leads_to_its_other_workers() -> None:
+def test_a_plug_back_to_the_same_processor_leads_to_its_other_workers_or_to_the_only_one_itself() -> None:
     loop = {A.id: replace(A, routes=(Route(ident("aa"), b"a>a", A.id, 1, "q", "a"),))}
     pipes = replace(BOTH, sockets=loop, peers={ident("p-a"): (1, 4)}).pipes()[A.processor]
 
     told = outlets(pipes, 1, peer_of)
 
     assert [each.peers for each in told] == [(Peer(4, "/run/4"),)]
-    assert outlets(replace(BOTH, sockets=loop).pipes()[A.processor], 1, peer_of) == ()
+    alone = outlets(replace(BOTH, sockets=loop).pipes()[A.processor], 1, peer_of)
+    assert [each.peers for each in alone] == [(Peer(1, ""),)]
 
 
 def test_a_target_that_nobody_on_this_node_runs_is_reached_on_another() -> None:
@@ -96,8 +97,8 @@ def test_another_node_is_left_alone_while_somebody_is_near() -> None:
     assert [each.peers for each in outlets(pipes, 1, peer_of)] == [(peer_of(2), peer_of(3))]
 
 
-def test_a_plug_back_to_the_same_processor_leads_to_another_node_where_its_worker_is_alone_here() -> None:
+def test_a_plug_back_to_the_same_processor_stays_on_the_node_where_its_worker_is_alone_here() -> None:
     loop = {A.id: replace(A, routes=(Route(ident("aa"), b"a>a", A.id, 1, "q", "a"),))}
     pipes = replace(BOTH, sockets=loop, far={ident("p-a"): (-1,)}).pipes()[A.processor]
 
-    assert [each.peers for each in outlets(pipes, 1, peer_of)] == [(peer_of(-1),)]
+    assert [each.peers for each in outlets(pipes, 1, peer_of)] == [(Peer(1, ""),)]

@@ -169,13 +169,16 @@ class Piping:
             self._yielding,
             {} if self._between is None else self._between.abroad.peers(),
         ).pipes()
-        self._listen({peer for pipes in found.values() for pipe in pipes for peer in pipe.peers})
-        for number, member in self._members.items():
-            pipes = found.get(member.processor, ()) if self._open else ()
-            own = outlets.outlets(pipes, number, self._peer) if pipes else ()
-            if own != member.told:
-                member.told = own
-                self._send(member, Outlets(self._secret, own))
+        wanted = {
+            number: outlets.outlets(found.get(member.processor, ()) if self._open else (), number, self._peer)
+            for number, member in self._members.items()
+        }
+        self._listen({peer.number for told in wanted.values() for outlet in told for peer in outlet.peers if peer.path})
+        for number, told in wanted.items():
+            member = self._members[number]
+            if told != member.told:
+                member.told = told
+                self._send(member, Outlets(self._secret, told))
 
     def _peers(self) -> dict[bytes, tuple[int, ...]]:
         peers: dict[bytes, tuple[int, ...]] = {}
@@ -201,7 +204,7 @@ class Piping:
 
     def _listen(self, wanted: set[int]) -> None:
         """Have those listen that others may pass something on to."""
-        for number in wanted if self._open else ():
+        for number in wanted & self._members.keys():
             member = self._members[number]
             if not member.listens:
                 member.listens = True

@@ -12,6 +12,7 @@ class Prepared:
         """`statement` has `%(name)s` for its parameters, whose types follow from where they stand."""
         names = list(dict.fromkeys(re.findall(r"%\((\w+)\)s", statement)))
         numbered = re.sub(r"%\((\w+)\)s", lambda found: f"${names.index(found[1]) + 1}", statement)
+        self.name = name
         self.prepare = f"PREPARE {name} AS {numbered}"
         self.execute = f"EXECUTE {name} ({', '.join(f'%({each})s' for each in names)})"
 
@@ -85,6 +86,7 @@ WHERE id = %(me)s
 #: A claim survives a crash of the server, so that what may have been in hands is always marked. The lock on the own
 #: row makes `SWEEP` wait for a claim under way, and a claim after it take nothing. `after` skips what the index still
 #: remembers of messages that are long gone. Of a single queue its active consumer alone takes, one message at a time.
+#: The session itself does not wait for the disk: the transaction says that it does, where it claims anything.
 CLAIM = Prepared(
     "claim",
     """
@@ -99,13 +101,13 @@ WITH picked AS MATERIALIZED (
         ORDER BY m.seq LIMIT CASE WHEN q.single THEN 1 ELSE w.free END FOR UPDATE SKIP LOCKED
     ) AS ready
 ), mine AS MATERIALIZED (
-    SELECT id FROM pyfi.broker_consumer WHERE id = %(me)s AND EXISTS (SELECT FROM picked) FOR KEY SHARE
+    SELECT id, set_config('synchronous_commit', 'on', true) FROM pyfi.broker_consumer
+    WHERE id = %(me)s AND EXISTS (SELECT FROM picked) FOR KEY SHARE
 )
 UPDATE pyfi.broker_message m SET consumer = mine.id FROM picked, mine WHERE m.seq = picked.seq
 RETURNING m.seq, picked.name, m.body, m.content_type, m.headers, m.delivery_count
 """,
 )
-CLAIM_DURABLY = "SET LOCAL synchronous_commit TO on; " + CLAIM.execute
 
 #: NOT DISTINCT keeps the planner off the index of held messages, which remembers all that were ever held.
 SETTLE = Prepared(

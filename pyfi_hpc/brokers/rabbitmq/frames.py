@@ -73,7 +73,8 @@ def publish(
     )
     if 0 < size <= most:
         return b"".join((before, _FRAME.pack(_BODY, channel, size), body, _END))
-    parts = [body[at : at + most] for at in range(0, size, most)]
+    whole = memoryview(body)
+    parts = [whole[at : at + most] for at in range(0, size, most)]
     bodies = [piece for part in parts for piece in (_FRAME.pack(_BODY, channel, len(part)), part, _END)]
     return b"".join((before, *bodies))
 

@@ -175,6 +175,7 @@ class Link:
     def _opened(self, connection: Any) -> None:
         log.debug("broker connected", link=self.name)
         self._away = False
+        connection.reader.read_much()
         self._guarded(lambda: self._session.up(connection))
         self._watch()
 

@@ -17,6 +17,9 @@ from pika.spec import BasicProperties
 
 from pyfi_hpc.brokers.rabbitmq.frames import Writer
 
+#: What is read at once. With pika's own 4 KiB a large message comes in many pieces, and as nothing is done with half a
+#: frame, each is joined to all those before it.
+READ_BYTES = 64 * 1024
 _METHOD, _HEADER, _BODY, _HEARTBEAT = 1, 2, 3, 8
 _DELIVER, _ACK, _NACK = b"\x00\x3c\x00\x3c", b"\x00\x3c\x00\x50", b"\x00\x3c\x00\x78"
 _FRAME = struct.Struct(">BHI")
@@ -84,7 +87,7 @@ class _Coming:
     redelivered: bool
     header: bytes = b""
     missing: int = 0
-    parts: list[bytes] = field(default_factory=list)
+    parts: list[bytes | memoryview] = field(default_factory=list)
 
 
 class Reader:
@@ -101,6 +104,10 @@ class Reader:
         #: deliveries that are here and were not handed on
         self._here: dict[int, list[Delivered]] = {}
         connection._on_data_available = self.feed
+
+    def read_much(self) -> None:
+        """The connection is open: from now on it reads `READ_BYTES` at once."""
+        self._connection._transport._MAX_RECV_BYTES = READ_BYTES
 
     def forget(self, channel: int) -> None:
         """The channel is gone; its number may be given to another."""
@@ -133,7 +140,8 @@ class Reader:
                 raise InvalidFrameError("what came is no frame: nothing of it can be trusted")
             if end > length:
                 break
-            if not self._taken(kind, channel, data[at + _BEFORE : end - 1]):
+            payload = memoryview(data) if kind == _BODY else data  # the large ones are copied when they are joined
+            if not self._taken(kind, channel, payload[at + _BEFORE : end - 1]):
                 self._leave_to_pika(data[at:end])
             at = end
         self._rest = data[at:]
@@ -151,7 +159,7 @@ class Reader:
             if take := self.deliveries.get(channel):
                 take(deliveries)
 
-    def _taken(self, kind: int, channel: int, payload: bytes) -> bool:
+    def _taken(self, kind: int, channel: int, payload: Any) -> bool:
         if kind == _METHOD:
             return self._method(channel, payload)
         coming = self._coming.get(channel)
@@ -181,6 +189,6 @@ class Reader:
         return False
 
     def _deliver(self, channel: int, coming: _Coming) -> None:
-        body = coming.parts[0] if len(coming.parts) == 1 else b"".join(coming.parts)
+        body = b"".join(coming.parts)
         delivered = Delivered(coming.consumer, coming.tag, coming.redelivered, coming.header, body)
         self._here.setdefault(channel, []).append(delivered)
