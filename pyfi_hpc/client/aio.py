@@ -101,7 +101,7 @@ class AsyncClient:
         Where the task that awaits is cancelled, the call may have been accepted: with an `id` it can be asked for.
         """
         how = {"id": id, "timeout": timeout, "deadline": deadline, "delay": delay, "at": at, "priority": priority}
-        return await self._submit(socket, args, kwargs, how)
+        return await self._submit(socket, args, kwargs, {**how, "options": how})
 
     async def _submit(
         self, socket: str, args: tuple[object, ...], kwargs: Mapping[str, object], how: Mapping[str, Any]
@@ -122,7 +122,8 @@ class AsyncClient:
         """The value of one call, waited for `timeout` seconds at most. Raises what `submit` and `result` do. See
         `Client.call`."""
         left = times.countdown(timeout)
-        future = await self._submit(socket, args, kwargs, {"patience": timeout})
+        how = {"patience": timeout, "options": {"timeout": timeout}}
+        future = await self._submit(socket, args, kwargs, how)
         try:
             return await self.result(future, left())
         except WaitTimeout:

@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from pyfi_hpc.client.operations import Operations
 
 
+_NONE: Mapping[str, object] = {}
+
+
 class Client:
     """Calls tasks through durable queues. Making one opens nothing; the first use does. Safe from many threads.
 
@@ -84,6 +87,9 @@ class Client:
         by this client, else by its future. `priority` is high, normal or low: while all wait, eight high calls and two
         normal ones run for each low one.
 
+        Where the task has a parameter of one of these names, it is given by its position; by name it would be taken for
+        ours, so that is refused.
+
         Raises:
             BadInput: E_NOT_FOUND; E_TYPE, arguments that cannot be sent, or that the task does not take; E_RANGE, a
                 time that cannot be; E_LIMIT; E_ID; E_ID_CONFLICT.
@@ -95,7 +101,7 @@ class Client:
         )
 
     def _submit(self, socket: str, args: tuple[object, ...], kwargs: Mapping[str, object], **how: Any) -> Future:
-        future, stream = self.begin(socket, args, kwargs, **how)
+        future, stream = self.begin(socket, args, kwargs, options=how, **how)
         raise_refused(stream)
         return future
 
@@ -112,9 +118,11 @@ class Client:
         at: datetime.datetime | None = None,
         priority: str = Priority.NORMAL,
         patience: float | None = None,
+        options: Mapping[str, object] = _NONE,
     ) -> tuple[Future, Stream]:
         """Hand one call over, as `submit` does, and do not wait until it is accepted: the stream's ticket tells that,
-        within `patience` seconds where they are given.
+        within `patience` seconds where they are given. `options` are those that stood beside the task's own keyword
+        arguments, so that one may have been meant for the other.
 
         Where the record has the outcome already, nothing is handed over; nor where it has the id for another call.
         """
@@ -122,6 +130,8 @@ class Client:
         limits = {"timeout": times.timeout_of(timeout), "deadline": (latest := times.deadline_of(deadline))}
         seconds = times.delay_of(delay, at, latest)
         stream = Stream(self._session, socket, priority, patience)
+        if options:
+            stream.apart(args, options)
         if seconds:
             return self._held(stream, args, kwargs, seconds, id=identity, **limits), stream
         future = stream.made(args, kwargs, id=identity, **limits)
@@ -140,10 +150,11 @@ class Client:
     def call(self, socket: str, *args: object, timeout: float | None = None, **kwargs: object) -> Any:
         """The value of one call, waited for `timeout` seconds at most. Raises what `submit` and `Future.result` do.
 
-        Where it is not accepted within that time (or a tenth of a second) it is given up, and the error says why.
+        Where it is not accepted within that time (or a tenth of a second) it is given up, and the error says why. A
+        parameter of the task's that is called `timeout` is given by its position.
         """
         left = times.countdown(timeout)
-        future, stream = self.begin(socket, args, kwargs, patience=timeout)
+        future, stream = self.begin(socket, args, kwargs, patience=timeout, options={"timeout": timeout})
         try:
             # an outcome proves that the call was accepted: it may come before the broker's own word
             return future.result(left())

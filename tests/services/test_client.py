@@ -23,6 +23,7 @@ import numpy
 import psycopg2
 import pytest
 
+from pyfi_hpc import AsyncClient
 from pyfi_hpc.brokers.base import Broker, Confirm, Publication
 from pyfi_hpc.brokers.memory import MemoryBroker
 from pyfi_hpc.brokers.postgres import PostgresBroker
@@ -465,6 +466,27 @@ def test_wrong_arguments_and_unknown_sockets_are_refused_with_what_is_right(worl
     with pytest.raises(BadInput, match=rf"(?s)E_NOT_FOUND.*{socket}"):
         client.submit(socket + "x")
     assert world.broker().depth(world.place.task_queue("add").name).ready == 0
+
+
+def test_an_option_that_may_have_been_meant_for_the_task_is_refused(world: World) -> None:
+    socket, client = world.place.socket("limited"), world.client()
+    with pytest.raises(BadInput, match=r"limited\(x, timeout=…\) has a parameter of this name.*E_TYPE") as refused:
+        client.submit(socket, 2, timeout=7)
+    assert "give timeout to the task by its position, the second argument" in str(refused.value)
+    with pytest.raises(BadInput, match="E_TYPE"):
+        client.call(socket, 2, timeout=7)
+    with pytest.raises(BadInput, match="E_TYPE"):
+        asyncio.run(AsyncClient.of(client).submit(socket, 2, timeout=7))
+    with pytest.raises(BadInput, match="E_TYPE"):
+        asyncio.run(AsyncClient.of(client).call(socket, 2, timeout=7))
+    # what can only mean one thing does
+    for args, options in (((2,), {}), ((2, 7), {}), ((2, 7), {"timeout": 8}), ((2,), {"deadline": 2e9})):
+        client.submit(socket, *args, **options)
+    sent, _ = client.begin(socket, (2,), {"timeout": 7}, timeout=8)
+    eventually(lambda: world.broker().depth(world.place.task_queue("limited").name).ready == 5, timeout=60)
+    (*_, last) = world.broker().peek(world.place.task_queue("limited").name, 10)
+    (call,) = decode_message(last.body).calls
+    assert (call.id, call.timeout) == (sent.identity, 8.0)
 
 
 def test_a_queue_that_was_never_declared_is_declared_by_the_first_call(world: World) -> None:
