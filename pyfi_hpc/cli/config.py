@@ -18,7 +18,15 @@ from pyfi_hpc.model.names import checked_choice
 ASKED = ("database.uri", "broker.uri", "git.allow", "slurm.partition", "slurm.account")
 
 
-@click.group(cls=Group)
+#: Words that people try here.
+_MEANT = {
+    "get": "pyfi config show NAME",
+    "ls": "pyfi config show",
+    "unset": "take its line out of the file that pyfi config show NAME --origin names",
+}
+
+
+@click.group(cls=Group, meant=_MEANT)
 def config() -> None:
     """See, check and store settings."""
 

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from pyfi_hpc.cli.output import say
+from pyfi_hpc.client import rows
 from pyfi_hpc.client.futures import Future
 from pyfi_hpc.errors import Cancelled, Dead, PyfiError, RemoteError, TaskError, WaitTimeout
 from pyfi_hpc.wire.ids import short
@@ -25,8 +27,10 @@ _OPEN = ("QUEUED", "WAITING", "RUNNING")
 _ON_THE_WAY = ("WANTED", "SUBMITTING", "PENDING", "RUNNING")
 
 
-def value_of(future: Future, timeout: float | None, client: Client, *, quiet: bool = False) -> Any:
-    """The value, waited for `timeout` seconds at most.
+def value_of(
+    future: Future, timeout: float | None, client: Client, *, quiet: bool = False, verbose: bool = False
+) -> Any:
+    """The value, waited for `timeout` seconds at most. `verbose`: the task's traceback, if any, goes to stderr.
 
     Raises:
         TaskError: it ended without a value, with the task's own error in words. WaitTimeout: the work goes on.
@@ -35,7 +39,18 @@ def value_of(future: Future, timeout: float | None, client: Client, *, quiet: bo
         error = _error(future, timeout, None if quiet else client)
     if error is None:
         return future.result()
-    raise told(error, future)
+    known = told(error, future)
+    if verbose and (text := remote_traceback(known)):
+        say(text, err=True)
+    raise known
+
+
+def made_by(client: Client, identity: bytes) -> str:
+    """Who made the outcome, in one line; empty where no row tells."""
+    session = client.session
+    owner = session.owner
+    found = session.link.run(lambda cursor: rows.provenance(cursor, owner, identity))
+    return found.line() if found else ""
 
 
 def _error(future: Future, timeout: float | None, client: Client | None) -> BaseException | None:
@@ -140,13 +155,19 @@ def told(error: BaseException, future: Future) -> TaskError:
 
     A `TaskError` is told as it is, with its own cause; of another's telling the error is the cause.
     """
-    at, cure = next(iter(getattr(error, "__notes__", [])), None), _more_of(error, future)
+    at, cure = _ran_where(error), _more_of(error, future)
     if isinstance(error, TaskError):
         error.at, error.cure = error.at or at, error.cure or cure
         return error
     known = RemoteError("E_REMOTE", f"{type(error).__name__}: {error}", at=at, cure=cure, id=future.id)
     known.__cause__ = error
     return known
+
+
+def _ran_where(error: BaseException) -> str | None:
+    """What the error's notes say but the place of what was printed: who ran it, and that it is not tried again."""
+    notes = [note for note in getattr(error, "__notes__", []) if not note.startswith("pyfi ")]
+    return "; ".join(reversed(notes)) or None
 
 
 def _more_of(error: BaseException, future: Future) -> str:

@@ -14,6 +14,7 @@ from pyfi_hpc.client.broadcast import Broadcast
 from pyfi_hpc.client.futures import Future
 from pyfi_hpc.client.holding import hold
 from pyfi_hpc.client.mapping import Map, Outcomes, check_most
+from pyfi_hpc.client.sender import REPEAT
 from pyfi_hpc.client.session import Session
 from pyfi_hpc.client.stream import Stream
 from pyfi_hpc.client.tickets import not_accepted
@@ -335,6 +336,8 @@ def raise_refused(stream: Stream) -> None:
     """Wait until the stream's only call is accepted; raise why it is not."""
     for refused, error in stream.refused():
         error.facts["id"] = refused.id
+        if error.cure == REPEAT:
+            error.cure = f"repeat it with its id, {refused.id}: however often, it has one outcome"
         raise error
 
 

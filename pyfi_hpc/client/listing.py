@@ -24,7 +24,7 @@ RUNS = """w.status NOT IN ('EXITED', 'LOST')
 DEAD = """
     SELECT h.id, s.name AS socket, o.error, h.used AS attempts, h.returns, o.committed AS since
     FROM pyfi.hold h JOIN pyfi.outcome o USING (owner, id) LEFT JOIN pyfi.socket s ON s.id = h.socket_id
-    WHERE h.owner = %s AND h.state = 'DEAD' ORDER BY o.committed, h.id"""
+    WHERE h.owner = %s AND h.state = 'DEAD' ORDER BY o.committed DESC, h.id"""
 _ATTEMPTS = f"""
     SELECT a.serial, a.status, a.cause, a.error, n.name AS node, w.cores, {DEVICES} AS devices, {JOB} AS job, a.started,
         a.ended, a.out, a.err

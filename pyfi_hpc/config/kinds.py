@@ -112,7 +112,7 @@ def number(low: float, high: float) -> Callable[[str], float]:
 
     def convert(value: str) -> float:
         if not re.fullmatch(r"\s*-?[0-9]{1,18}(\.[0-9]{1,9})?\s*", value) or not low <= float(value) <= high:
-            raise Unfit("E_RANGE", value, f"a number from {low:g} to {high:g} is wanted")
+            raise Unfit("E_RANGE", value, f"a number from {low:.15g} to {high:.15g} is wanted")
         return float(value)
 
     return convert

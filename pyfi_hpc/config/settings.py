@@ -137,7 +137,7 @@ def displayed(value: object) -> str:
         return "yes" if value else "no"
     if isinstance(value, tuple):
         return ", ".join(kinds.masked(str(part)) for part in value)
-    return kinds.masked(f"{value:g}" if isinstance(value, float) else str(value))
+    return kinds.masked(f"{value:.15g}" if isinstance(value, float) else str(value))
 
 
 def _xdg(variable: str, default: str) -> Path:

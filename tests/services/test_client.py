@@ -766,7 +766,10 @@ def test_the_dead_come_back_with_a_new_budget(world: World) -> None:
     assert late.value.facts["cause"] == "timeout"
     operations = client.operations
     mine = {by_user.id, by_time.id}
-    assert {each["id"] for each in operations.dead()} >= mine
+    dead = operations.dead()
+    assert {each["id"] for each in dead} >= mine
+    # newest first, as every list is that a limit may cut
+    assert [each["since"] for each in dead] == sorted((each["since"] for each in dead), reverse=True)
     assert operations.dead_show(by_user.id[-10:])["args"] == ["wrong"]
     runner.close()
     again = by_user.retry()

@@ -11,7 +11,7 @@ import pytest
 from pyfi_hpc.cli import waiting
 from pyfi_hpc.cli.call import _print_items
 from pyfi_hpc.cli.waiting import remote_traceback, value_of
-from pyfi_hpc.client.remote import raised
+from pyfi_hpc.client.remote import Provenance, raised
 from pyfi_hpc.errors import Cancelled, TaskError, WaitTimeout
 from pyfi_hpc.wire.messages import ErrorRecord, Kind
 
@@ -41,12 +41,17 @@ FAILED = [
 
 @pytest.mark.parametrize(("kind", "name", "code", "cause"), FAILED)
 @pytest.mark.parametrize("by_items", [False, True])
-def test_the_tasks_traceback_outlives_the_telling(kind: Kind, name: str, code: str, cause: str, by_items: bool) -> None:
+def test_the_tasks_traceback_outlives_the_telling(
+    kind: Kind, name: str, code: str, cause: str, by_items: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
     future = ended(raised(IDENTITY, kind, ErrorRecord(name, "no", "Traceback …", code, cause), None))
     with pytest.raises(TaskError) as told:
         _print_items(future, None, "raw") if by_items else value_of(future, None, _NOBODY, quiet=True)
 
     assert remote_traceback(told.value) == "Traceback …"
+    with pytest.raises(TaskError):
+        value_of(future, None, _NOBODY, quiet=True, verbose=True)
+    assert capsys.readouterr().err == "Traceback …\n"
     # its own cause, it would be followed for ever
     assert told.value.__cause__ is not told.value
 
@@ -61,10 +66,12 @@ def test_a_lost_worker_leaves_no_traceback() -> None:
 
 @pytest.mark.parametrize(("kind", "name", "code", "cause"), FAILED)
 def test_a_failed_call_points_to_where_its_traceback_is(kind: Kind, name: str, code: str, cause: str) -> None:
-    future = ended(raised(IDENTITY, kind, ErrorRecord(name, "no", "Traceback …", code, cause), None))
+    made_by = Provenance("p.work", node="host1")
+    future = ended(raised(IDENTITY, kind, ErrorRecord(name, "no", "Traceback …", code, cause), made_by))
     with pytest.raises(TaskError) as told:
         value_of(future, None, _NOBODY, quiet=True)
 
+    assert told.value.at is not None and told.value.at.startswith("p.work on host1, attempt 1")
     shows = "dead show" if kind is Kind.DEAD else "ps"
     assert told.value.cure == f"pyfi {shows} 6969696969"
 
@@ -77,7 +84,7 @@ def test_a_cancelled_call_points_to_its_record() -> None:
     with pytest.raises(Cancelled) as told:
         value_of(future, None, _NOBODY, quiet=True)
 
-    assert told.value.cure == "pyfi ps 6969696969"
+    assert (told.value.at, told.value.cure) == (None, "pyfi ps 6969696969")
 
 
 class Moving:
