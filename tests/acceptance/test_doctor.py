@@ -238,6 +238,15 @@ def _told(findings: list[dict[str, Any]]) -> list[tuple[str, str, str | None]]:
     return [(each["mark"], each["seen"], each["try"]) for each in findings if each["check"].startswith("processor")]
 
 
+def test_cores_that_this_machine_lacks_are_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PYFI_HOME", str(tmp_path / "state"))
+    monkeypatch.setenv("PYFI_AGENT_CORES", "9999")
+    assert run(["doctor", "settings"]) == 3
+    assert "may not use core 9999" in capfd.readouterr().out
+
+
 def test_a_failed_processor_s_cure_is_what_its_reason_says() -> None:
     (found,) = judged([Seen("p", "RUNNING", "FAILED", {"what": "no module", "try": "-rq numpy"})], "START")
     assert (found.mark, found.seen, found.cure) == (Mark.BAD, "p FAILED: no module", "-rq numpy")
