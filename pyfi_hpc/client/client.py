@@ -79,10 +79,10 @@ class Client:
         """Call the task behind `socket`; returns once the call is accepted.
 
         `timeout` is the seconds that each attempt may run, `deadline` a time (or UTC seconds since 1970) after which it
-        need not start: its outcome is then FAILED with E_TIMEOUT. `delay` seconds from now, or `at` a time, it may
-        start; until then the database holds it. `id` is an id of the caller's own: repeating a call with it never makes
-        a second outcome. `priority` is high, normal or low: while all wait, eight high calls and two normal ones run
-        for each low one.
+        need not start: its outcome is then FAILED with E_TIMEOUT, as soon as a worker would begin it. `delay` seconds
+        from now, or `at` a time, it may start; until then the database holds it. `id` is an id of the caller's own:
+        repeating a call with it never makes a second outcome. `priority` is high, normal or low: while all wait, eight
+        high calls and two normal ones run for each low one.
 
         Raises:
             BadInput: E_NOT_FOUND; E_TYPE, arguments that cannot be sent, or that the task does not take; E_RANGE, a

@@ -16,7 +16,11 @@ from pathlib import Path
 from pyfi_hpc.errors import Unavailable
 
 UNIT_BYTES = 16 * 2**10
-CURE = "raise paths.blobs_gib, or keep outcomes for fewer days: retention.outcomes_days"
+#: What has no room; `pyfi forget` makes none, since files go only with their days.
+CURE = (
+    "more room: pyfi config set paths.blobs_gib GIB; or have old ones go sooner, seven days after that time:"
+    " pyfi config set retention.outcomes_days DAYS"
+)
 _NAME = "meter"
 #: Of the threads of a process one at a time looks for room and takes it.
 _turn = threading.Lock()

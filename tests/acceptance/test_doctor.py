@@ -113,7 +113,7 @@ def test_a_quota_of_large_values_is_told_and_so_is_that_it_is_used_up(examine: E
     for gib, mark in (("1", "✓"), ("0.0021", "!"), ("0.0019", "✗")):
         _, findings = examine("machine", PYFI_PATHS_BLOBS=str(tmp_path / "blobs"), PYFI_PATHS_BLOBS_GIB=gib)
         assert seen(findings, "blob quota")["mark"] == mark, gib
-    assert "raise paths.blobs_gib" in seen(findings, "blob quota")["try"]
+    assert "pyfi config set paths.blobs_gib" in seen(findings, "blob quota")["try"]
 
 
 def test_an_area_limits_it(examine: Examine) -> None:
