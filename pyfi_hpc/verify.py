@@ -3,7 +3,8 @@
 Checked: each accepted id has exactly one outcome (I1); each child exists once and carries the value that its parent
 committed (I2); queues, hold rows and leases are empty, dead ones apart (I4, I5); no process of an ended worker is
 left (I6); each blob that is referred to is there and is what its name says (I8). Calls that wait for their time, such
-as delayed ones, are counted, and are no breach: who wants them over as well asks whether the report is `quiet`.
+as delayed ones, are counted, and are no breach; nor are hold rows that wait for theirs while their call, having been
+sent once more without a delay, is decided: they go then. Who wants all that over too asks whether it is `quiet`.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ class Report:
     """What was found. `problems` are lines for a person; empty when every invariant holds.
 
     `waiting` calls have no outcome because the time at which they are to start is ahead; the last one's is `until`.
+    `early` ones are decided before that time: only their hold rows wait for it.
     """
 
     sent: int = 0
@@ -43,6 +45,7 @@ class Report:
     twice: int = 0
     waiting: int = 0
     until: datetime.datetime | None = None
+    early: int = 0
     problems: list[str] = field(default_factory=list)
 
     @property
@@ -51,8 +54,8 @@ class Report:
 
     @property
     def quiet(self) -> bool:
-        """Whether it is ok, and no call waits for its time either."""
-        return self.ok and not self.waiting
+        """Whether it is ok, and no call or hold row waits for its time either."""
+        return self.ok and not (self.waiting or self.early)
 
     @property
     def line(self) -> str:
@@ -63,8 +66,10 @@ class Report:
     @property
     def lines(self) -> list[str]:
         """Everything, for a person."""
-        waiting = [f"calls that wait for their time: {self.waiting:,}, the last until {self.until}"]
-        return [*self.problems, *(waiting if self.waiting else ()), self.line]
+        waiting = f"calls that wait for their time: {self.waiting:,}, the last until {self.until}"
+        early = f"hold rows of decided calls, which go at their time: {self.early:,}"
+        told = [*([waiting] if self.waiting else ()), *([early] if self.early else ())]
+        return [*self.problems, *told, self.line]
 
     def found(self, invariant: str, what: str, ids: Iterable[bytes] = ()) -> None:
         """Note a breach of `invariant`, with the first few ids, in full: some are on no record to find them in."""
@@ -92,12 +97,12 @@ def check(
     report = Report()
     with connection, connection.cursor() as cursor:
         cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
-        waiting = _waiting(cursor, report)
+        waiting, early = _ahead(cursor, report)
         ours = {identity for whose, identity in waiting if owner in (None, whose)}
         _outcomes(cursor, report, None if accepted is None else set(accepted), owner, ours)
         _expected(cursor, report, known or {})
         _children(cursor, report, {identity for _, identity in waiting})
-        _holds(cursor, report, waiting)
+        _holds(cursor, report, waiting | early)
         _workers(cursor, report, host)
         if blob_dir is not None:
             _blobs(cursor, report, blob_dir)
@@ -117,15 +122,19 @@ def read_accepted(path: Path) -> set[bytes]:
     return {parse_id(line.strip()) for line in whole.splitlines() if line.strip()}
 
 
-def _waiting(cursor: Cursor, report: Report) -> set[tuple[str, bytes]]:
-    """Owner and id of each call that is not decided and is to start later. A call whose time has come is not one."""
+def _ahead(cursor: Cursor, report: Report) -> tuple[set[tuple[str, bytes]], set[tuple[str, bytes]]]:
+    """Owner and id of each call that is to start later and is not decided; and of each that is. A call whose time has
+    come is neither."""
     cursor.execute(
-        "SELECT owner, uuid_send(id), due FROM pyfi.hold h WHERE state = 'DUE' AND due > now() AND NOT EXISTS"
+        "SELECT owner, uuid_send(id), due, EXISTS"
         f" (SELECT FROM pyfi.outcome o WHERE (o.owner, o.id) = (h.owner, h.id) AND o.status IN {_FINAL})"
+        " FROM pyfi.hold h WHERE state = 'DUE' AND due > now()"
     )
-    found = {(owner, bytes(identity)): due for owner, identity, due in cursor.fetchall()}
-    report.waiting, report.until = len(found), max(found.values(), default=None)
-    return set(found)
+    rows = [((owner, bytes(identity)), due, decided) for owner, identity, due, decided in cursor.fetchall()]
+    waiting = {key: due for key, due, decided in rows if not decided}
+    early = {key for key, _, decided in rows if decided}
+    report.waiting, report.until, report.early = len(waiting), max(waiting.values(), default=None), len(early)
+    return set(waiting), early
 
 
 def _outcomes(
@@ -193,12 +202,12 @@ def _expected_children(cursor: Cursor) -> Iterator[tuple[bytes, bytes]]:
             yield child_id(bytes(identity), route.edge), call_digest(route.socket, arguments_sent)
 
 
-def _holds(cursor: Cursor, report: Report, waiting: set[tuple[str, bytes]]) -> None:
+def _holds(cursor: Cursor, report: Report, ahead: set[tuple[str, bytes]]) -> None:
     """I4 and I5 in the database."""
     cursor.execute("SELECT owner, uuid_send(id), state FROM pyfi.hold WHERE state <> 'DEAD'")
     left: dict[str, set[bytes]] = {}
     for owner, identity, state in cursor.fetchall():
-        if (owner, bytes(identity)) not in waiting:
+        if (owner, bytes(identity)) not in ahead:
             left.setdefault(state, set()).add(bytes(identity))
     for state, ids in sorted(left.items()):
         report.found("I5" if state == "LEASED" else "I4", f"{len(ids)} hold rows are {state}", ids)

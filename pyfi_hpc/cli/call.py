@@ -129,7 +129,8 @@ def _print_items(future: Future, limit: float | None, form: str) -> None:
             # ours, not the task's
             raise
         except Exception as error:
-            raise told(error, future) from error
+            known = told(error, future)
+            raise known from known.__cause__
 
 
 def _value(platform: Platform, future: Future, limit: float | None, verbose: bool, quiet: bool) -> Any:
@@ -158,7 +159,7 @@ _options = together(
     click.option("--kw", multiple=True, metavar="NAME=JSON", help="An argument by its name; may be repeated."),
     click.option("--queue", metavar="QUEUE", help="Call every task bound to this queue; all words are arguments then."),
     click.option("--key", metavar="KEY", help="With --queue, of a topic queue: only those whose binding it fits."),
-    click.option("--id", type=Id(), help="An id of your own: repeating the call with it runs nothing twice."),
+    click.option("--id", type=Id(), help="An id of your own: repeating the call with it makes no second outcome."),
     click.option("--priority", type=Choice(Priority, "PRIORITY"), default="normal", show_default=True,
                  help="While all wait, 8 high calls and 2 normal ones run for each low one."),
     click.option("--timeout", type=Seconds(), help="Stop waiting after this long; the work goes on (exit code 4)."),

@@ -26,13 +26,16 @@ from pyfi_hpc.errors import BadInput
     type=click.Path(path_type=Path),
     help="File of the ids that were accepted, as PYFI_ACCEPTED_LOG wrote it; else all in the record.",
 )
-@click.option("--strict", is_flag=True, help="Ask that no call waits for its time either, such as a delayed one.")
+@click.option(
+    "--strict", is_flag=True, help="Ask that no call or hold row waits for its time either, such as a delayed one."
+)
 @pass_platform
 def verify(platform: Platform, accepted: Path | None, strict: bool) -> None:
     """Check that every accepted call has exactly one outcome; changes nothing.
 
     Run it when all is quiet: what is still queued or runs is reported. Calls that are to start later, delayed ones and
-    those to be tried again, are counted, and are no breach.
+    those to be tried again, are counted, and are no breach; nor are hold rows that go at such a time, their call being
+    decided already.
     """
     from pyfi_hpc import postgres
     from pyfi_hpc import verify as checker

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from pyfi_hpc.client.futures import Future
-from pyfi_hpc.errors import PyfiError, RemoteError, TaskError, WaitTimeout
+from pyfi_hpc.errors import Cancelled, Dead, PyfiError, RemoteError, TaskError, WaitTimeout
 from pyfi_hpc.wire.ids import short
 
 if TYPE_CHECKING:
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
 
 #: Silence for longer makes people wonder.
 QUIET_SECONDS = 1.0
+#: What is waited for is looked at again after `QUIET_SECONDS`, and then less and less often, up to this.
+LONGEST_SECONDS = 5.0
+_OPEN = ("QUEUED", "WAITING", "RUNNING")
 _ON_THE_WAY = ("WANTED", "SUBMITTING", "PENDING", "RUNNING")
 
 
@@ -31,28 +35,65 @@ def value_of(future: Future, timeout: float | None, client: Client, *, quiet: bo
         error = _error(future, timeout, None if quiet else client)
     if error is None:
         return future.result()
-    raise told(error, future) from error
+    raise told(error, future)
 
 
 def _error(future: Future, timeout: float | None, client: Client | None) -> BaseException | None:
     until = None if timeout is None else time.monotonic() + timeout
     try:
-        return future.exception(QUIET_SECONDS if timeout is None else min(timeout, QUIET_SECONDS))
+        return _outcome(future, QUIET_SECONDS if timeout is None else min(timeout, QUIET_SECONDS))
     except WaitTimeout:
         if timeout is not None and timeout <= QUIET_SECONDS:
             raise
-    if client is not None:
-        click.echo(waiting_for(future, client), err=True)
     try:
-        return future.exception(None if until is None else max(0.0, until - time.monotonic()))
+        with nullcontext() if client is None else saying(future, client):
+            return _outcome(future, None if until is None else max(0.0, until - time.monotonic()))
     except WaitTimeout as error:
         what = f"{short(future.identity)} has no outcome after {round(timeout or 0.0, 2):.10g} s; the work goes on"
         raise WaitTimeout("E_TIMEOUT", what, cure=error.cure, id=future.id) from None
 
 
+def _outcome(future: Future, timeout: float | None) -> BaseException | None:
+    try:
+        return future.exception(timeout)
+    except Cancelled as error:
+        return error
+
+
+@contextmanager
+def saying(future: Future, client: Client) -> Iterator[None]:
+    """Inside, what is waited for is said on stderr: now, and again whenever it has changed."""
+    said, over = waiting_for(future, client), threading.Event()
+    _say(said)
+    # a thread of its own: the outcome may come by the broker while the database does not answer
+    threading.Thread(target=_follow, args=(future, client, said, over), name="pyfi-saying", daemon=True).start()
+    try:
+        yield
+    finally:
+        over.set()
+
+
+def _follow(future: Future, client: Client, said: str, over: threading.Event) -> None:
+    pause = QUIET_SECONDS
+    while not over.wait(pause):
+        pause = min(1.25 * pause, LONGEST_SECONDS)
+        with suppress(Exception):  # a line more is worth no failure
+            line = waiting_for(future, client)
+            if line not in ("", said) and not over.is_set():
+                _say(line)
+                said = line
+
+
+def _say(line: str) -> None:
+    if line:
+        click.echo(line, err=True)
+
+
 def waiting_for(future: Future, client: Client) -> str:
-    """What is waited for: the call, or the processor that does not take it."""
+    """What is waited for: the call, or the processor that does not take it; empty where the outcome is on record."""
     status = future.status
+    if status not in _OPEN:
+        return ""
     if status == "QUEUED" and not future.socket:  # somebody else's submit, or nobody's
         return f"waiting for {future.id}, queued or unknown"
     line = f"waiting for {short(future.identity)}, {status}"
@@ -95,23 +136,32 @@ def _stands(job: dict[str, Any]) -> str:
 
 
 def told(error: BaseException, future: Future) -> TaskError:
-    """`error` as the command line tells it: what the task raised, who ran it, where to read more."""
-    notes = getattr(error, "__notes__", [])
+    """`error` as the command line tells it: what the task raised, who ran it, where to read more.
+
+    A `TaskError` is told as it is, with its own cause; of another's telling the error is the cause.
+    """
+    at, cure = next(iter(getattr(error, "__notes__", [])), None), _more_of(error, future)
     if isinstance(error, TaskError):
-        error.at, error.cure = error.at or next(iter(notes), None), error.cure or f"pyfi logs {short(future.identity)}"
+        error.at, error.cure = error.at or at, error.cure or cure
         return error
-    what = f"{type(error).__name__}: {error}"
-    return RemoteError(
-        "E_REMOTE", what, at=next(iter(notes), None), cure=f"pyfi logs {short(future.identity)}", id=future.id
-    )
+    known = RemoteError("E_REMOTE", f"{type(error).__name__}: {error}", at=at, cure=cure, id=future.id)
+    known.__cause__ = error
+    return known
+
+
+def _more_of(error: BaseException, future: Future) -> str:
+    """The command that shows the error whole, with its traceback; `pyfi logs` has only what the task printed."""
+    return f"pyfi {'dead show' if isinstance(error.__context__, Dead) else 'ps'} {short(future.identity)}"
 
 
 def remote_traceback(error: BaseException) -> str | None:
     """The traceback of the task, as the worker wrote it."""
     seen: BaseException | None = error
-    while seen is not None:
+    passed: set[int] = set()
+    while seen is not None and id(seen) not in passed:
         if type(seen).__name__ == "RemoteTraceback":
             return str(seen.args[0])
+        passed.add(id(seen))
         seen = seen.__cause__
     return None
 

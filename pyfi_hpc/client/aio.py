@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from pyfi_hpc.brokers.base import Broker
-from pyfi_hpc.client import awaiting, broadcast
+from pyfi_hpc.client import awaiting, broadcast, times
 from pyfi_hpc.client.aiomapping import AsyncMap, Inputs
 from pyfi_hpc.client.broadcast import Broadcast
 from pyfi_hpc.client.client import Client, Which, arguments, raise_refused
@@ -117,8 +117,16 @@ class AsyncClient:
         return future
 
     async def call(self, socket: str, *args: object, timeout: float | None = None, **kwargs: object) -> Any:
-        """The value of one call, waited for `timeout` seconds at most. Raises what `submit` and `result` do."""
-        return await self.result(await self._submit(socket, args, kwargs, {}), timeout)
+        """The value of one call, waited for `timeout` seconds at most. Raises what `submit` and `result` do. See
+        `Client.call`."""
+        left = times.countdown(timeout)
+        future = await self._submit(socket, args, kwargs, {"patience": timeout})
+        try:
+            return await self.result(future, left())
+        except WaitTimeout:
+            if not future.done():
+                raise future.late(timeout) from None
+            raise
 
     async def result(self, future: Future, timeout: float | None = None, *, cancel: bool = False) -> Any:
         """The future's value, waited for `timeout` seconds at most.
@@ -206,7 +214,7 @@ class AsyncClient:
         """
         check_most(max_in_flight)
         outcomes = Outcomes(timeout, return_exceptions=return_exceptions)
-        opened = partial(LoopStream.opened, self._client.session, socket, priority)
+        opened = partial(LoopStream.opened, self._client.session, socket, priority, outcomes.until)
         run = AsyncMap(opened, Inputs(*iterables), max_in_flight, outcomes)
         return run.in_order() if ordered else run.as_they_come()
 

@@ -81,13 +81,17 @@ class AsyncMap:
             stream.stream.let_go(flying)
 
     async def _sent(self, stream: LoopStream, flying: int) -> list[Entry]:
-        """Send calls until enough are in flight, the inputs are at their end, or calls are being refused."""
-        self._more = self._more and not stream.ticket.refused
+        """Send calls until enough are in flight, the inputs are at their end, or calls are being refused; once the time
+        is over only to see whether there is another, where no other call is waited for."""
         sent: list[Entry] = []
-        while self._more and flying + len(sent) < self._most:
+        while self._wants(stream, flying + len(sent)):
             sent += await self._read(stream)
         await stream.flush()
         return sent
+
+    def _wants(self, stream: LoopStream, flying: int) -> bool:
+        self._more = self._more and not stream.ticket.refused
+        return self._more and flying < self._most and not (flying and self._outcomes.over)
 
     async def _read(self, stream: LoopStream) -> list[Entry]:
         """What the next input becomes; nothing where there is none."""
@@ -119,9 +123,18 @@ class AsyncMap:
             return await awaiting.value(entry)
         except Exception as error:
             if isinstance(entry.answer, PyfiError):
-                await awaiting.settled(stream.ticket)
+                await self._settled(stream, flying)
                 stream.stream.check()
             return self._outcomes.failed(error, entry)
+
+    async def _settled(self, stream: LoopStream, flying: Iterable[Entry]) -> None:
+        if stream.ticket.wait(0):
+            return
+        try:
+            async with asyncio.timeout(self._outcomes.left):
+                await awaiting.settled(stream.ticket)
+        except TimeoutError:
+            raise self._outcomes.late(flying) from None
 
     def _end(self) -> None:
         if self._broken is not None:

@@ -19,6 +19,8 @@ from pyfi_hpc.client.stream import Stream
 from pyfi_hpc.client.tickets import not_accepted, unsent_after
 from pyfi_hpc.client.waiter import conflict
 from pyfi_hpc.config import Settings
+from pyfi_hpc.db import record
+from pyfi_hpc.db.record import Cursor
 from pyfi_hpc.errors import BadInput, DatabaseUnavailable, PyfiError
 from pyfi_hpc.model.priority import Priority
 from pyfi_hpc.wire.ids import ID_BYTES, new_id, parse_id
@@ -81,8 +83,9 @@ class Client:
         `timeout` is the seconds that each attempt may run, `deadline` a time (or UTC seconds since 1970) after which it
         need not start: its outcome is then FAILED with E_TIMEOUT, as soon as a worker would begin it. `delay` seconds
         from now, or `at` a time, it may start; until then the database holds it. `id` is an id of the caller's own:
-        repeating a call with it never makes a second outcome. `priority` is high, normal or low: while all wait, eight
-        high calls and two normal ones run for each low one.
+        repeating a call with it never makes a second outcome, and another call of that id is refused: here where the
+        first is decided, held, or waited for by this client, else by its future. `priority` is high, normal or low:
+        while all wait, eight high calls and two normal ones run for each low one.
 
         Raises:
             BadInput: E_NOT_FOUND; E_TYPE, arguments that cannot be sent, or that the task does not take; E_RANGE, a
@@ -111,15 +114,17 @@ class Client:
         delay: float | None = None,
         at: datetime.datetime | None = None,
         priority: str = Priority.NORMAL,
+        patience: float | None = None,
     ) -> tuple[Future, Stream]:
-        """Hand one call over, as `submit` does, and do not wait until it is accepted: the stream's ticket tells that.
+        """Hand one call over, as `submit` does, and do not wait until it is accepted: the stream's ticket tells that,
+        within `patience` seconds where they are given.
 
-        Where the record has the outcome already, nothing is handed over.
+        Where the record has the outcome already, nothing is handed over; nor where it has the id for another call.
         """
         identity = None if id is None else parse_id(id)
         limits = {"timeout": times.timeout_of(timeout), "deadline": (latest := times.deadline_of(deadline))}
         seconds = times.delay_of(delay, at, latest)
-        stream = Stream(self._session, socket, priority)
+        stream = Stream(self._session, socket, priority, patience)
         if seconds:
             return self._held(stream, args, kwargs, seconds, id=identity, **limits), stream
         future = stream.made(args, kwargs, id=identity, **limits)
@@ -136,14 +141,20 @@ class Client:
         return future
 
     def call(self, socket: str, *args: object, timeout: float | None = None, **kwargs: object) -> Any:
-        """The value of one call, waited for `timeout` seconds at most. Raises what `submit` and `Future.result` do."""
-        future, stream = self.begin(socket, args, kwargs)
+        """The value of one call, waited for `timeout` seconds at most. Raises what `submit` and `Future.result` do.
+
+        Where it is not accepted within that time (or a tenth of a second) it is given up, and the error says why.
+        """
+        left = times.countdown(timeout)
+        future, stream = self.begin(socket, args, kwargs, patience=timeout)
         try:
             # an outcome proves that the call was accepted: it may come before the broker's own word
-            return future.result(timeout)
+            return future.result(left())
         except PyfiError:
             if not isinstance(future.answer, Answer):
                 raise_refused(stream)
+            if not future.done():
+                raise future.late(timeout) from None
             raise
 
     def submit_many(self, socket: str, inputs: Iterable[object], *, priority: str = Priority.NORMAL) -> list[Future]:
@@ -240,8 +251,8 @@ class Client:
             WaitTimeout: `timeout` seconds after this call the next value is not there; `facts["ids"]` go on.
         """
         check_most(max_in_flight)
-        stream = Stream(self._session, socket, priority)
         outcomes = Outcomes(timeout, return_exceptions=return_exceptions)
+        stream = Stream(self._session, socket, priority, until=outcomes.until)
         run = Map(stream, zip(*iterables, strict=False), max_in_flight, outcomes)
         return run.in_order() if ordered else run.as_they_come()
 
@@ -297,24 +308,29 @@ class Client:
         """Settle the future where the record has its outcome already.
 
         Raises:
-            BadInput: E_ID_CONFLICT, the outcome is another call's.
+            BadInput: E_ID_CONFLICT, the outcome, or the call that is held under the id or waited for here, is another.
         """
-        session = self._session
+        session, chosen = self._session, future.digest is not None
+        if chosen:
+            session.waiter.choose(future)
         try:
             owner = session.owner
-            found = session.link.run(lambda cursor: rows.final(cursor, owner, [future.identity]), patience=0.0)
+            row, held = session.link.run(lambda cursor: _known(cursor, owner, future.identity, chosen), patience=0.0)
         except DatabaseUnavailable:
             # accepting goes on without the database; the record decides later
             return False
-        if not found:
-            return False
-        row = found[future.identity]
-        if error := conflict(future, row):
+        if error := conflict(future, row.digest if row else held):
             raise error
-        return future.settle(row.answer)
+        return row is not None and future.settle(row.answer)
 
     def __repr__(self) -> str:
         return f"<Client network {self._session.network_name}>"
+
+
+def _known(cursor: Cursor, owner: str, identity: bytes, chosen: bool) -> tuple[rows.Row | None, bytes | None]:
+    """The outcome of an id; where it has none, and a caller has `chosen` it, the digest of the call that is held."""
+    row = rows.final(cursor, owner, [identity]).get(identity)
+    return row, record.held_digest(cursor, (owner, identity)) if row is None and chosen else None
 
 
 def raise_refused(stream: Stream) -> None:

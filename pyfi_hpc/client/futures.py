@@ -141,6 +141,8 @@ class Future(concurrent.futures.Future[Any]):
     @property
     def _waiters(self) -> list[Any]:  # type: ignore[override]
         if self._latches is None:
+            if not self.done() and (closed := self._home.closed_error()) is not None:
+                raise closed  # nobody would ever ring
             self._latches = []
         return self._latches
 

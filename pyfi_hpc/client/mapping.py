@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any, TypeAlias
 
 from pyfi_hpc.client.futures import Future, Latch
+from pyfi_hpc.client.notices import NEVER
 from pyfi_hpc.client.stream import Stream
 from pyfi_hpc.client.tickets import unsent
 from pyfi_hpc.errors import BadInput, PyfiError, WaitTimeout
@@ -24,12 +25,18 @@ class Outcomes:
     def __init__(self, timeout: float | None, *, return_exceptions: bool) -> None:
         """`timeout` is seconds from now."""
         self._timeout, self._return_exceptions = timeout, return_exceptions
-        self._until = None if timeout is None else time.monotonic() + timeout
+        #: on the monotonic clock
+        self.until = NEVER if timeout is None else time.monotonic() + timeout
 
     @property
     def left(self) -> float | None:
         """Seconds that one may still wait; None for ever."""
-        return None if self._until is None else max(0.0, self._until - time.monotonic())
+        return None if self.until == NEVER else max(0.0, self.until - time.monotonic())
+
+    @property
+    def over(self) -> bool:
+        """Whether the time is."""
+        return self.until != NEVER and time.monotonic() >= self.until
 
     def failed(self, error: Exception, future: Future | None = None) -> Exception:
         """The error of one input as the value in its place; raised instead where that was not asked for."""
@@ -130,13 +137,17 @@ class Map:
             self._stream.let_go(flying)
 
     def _sent(self, flying: int) -> list[Entry]:
-        """Send calls until enough are in flight, the inputs are at their end, or calls are being refused."""
-        self._more = self._more and not self._stream.ticket.refused
+        """Send calls until enough are in flight, the inputs are at their end, or calls are being refused; once the time
+        is over only to see whether there is another, where no other call is waited for."""
         sent: list[Entry] = []
-        while self._more and flying + len(sent) < self._most:
+        while self._wants(flying + len(sent)):
             sent += self._read()
         self._stream.offer()
         return sent
+
+    def _wants(self, flying: int) -> bool:
+        self._more = self._more and not self._stream.ticket.refused
+        return self._more and flying < self._most and not (flying and self._outcomes.over)
 
     def _read(self) -> list[Entry]:
         """What the next input becomes; nothing where there is none."""
@@ -164,6 +175,8 @@ class Map:
             if isinstance(error, WaitTimeout) and not entry.done():
                 raise self._outcomes.late(flying) from None
             if isinstance(entry.answer, PyfiError):
+                if not self._stream.ticket.wait(self._outcomes.left):
+                    raise self._outcomes.late(flying) from error
                 self._stream.check()
             return self._outcomes.failed(error, entry)
 

@@ -48,11 +48,11 @@ class Ticket:
                 return
         tell()
 
-    def wait(self) -> None:
-        """Return once each is accepted or refused; the sender sees to it that this comes to an end."""
+    def wait(self, seconds: float | None = None) -> bool:
+        """Return once each is accepted or refused; the sender sees to it that this comes to an end. False where that
+        takes more than so many seconds."""
         with self._news:
-            while self._open:
-                self._news.wait()
+            return self._news.wait_for(lambda: not self._open, seconds)
 
 
 def not_accepted(refused: list[tuple[Future, PyfiError]], every: Sequence[Future] = ()) -> PyfiError:

@@ -81,6 +81,7 @@ def keep(folder: Path, content: Content, quota_bytes: int = 0) -> BlobRef:
 
     Raises:
         Unavailable: E_STORAGE_FULL; nothing of it is visible then.
+        BadInput: E_LIMIT, it is larger than `quota_bytes`; the same.
     """
     final = path_of(folder, content.reference.digest)
     if _renewed(final, content.reference.size):

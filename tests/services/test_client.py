@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -33,9 +34,19 @@ from pyfi_hpc.client.progress import progress
 from pyfi_hpc.client.sender import ROOM_CALLS, WINDOW
 from pyfi_hpc.client.unread import AHEAD
 from pyfi_hpc.db import binary
-from pyfi_hpc.errors import BadInput, BrokerUnavailable, Cancelled, Dead, PyfiError, RemoteError, WaitTimeout
-from pyfi_hpc.wire.ids import id_text
-from pyfi_hpc.wire.messages import decode_message
+from pyfi_hpc.errors import (
+    BadInput,
+    BrokerUnavailable,
+    Cancelled,
+    DatabaseUnavailable,
+    Dead,
+    PyfiError,
+    RemoteError,
+    WaitTimeout,
+)
+from pyfi_hpc.wire import values
+from pyfi_hpc.wire.ids import call_digest, id_text, new_id
+from pyfi_hpc.wire.messages import Call, Message, decode_message, encode
 from tests.services.client_support import Place, Runner, Stubborn, Unhurried, World, execute, ids_in, settings_with
 from tests.services.rabbitmq_support import RabbitService
 from tests.support import eventually
@@ -360,14 +371,72 @@ def test_the_same_id_twice_is_one_outcome(world: World) -> None:
         client.submit(socket, 6, id=uuid.UUID(int=0))
 
 
-def test_a_conflict_found_later_is_told_by_the_future(world: World) -> None:
+def test_another_call_of_an_id_that_its_client_waits_for_is_refused_at_once(world: World) -> None:
     socket = world.place.socket("double")
     client, identity = world.client(), uuid.uuid4()
-    first, second = client.submit(socket, 5, id=identity), client.submit(socket, 6, id=identity)
-    world.runner("double", replies=False)
-    assert first.result(30) == 10
+    known = client.future(identity)
+    first, again = (client.submit(socket, 5, id=identity) for _ in range(2))
     with pytest.raises(BadInput, match="E_ID_CONFLICT"):
-        second.result(30)
+        client.submit(socket, 6, id=identity)
+    with pytest.raises(BadInput, match="E_ID_CONFLICT"):
+        client.submit(socket, 6, id=identity, delay=60)
+    world.runner("double")
+    assert [future.result(60) for future in (first, again, known)] == [10, 10, 10]
+    ((queued,),) = execute(world.uri, "SELECT count(*) FROM pyfi.hold WHERE id = %s", (str(identity),))
+    assert queued == 0
+
+
+def test_another_call_of_an_id_that_is_held_is_refused_at_once(world: World) -> None:
+    socket = world.place.socket("double")
+    identity = uuid.uuid4()
+    first = world.client().submit(socket, 5, id=identity, delay=3600)
+    other = world.client()
+    with pytest.raises(BadInput, match="E_ID_CONFLICT"):
+        other.submit(socket, 6, id=identity)
+    # the same call may come sooner
+    world.runner("double")
+    assert [other.submit(socket, 5, id=identity).result(60), first.result(60)] == [10, 10]
+
+
+def test_a_conflict_found_later_is_told_by_the_future(world: World) -> None:
+    socket, identity = world.place.socket("double"), uuid.uuid4()
+    first, second = (world.client().submit(socket, x, id=identity) for x in (5, 6))
+    world.runner("double", replies=False)
+    assert first.result(60) == 10
+    with pytest.raises(BadInput, match="E_ID_CONFLICT"):
+        second.result(60)
+
+
+def test_a_future_takes_no_reply_to_another_call_of_its_id(world: World) -> None:
+    socket, identity = world.place.socket("double"), uuid.uuid4()
+    client = world.client()
+    # one that the client gave up, not being told that it was accepted
+    session, way = client.session, client.session.way(socket)
+    data = values.encode_arguments((5,), {})
+    call = Call(identity.bytes, data, call_digest(way.socket.id, data))
+    given_up = Message(1, new_id(), session.owner, way.socket.id, way.socket.generation, (call,), session.sender.reply)
+    publication = Publication(way.socket.exchange, way.socket.key, encode(given_up), new_id().hex())
+    world.broker().publish(publication).result(60)
+
+    future = client.submit(socket, 6, id=identity)
+    world.runner("double")
+
+    with pytest.raises(BadInput, match="E_ID_CONFLICT"):
+        future.result(60)
+    assert client.future(identity).result(60) == 10
+
+
+def test_a_reply_to_a_call_of_a_chosen_id_has_the_record_asked_at_once(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(waiter, "FIRST_SECONDS", 1000.0)  # nobody asks the record by and by
+    socket = world.place.socket("double")
+    world.runner("double", values=False)
+    client = world.client()
+    assert [client.submit(socket, x, id=uuid.uuid4()).result(60) for x in range(3)] == [0, 2, 4]
+    # many at a time, beside others
+    mixed = [client.submit(socket, x, id=None if x % 2 else uuid.uuid4()) for x in range(20)]
+    assert [future.result(60) for future in mixed] == list(range(0, 40, 2))
 
 
 # refusals before anything is sent
@@ -420,6 +489,47 @@ def test_a_full_queue_is_waited_for_and_then_told(database_uri: str, tmp_path: P
         world.runner("double")
         assert later.result(30).result(30) == 6
     assert first.result(30) == 2
+
+
+def test_a_call_to_a_full_queue_is_given_up_within_its_own_time(
+    database_uri: str, tmp_path: Path, close: ExitStack
+) -> None:
+    world = World(database_uri, tmp_path, close, max_length=1)
+    socket, client = world.place.socket("double"), world.client(connect_seconds=90)
+    client.submit(socket, 1)
+    began = time.monotonic()
+    with pytest.raises(BrokerUnavailable, match="E_BACKPRESSURE") as refused:
+        client.call(socket, 2, timeout=0.3)
+    assert time.monotonic() - began < 60
+    assert refused.value.facts["id"]
+    # an accepted one goes on
+    world.runner("double")
+    with pytest.raises(WaitTimeout, match="after 0 s; the work goes on") as late:
+        client.call(world.place.socket("add"), 2, timeout=0)
+    assert client.future(late.value.facts["id"])
+
+
+def test_a_call_that_waits_behind_more_patient_ones_is_given_up_within_its_own_time(world: World) -> None:
+    socket, broker = world.place.socket("double"), Stubborn(world.hub)
+    client = world.client(lambda _: broker, connect_seconds=90)
+    patient = [client.begin(socket, (x,), {})[0] for x in range(5)]
+    assert len(client.session.sender._busy[0].waiting) > 1
+    began = time.monotonic()
+    with pytest.raises(BrokerUnavailable, match="nothing was accepted"):
+        client.call(socket, 10, timeout=0.3)
+    assert time.monotonic() - began < 60
+    assert not any(future.done() for future in patient)
+
+
+def test_a_call_waits_for_a_database_within_its_own_time(tmp_path: Path) -> None:
+    settings = settings_with("postgresql://pyfi@127.0.0.1:1/pyfi", tmp_path, connect_seconds=90)
+    with Client(settings) as client:
+        began = time.monotonic()
+        with pytest.raises(DatabaseUnavailable):
+            client.call("any.task", timeout=0.3)
+        with pytest.raises(DatabaseUnavailable):
+            client.map("any.task", [1], timeout=0.3)
+        assert time.monotonic() - began < 60
 
 
 def test_a_broker_that_gives_no_word_is_told_and_what_was_not_sent_is_taken_back(world: World) -> None:

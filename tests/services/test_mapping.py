@@ -19,11 +19,11 @@ import pytest
 import pyfi_hpc.client
 from pyfi_hpc.brokers.postgres import PostgresBroker
 from pyfi_hpc.client.client import Client
-from pyfi_hpc.errors import BadInput, Unavailable, WaitTimeout
+from pyfi_hpc.errors import BadInput, PyfiError, Unavailable, WaitTimeout
 from pyfi_hpc.wire import blobs, messages, values
 from pyfi_hpc.wire.ids import id_text
 from pyfi_hpc.wire.limits import INLINE_BYTES
-from tests.services.client_support import Place, Runner, World, settings_with
+from tests.services.client_support import Picky, Place, Runner, Stubborn, World, settings_with
 from tests.support import eventually
 
 IN_ORDER = pytest.mark.parametrize("ordered", [True, False], ids=["in order", "as they come"])
@@ -121,6 +121,34 @@ def test_a_map_that_is_dropped_after_an_error_lets_go_of_the_rest(world: World, 
     with pytest.raises(WaitTimeout):
         list(client.map(socket, ["two", "three"], ordered=ordered, timeout=0.2))
     assert len(client.session.waiter) == 0
+
+
+@IN_ORDER
+def test_a_map_whose_time_is_over_reads_no_more(world: World, ordered: bool) -> None:
+    socket, client, inputs = world.place.socket("double"), world.client(), Inputs()
+    with pytest.raises(WaitTimeout, match="the 1 calls under way go on"):
+        list(client.map(socket, inputs, ordered=ordered, timeout=0, max_in_flight=100_000))
+    assert inputs.read == 1
+
+
+@IN_ORDER
+def test_a_map_waits_for_room_no_longer_than_for_values(world: World, ordered: bool) -> None:
+    socket, broker, inputs = world.place.socket("double"), Stubborn(world.hub), Inputs()
+    client = world.client(lambda _: broker, connect_seconds=90)
+    began = time.monotonic()
+    with pytest.raises(WaitTimeout):
+        list(client.map(socket, inputs, ordered=ordered, timeout=0.5, max_in_flight=100_000))
+    assert time.monotonic() - began < 60
+    assert inputs.read < 100_000
+
+
+@IN_ORDER
+def test_a_map_reads_no_more_once_a_call_is_refused(world: World, ordered: bool) -> None:
+    socket, inputs = world.place.socket("double"), Inputs()
+    client = world.client(lambda _: Picky(world.hub))
+    with pytest.raises(PyfiError, match="E_NOT_ACCEPTED"):
+        list(client.map(socket, inputs, ordered=ordered, max_in_flight=1000))
+    assert inputs.read == 1
 
 
 @IN_ORDER
