@@ -114,7 +114,7 @@ def test_a_call_that_passes_the_memory_limit_dies_without_its_neighbours(site: S
     agent = site.agent()
     site.ready()
 
-    futures = site.submit("p.larger", [(number, str(site.runs), 4000 if number == 3 else 1) for number in range(8)])
+    futures = site.submit("p.hungry", [(number, str(site.runs), 4000 if number == 3 else 1) for number in range(8)])
     greedy = futures.pop(3)
 
     dead = greedy.exception(timeout=60)
