@@ -278,6 +278,15 @@ def test_what_a_processor_without_workers_lacks_is_said(processor: Seen, why: st
     assert why in found.seen and cure in (found.cure or "")
 
 
+@pytest.mark.parametrize(
+    ("older", "words"), [(0, "p FAILED: no lib"), (2, "(2 of its workers go on in an older version)")]
+)
+def test_of_a_failed_processor_it_is_said_who_serves(older: int, words: str) -> None:
+    (found,) = judged([Seen("p", "RUNNING", "FAILED", {"what": "no lib"}, older=older)], "START")
+
+    assert found.mark is Mark.BAD and words in found.seen and found.seen.endswith(": no lib")
+
+
 def test_a_folder_that_cannot_be_written_is_named(examine: Examine, tmp_path: Path) -> None:
     code, findings = examine("machine", PYFI_PATHS_BLOBS="/proc/pyfi/blobs")
     assert code == 3
