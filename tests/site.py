@@ -99,6 +99,10 @@ def huge(x, log):
     return bytes(2_000_000)
 
 
+def larger(x):
+    return bytes(4_000_000)
+
+
 def hungry(x, log, mib):
     note(log)
     held = []

@@ -62,8 +62,12 @@ def _run(
         _print_ids(sent.values(), form) if no_wait else _print_all(platform, sent, limit, quiet, form)
         return
     assert socket is not None
+    from pyfi_hpc.client.client import raise_refused
+
     with _repeatable():
-        future = platform.client.submit(socket, *values, timeout=run_limit, **how, **named)
+        # not `submit`: named arguments are the task's alone here
+        future, stream = platform.client.begin(socket, tuple(values), named, timeout=run_limit, **how)
+        raise_refused(stream)
     if no_wait:
         _print_ids([future], form)
         return

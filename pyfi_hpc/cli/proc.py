@@ -15,7 +15,7 @@ from pyfi_hpc.cli.shared import named, object_options, yes_option
 VERBS = {
     "start": "Start a processor: it is wanted running from now on.",
     "stop": "Stop a processor: running calls end first, waiting ones stay in their queues.",
-    "restart": "Restart a processor's workers, one after another, with nothing lost.",
+    "restart": "Restart a processor's workers, one first and then the others, with nothing lost.",
     "pause": "Pause a processor: its workers stay but take no more calls.",
     "resume": "Resume a paused processor.",
 }

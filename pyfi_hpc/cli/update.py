@@ -70,7 +70,7 @@ def queue(platform: Platform, target: str | None, name: str | None, ident: Any, 
 @generation_option
 @pass_platform
 def processor(platform: Platform, target: str | None, name: str | None, ident: Any, **values: Any) -> None:
-    """Change a processor; a new commit is taken up by its workers one after another."""
+    """Change a processor; a new commit is tried by one worker first, then taken up by all."""
     values["gitrepo"] = whole_path(values["gitrepo"])
     _updated(platform, "processor", named(target, name, ident), **with_shape(values))
 

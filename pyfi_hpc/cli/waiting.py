@@ -13,7 +13,7 @@ import click
 from pyfi_hpc.cli.output import say
 from pyfi_hpc.client import rows
 from pyfi_hpc.client.futures import Future
-from pyfi_hpc.errors import Cancelled, Dead, PyfiError, RemoteError, TaskError, WaitTimeout
+from pyfi_hpc.errors import Cancelled, Dead, PyfiError, RemoteError, TaskError, WaitTimeout, shown
 from pyfi_hpc.wire.ids import short
 
 if TYPE_CHECKING:
@@ -119,7 +119,7 @@ def waiting_for(future: Future, client: Client) -> str:
     except PyfiError:
         found = None  # what is waited for is worth a line, and no failure
     if found is None or found["ready"]:
-        return line
+        return line + (_tried(future, client) if status == "QUEUED" else "")
     code = (found["reason"] or {}).get("code")
     state = f"{found['status']}{f' ({code})' if code else ''}"
     if found["requested"] == "RUNNING" and found["status"] == "STOPPED":
@@ -133,6 +133,19 @@ def waiting_for(future: Future, client: Client) -> str:
 def _mended(reason: dict[str, Any]) -> list[str]:
     """Why the processor failed and what mends it, where that is known."""
     return [f"{reason['what']}\n  try: {reason['try']}"] if reason.get("try") else []
+
+
+def _tried(future: Future, client: Client) -> str:
+    """How its last attempt ended and when the next one is; empty where none is put off."""
+    try:
+        found = client.operations.invocation(future.id)
+    except PyfiError:
+        return ""
+    if found["hold"] != "DUE" or not found["attempts"]:
+        return ""
+    last = found["attempts"][-1]
+    why = f"{last.get('code')}: {shown(last['error'] or '', 300)}"
+    return f" for another attempt at {found['due']}: the last ended with {why} · pyfi ps {short(future.identity)}"
 
 
 def _pending(client: Client, processor: str) -> list[str]:

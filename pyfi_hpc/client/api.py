@@ -156,7 +156,7 @@ class Processor(Object):
         network().resume(self.name)
 
     def restart(self) -> None:
-        """Its workers are replaced, one after another."""
+        """Its workers are replaced, one first and then the others."""
         network().restart(self.name)
 
 

@@ -159,6 +159,10 @@ class Stream:
         call = Call(id or self._ids.next(), data, call_digest(way.socket.id, data), 1, deadline, timeout)
         return Future(self._session, call.id, self._name, call.digest if id else None), call, contents
 
+    def apart(self, args: tuple[object, ...], options: Mapping[str, object]) -> None:
+        """See `ArgumentCheck.apart`."""
+        self._way.check.apart(len(args), options)
+
     @property
     def socket(self) -> SocketInfo:
         """Where its calls go."""

@@ -9,7 +9,7 @@ workers while anybody wants it, and is lent to others while nobody does.
 
 Workers of an older commit or restart serve until one of the new version is ready; those of a processor that was moved
 stay until others are ready. The first of a new version may share the cores of one that it is to replace. Where it may
-not (its place is a job's slot, or it needs a GPU), one of the old ones ends first, and no other.
+not (it needs a GPU, or its place would be one of several slots), one of the old ones ends first, and no other.
 """
 
 from __future__ import annotations

@@ -161,12 +161,17 @@ class Rooms:
             else:
                 yield room.place(processor)
 
-    def beside(self, older: Iterable[ExistingWorker], processor: WantedProcessor) -> Iterator[Place]:
-        """The cores of `older` workers of its own, for one that is to replace them. No slot: its memory is for one."""
+    def beside(self, older: Sequence[ExistingWorker], processor: WantedProcessor) -> Iterator[Place]:
+        """Where one can be that is to replace any of these `older` workers, on the cores of that one; nobody shares a
+        GPU. A job's slot is shared only where else nobody would serve: its memory is meant for one."""
         for worker in older:
-            shareable = worker.slot is None and not processor.gpus and len(worker.cores) >= processor.cpus
-            if shareable and self.freed_by(worker, processor):
-                yield Place(self._all[worker.agent].node, worker.cores[: processor.cpus])
+            node = self._all[worker.agent].node
+            if processor.gpus or worker.devices or not self.freed_by(worker, processor):
+                continue
+            if worker.slot is None and len(worker.cores) >= processor.cpus:
+                yield Place(node, worker.cores[: processor.cpus])
+            elif worker.slot is not None and len(older) == 1 and not node.slots[worker.slot].devices:
+                yield Place(node, node.slots[worker.slot].cores, slot=worker.slot)
 
     def borrowed(self, processor: WantedProcessor) -> Iterator[Place]:
         """Free slots that are large enough, of jobs whose own processor nobody wants: the cores whole."""

@@ -6,13 +6,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pyfi_hpc.control.reconcile import VERSION
 from pyfi_hpc.doctor.findings import Finding, Mark
 
 #: One that was asked for, or whose last job has ended, so recently is on its way.
 SETTLE_SECONDS = 15.0
 
 #: A row for each processor of network `:network`, as `Seen` has them. A worker counts while its agent has its lease.
-QUERY = """
+QUERY = f"""
     WITH serving AS (
         SELECT a.id, a.node_id, n.name, n.host, NOT n.drain_requested AND NOT a.stop_requested AS accepts, a.job_id
         FROM pyfi.agent a JOIN pyfi.node n ON n.id = a.node_id JOIN pyfi.network w ON w.id = n.network_id
@@ -26,7 +27,9 @@ QUERY = """
         (SELECT count(*) FROM pyfi.job j WHERE j.processor_id = p.id AND j.status <> 'ENDED'),
         (SELECT count(*) FROM serving s WHERE s.job_id IS NULL AND (p.host IS NULL OR p.host IN (s.name, s.host))),
         (SELECT count(*) FROM serving s
-            WHERE s.job_id IS NULL AND s.accepts AND (p.host IS NULL OR p.host IN (s.name, s.host)))
+            WHERE s.job_id IS NULL AND s.accepts AND (p.host IS NULL OR p.host IN (s.name, s.host))),
+        (SELECT count(*) FROM pyfi.worker o JOIN serving s ON s.id = o.agent_id
+            WHERE o.processor_id = p.id AND o.status = 'READY' AND o.version <> {VERSION})
     FROM pyfi.processor p JOIN pyfi.network w ON w.id = p.network_id
     WHERE w.name = :network AND p.status <> 'REMOVED' ORDER BY p.name"""
 
@@ -43,6 +46,7 @@ class Seen:
         jobs: its jobs that have not ended, waiting ones included.
         agents: how many that were started by hand serve where it may be.
         accepting: of them, those that take new workers.
+        older: of the live ones, those that are ready in another version than the one that is wanted.
     """
 
     name: str
@@ -59,6 +63,7 @@ class Seen:
     jobs: int = 0
     agents: int = 0
     accepting: int = 0
+    older: int = 0
 
 
 def judged(processors: Sequence[Seen], start: str) -> Iterator[Finding]:
@@ -74,7 +79,9 @@ def _wrong(seen: Seen, start: str) -> Finding | None:
     if seen.status == "FAILED":
         reason = seen.reason or {}
         why, cure = reason.get("what") or "no reason is on record", reason.get("try")
-        return Finding(Mark.BAD, "processor", f"{seen.name} FAILED: {why}", cure or f"pyfi show processor {seen.name}")
+        goes_on = f" ({seen.older} of its workers go on in an older version)" if seen.older else ""
+        what = f"{seen.name} FAILED{goes_on}: {why}"
+        return Finding(Mark.BAD, "processor", what, cure or f"pyfi show processor {seen.name}")
     if seen.requested != "RUNNING" or seen.live or seen.jobs or seen.settling:
         return None
     why, cure = _without_pilots(seen) if seen.pilots else _unplaced(seen, start)

@@ -7,7 +7,9 @@ import signal
 
 import pytest
 
-from pyfi_hpc.errors import Dead
+from pyfi_hpc.cli.waiting import waiting_for
+from pyfi_hpc.errors import Dead, TaskError
+from pyfi_hpc.wire import blobs, meter
 from tests.site import Site, embedded_broker_only
 from tests.support import eventually
 
@@ -32,6 +34,28 @@ def test_an_attempt_names_what_ended_its_worker(site: Site) -> None:
         assert all(words in row["error"] for row in site.client.operations.attempts(futures[task].id))
         assert site.executions()[futures[task].id] == 2
     assert agent.process.poll() is None
+    site.quiet()
+
+
+def test_a_result_that_has_no_room_is_tried_again_and_one_that_never_has_is_not(site: Site) -> None:
+    site.processor("huge", name="p", workers=1, retry_delay_seconds=2)
+    site.client.network.add_socket(name="p.larger", queue=site.queue, processor="p", task="larger")
+    folder = site.home / "blobs"
+    other = blobs.path_of(folder, blobs.put(folder, os.urandom(2_000_000)).digest)
+    site.agent(PYFI_PATHS_BLOBS_GIB="0.003")
+
+    never = site.client.submit("p.larger", 1).exception(timeout=60)
+    assert isinstance(never, TaskError) and never.code == "E_LIMIT", never
+    assert "4000" in never.what and "paths.blobs_gib" in never.what
+    (later,) = site.submit("p.huge", [(1, str(site.runs))])
+    line = eventually(
+        lambda: [said for said in [waiting_for(later, site.client)] if "another attempt" in said], timeout=60
+    )
+    assert "for another attempt at 20" in line[0] and "bytes are taken" in line[0]
+    other.unlink()
+    meter.recount(folder)
+
+    assert later.result(timeout=60) == bytes(2_000_000)
     site.quiet()
 
 

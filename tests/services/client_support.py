@@ -28,6 +28,7 @@ SIGNATURES = {
     "double": [("x", "positional_or_keyword", False)],
     "fail": [("how", "positional_or_keyword", False)],
     "kill": [("x", "positional_or_keyword", False)],
+    "limited": [("x", "positional_or_keyword", False), ("timeout", "positional_or_keyword", True)],
     "add": [("x", "positional_or_keyword", False), ("y", "positional_or_keyword", True)],
 }
 

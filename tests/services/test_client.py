@@ -23,6 +23,7 @@ import numpy
 import psycopg2
 import pytest
 
+from pyfi_hpc import AsyncClient
 from pyfi_hpc.brokers.base import Broker, Confirm, Publication
 from pyfi_hpc.brokers.memory import MemoryBroker
 from pyfi_hpc.brokers.postgres import PostgresBroker
@@ -398,6 +399,18 @@ def test_another_call_of_an_id_that_is_held_is_refused_at_once(world: World) -> 
     assert [other.submit(socket, 5, id=identity).result(60), first.result(60)] == [10, 10]
 
 
+def test_another_message_of_an_id_is_sent_to_none_where_one_task_has_decided_the_first(world: World) -> None:
+    first, last = sorted(("add", "double"), key=lambda task: world.place.socket(task))
+    identity = uuid.uuid4()
+    sent = world.client().publish(world.place.queue, 20, id=identity)
+    world.runner(last)
+    eventually(lambda: [future.done() for future in sent.values()] == [False, True], timeout=60)
+
+    with pytest.raises(BadInput, match="E_ID_CONFLICT"):
+        world.client().publish(world.place.queue, 21, id=identity)
+    assert world.broker().depth(world.place.task_queue(first).name).ready == 1
+
+
 def test_a_conflict_found_later_is_told_by_the_future(world: World) -> None:
     socket, identity = world.place.socket("double"), uuid.uuid4()
     first, second = (world.client().submit(socket, x, id=identity) for x in (5, 6))
@@ -455,6 +468,27 @@ def test_wrong_arguments_and_unknown_sockets_are_refused_with_what_is_right(worl
     assert world.broker().depth(world.place.task_queue("add").name).ready == 0
 
 
+def test_an_option_that_may_have_been_meant_for_the_task_is_refused(world: World) -> None:
+    socket, client = world.place.socket("limited"), world.client()
+    with pytest.raises(BadInput, match=r"limited\(x, timeout=…\) has a parameter of this name.*E_TYPE") as refused:
+        client.submit(socket, 2, timeout=7)
+    assert "give timeout to the task by its position, the second argument" in str(refused.value)
+    with pytest.raises(BadInput, match="E_TYPE"):
+        client.call(socket, 2, timeout=7)
+    with pytest.raises(BadInput, match="E_TYPE"):
+        asyncio.run(AsyncClient.of(client).submit(socket, 2, timeout=7))
+    with pytest.raises(BadInput, match="E_TYPE"):
+        asyncio.run(AsyncClient.of(client).call(socket, 2, timeout=7))
+    # what can only mean one thing does
+    for args, options in (((2,), {}), ((2, 7), {}), ((2, 7), {"timeout": 8}), ((2,), {"deadline": 2e9})):
+        client.submit(socket, *args, **options)
+    sent, _ = client.begin(socket, (2,), {"timeout": 7}, timeout=8)
+    eventually(lambda: world.broker().depth(world.place.task_queue("limited").name).ready == 5, timeout=60)
+    (*_, last) = world.broker().peek(world.place.task_queue("limited").name, 10)
+    (call,) = decode_message(last.body).calls
+    assert (call.id, call.timeout) == (sent.identity, 8.0)
+
+
 def test_a_queue_that_was_never_declared_is_declared_by_the_first_call(world: World) -> None:
     socket = world.place.socket("double", declared=False)
     future = world.client().submit(socket, 8)
@@ -480,7 +514,7 @@ def test_a_full_queue_is_waited_for_and_then_told(database_uri: str, tmp_path: P
     socket = world.place.socket("double")
     patient, hasty = world.client(), world.client(connect_seconds=0.3)
     first = patient.submit(socket, 1)
-    with pytest.raises(BrokerUnavailable, match="E_BACKPRESSURE"):
+    with pytest.raises(BrokerUnavailable, match=r"(?s)E_BACKPRESSURE.*same id.*it has one outcome"):
         hasty.submit(socket, 2)
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         later = pool.submit(patient.submit, socket, 3)

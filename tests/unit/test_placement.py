@@ -187,6 +187,17 @@ def test_where_no_place_can_be_shared_one_old_worker_ends_first_and_no_other() -
     assert plan([wanted(gpus=1)], [node(devices=("GPU-a",))], gpus) == [Drain(b"a")]
 
 
+def test_a_slot_is_shared_where_its_old_worker_is_the_last_one() -> None:
+    new, granted, old = wanted(cpus=2), [pilot(Slot((0, 1)))], older("a", on="n1/j1", slot=0)
+
+    assert plan([new], granted, [old]) == [Start(b"p", b"n1/j1", b"n1", (0, 1), 0)]
+    trying = worker("new", on="n1/j1", slot=0, status=WorkerStatus.LAUNCHING)
+    assert plan([new], granted, [old, trying]) == []
+    assert plan([new], granted, [old, worker("new", on="n1/j1", slot=0)]) == [Drain(b"a")]
+    with_gpu = [pilot(Slot((0, 1), ("GPU-a",)))]
+    assert plan([new], with_gpu, [old]) == [Drain(b"a")], "nobody shares a GPU"
+
+
 def test_a_new_version_that_cannot_start_leaves_the_old_one_serving() -> None:
     old = [older("a"), older("b", 1)]
 

@@ -56,7 +56,7 @@ def resume(tools: Tools, which: Which, generation: int | None = None) -> Record:
 
 
 def restart(tools: Tools, which: Which, generation: int | None = None) -> Record:
-    """Its workers are replaced one after another, and it is wanted running."""
+    """Its workers are replaced, one first and then the others, and it is wanted running."""
     row = _claimed(tools, which, generation)
     row.requested_status = request(row.requested_status, Requested.RUNNING, row.name)
     row.restarts += 1

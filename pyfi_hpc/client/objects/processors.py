@@ -115,7 +115,7 @@ def update(
     requested_status: str | None = None,
     **shape: Any,
 ) -> Record:
-    """Change a processor; workers of the old code are replaced one after another.
+    """Change a processor; workers of the old code go once one of the new is ready.
 
     A branch is resolved anew; without one, and without a commit, another module is looked for at the same commit.
     """
