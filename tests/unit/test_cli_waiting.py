@@ -116,7 +116,7 @@ def test_what_is_waited_for_is_said_again_when_it_changes(
 ) -> None:
     monkeypatch.setattr(waiting, "QUIET_SECONDS", 0.01)
     ready = {"ready": 1}
-    operations = SimpleNamespace(behind=lambda socket: ready, invocation=lambda id: {"due": "10:00"})
+    operations = SimpleNamespace(behind=lambda socket: ready, invocation=lambda id: {"due": "10:00", "hold": None})
     future: Any = Moving("WAITING", "WAITING", "QUEUED", "QUEUED", "RUNNING", "RUNNING", "RUNNING")
     client: Any = SimpleNamespace(operations=operations)
 
