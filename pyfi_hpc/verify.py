@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import datetime
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -47,6 +47,15 @@ class Report:
     until: datetime.datetime | None = None
     early: int = 0
     problems: list[str] = field(default_factory=list)
+    #: those of the problems that calls are which have not ended yet, and those that such calls may explain
+    under_way: list[str] = field(default_factory=list)
+    explained: list[str] = field(default_factory=list)
+
+    @property
+    def unsettled(self) -> bool:
+        """Whether calls are under way, and nothing is wrong but what these may explain."""
+        known = len(self.under_way) + len(self.explained)
+        return bool(self.under_way) and len(self.problems) == known and not self.twice
 
     @property
     def ok(self) -> bool:
@@ -61,7 +70,8 @@ class Report:
     def line(self) -> str:
         """The numbers in one line."""
         waiting = f"  waiting {self.waiting:,}" if self.waiting else ""
-        return f"sent {self.sent:,}  done {self.done:,}{waiting}  lost {self.lost:,}  recorded twice {self.twice:,}"
+        lost = f"{'open' if self.unsettled and self.lost else 'lost'} {self.lost:,}"
+        return f"sent {self.sent:,}  done {self.done:,}{waiting}  {lost}  recorded twice {self.twice:,}"
 
     @property
     def lines(self) -> list[str]:
@@ -71,11 +81,16 @@ class Report:
         told = [*([waiting] if self.waiting else ()), *([early] if self.early else ())]
         return [*self.problems, *told, self.line]
 
-    def found(self, invariant: str, what: str, ids: Iterable[bytes] = ()) -> None:
-        """Note a breach of `invariant`, with the first few ids, in full: some are on no record to find them in."""
+    def found(self, invariant: str, what: str, ids: Iterable[bytes] = (), *, among: Sequence[list[str]] = ()) -> None:
+        """Note a breach of `invariant`, with the first few ids, in full: some are on no record to find them in.
+
+        `among`: lists of ours that its line belongs to as well.
+        """
         known = sorted(ids)
         listed = ", ".join(map(id_text, known[:_SHOWN])) + (" …" if len(known) > _SHOWN else "")
-        self.problems.append(f"{invariant}: {what}{': ' if known else ''}{listed}")
+        line = f"{invariant}: {what}{': ' if known else ''}{listed}"
+        for lines in (self.problems, *among):
+            lines.append(line)
 
 
 def check(
@@ -106,9 +121,9 @@ def check(
         _workers(cursor, report, host)
         if blob_dir is not None:
             _blobs(cursor, report, blob_dir)
-        queues = _queue_names(cursor) if broker is not None else []
+        queues = _queue_names(cursor)
     if broker is not None:
-        _queues(broker, report, queues)
+        _queues(broker, report, *queues)
     return report
 
 
@@ -158,7 +173,7 @@ def _outcomes(
     report.sent, report.lost, report.twice = len(wanted), len(missing), len(twice)
     report.done = report.sent - report.lost - len(later)
     if missing:
-        report.found("I1", f"{len(missing)} accepted ids have no outcome", missing)
+        report.found("I1", f"{len(missing)} accepted ids have no outcome", missing, among=[report.explained])
     if twice:
         report.found("I2", f"{len(twice)} ids have more than one outcome", twice)
 
@@ -186,7 +201,8 @@ def _children(cursor: Cursor, report: Report, waiting: set[bytes]) -> None:
     missing = wanted.keys() - found.keys() - waiting
     wrong = {identity for identity, digest in found.items() if digest and digest != wanted[identity]}
     if missing:
-        report.found("I2", f"{len(missing)} children of committed outcomes have no outcome", missing)
+        what = f"{len(missing)} children of committed outcomes have no outcome"
+        report.found("I2", what, missing, among=[report.explained])
     if wrong:
         report.found("I2", f"{len(wrong)} children carry another value than their parent committed", wrong)
 
@@ -210,7 +226,8 @@ def _holds(cursor: Cursor, report: Report, ahead: set[tuple[str, bytes]]) -> Non
         if (owner, bytes(identity)) not in ahead:
             left.setdefault(state, set()).add(bytes(identity))
     for state, ids in sorted(left.items()):
-        report.found("I5" if state == "LEASED" else "I4", f"{len(ids)} hold rows are {state}", ids)
+        what = f"{len(ids)} hold rows are {state}"
+        report.found("I5" if state == "LEASED" else "I4", what, ids, among=[report.under_way])
     cursor.execute(
         "SELECT uuid_send(h.id) FROM pyfi.hold h LEFT JOIN pyfi.outcome o USING (owner, id)"
         " WHERE h.state = 'DEAD' AND o.status IS DISTINCT FROM 'DEAD'"
@@ -257,22 +274,24 @@ def _is_whole(folder: Path, digest: bytes) -> bool:
         return False
 
 
-def _queue_names(cursor: Cursor) -> list[str]:
+def _queue_names(cursor: Cursor) -> tuple[list[str], list[str]]:
     cursor.execute(
         "SELECT n.name, q.name, t.task_key, t.generation FROM pyfi.task_queue t JOIN pyfi.queue q ON q.id = t.queue_id"
         " JOIN pyfi.network n ON n.id = q.network_id WHERE t.declared IS NOT NULL"
     )
     names = {topology.task_queue(*row).name for row in cursor.fetchall()}
     cursor.execute("SELECT name FROM pyfi.network")
-    return sorted(names) + [dead_queue(row[0]) for row in cursor.fetchall()]
+    return sorted(names), [dead_queue(row[0]) for row in cursor.fetchall()]
 
 
-def _queues(broker: Broker, report: Report, names: list[str]) -> None:
-    """I4 at the broker."""
-    for name in names:
+def _queues(broker: Broker, report: Report, names: list[str], aside: list[str]) -> None:
+    """I4 at the broker; `aside` are the queues of what was set aside."""
+    for name in names + aside:
         depth = _depth(broker, name)
         if depth:
-            report.found("I4", f"{depth} messages are in queue {name}")
+            what = f"{depth} {'message is' if depth == 1 else 'messages are'} in queue {name}"
+            # what was set aside is under way no more
+            report.found("I4", what, among=() if name in aside else [report.under_way])
 
 
 def _depth(broker: Broker, name: str) -> int:

@@ -22,6 +22,7 @@ from pyfi_hpc.agent.streams import Streams
 from pyfi_hpc.agent.watching import Watching
 from pyfi_hpc.control import reconcile
 from pyfi_hpc.db.record import Cursor
+from pyfi_hpc.envs import requirements
 from pyfi_hpc.errors import BadInput, PyfiError, shown
 from pyfi_hpc.gpu.visible import worker_environment
 from pyfi_hpc.logs import logger
@@ -143,6 +144,7 @@ class Crew:
             self._cannot_start(hand, built.error)
         else:
             hand.environment = built.environment.key
+            hand.program = built.program
             hand.deadline = time.monotonic() + HELLO_SECONDS
             launch = Launch(
                 built.environment.python, built.program.module, hand.cores, self._blobs, self._scratch,
@@ -154,7 +156,12 @@ class Crew:
             self._watch(hand.process)
 
     def _cannot_start(self, hand: Hand, error: PyfiError | None) -> None:
-        reason = {"code": error.code, "what": error.what, "at": error.at, **_log_of(error)} if error else {}
+        if hand.draining:
+            # another version is wanted by now: of that this says nothing
+            self._buried(hand, "not wanted any more")
+            return
+        reason = {"code": error.code, "what": error.what, "at": error.at, "try": error.cure} if error else {}
+        reason |= _log_of(error) if error else {}
         log.warning("a worker cannot start", processor=self._name(hand), **{k: v for k, v in reason.items() if v})
         self._buried(hand, f"cannot start: {error.what if error else 'no environment'}", failed=json.dumps(reason))
 
@@ -247,8 +254,9 @@ class Crew:
     def _hello(self, hand: Hand, process: WorkerProcess, hello: Hello) -> None:
         if hello.error is not None:
             process.kill(Cause.ENVIRONMENT)
-            told = BadInput(hello.error.code, hello.error.message, at=f"processor {self._name(hand)}",
-                            log=hello.error.traceback)  # fmt: skip
+            name = self._name(hand)
+            told = BadInput(hello.error.code, hello.error.message, at=f"processor {name}",
+                            cure=requirements.cure(name, hello.error.message), log=hello.error.traceback)  # fmt: skip
             self._forget(process)
             process.reap()
             process.close()
@@ -291,7 +299,8 @@ class Crew:
                 known = set(mine)
                 for item in done.items:
                     if item.index in known:
-                        cause = self.watching.ended((lot.token, item.index), item.error)
+                        known_cause = self.watching.ended((lot.token, item.index), item.error)
+                        cause = self._outdated(hand, item.error) or known_cause
                         each = Finished(lot, item.index, item, hand.row, cause)
                         (heads if item.passed and counts else finished).append(each)
         if heads:
@@ -310,8 +319,18 @@ class Crew:
                 took.setdefault((socket.processor, socket.task), []).append(seconds)
         for each, times in took.items():
             self._dispatcher.learn(*each, times)
-        ended = self.watching.link_ended
-        self.pipes.links(process.number, [(link, ended(link.id, link.item.error)) for link in reached.links])
+        ended = [(link, self.watching.link_ended(link.id, link.item.error)) for link in reached.links]
+        self.pipes.links(
+            process.number, [(link, self._outdated(hand, link.item.error) or cause) for link, cause in ended]
+        )
+
+    def _outdated(self, hand: Hand, error: ErrorRecord | None) -> Cause | None:
+        """What a worker of an older commit does not have is a task of the one that is to come: it is given back."""
+        if error is None or error.code != "E_TASK_NOT_FOUND" or hand.program is None:
+            return None
+        now = self._programs.get(hand.processor)
+        same = now and (now.commit, now.module) == (hand.program.commit, hand.program.module)
+        return None if same else Cause.RETURNED
 
     def _yielded(self, hand: Hand, process: WorkerProcess, frame: Yielded) -> None:
         lot = self._lots(frame.token)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 
+from pyfi_hpc.agent.keeper import Program
 from pyfi_hpc.agent.lots import Lot
 from pyfi_hpc.agent.process import WorkerProcess
 from pyfi_hpc.wire.frames import NO_LINK
@@ -22,6 +23,8 @@ class Hand:
     devices: tuple[str, ...]
     process: WorkerProcess | None = None
     environment: str = ""
+    #: what its process runs
+    program: Program | None = None
     calls: int = 0
     #: of them, how many the database knows of
     counted: int = 0

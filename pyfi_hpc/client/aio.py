@@ -13,28 +13,26 @@ import uuid
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterable, Mapping
 from functools import partial
 from types import TracebackType
-from typing import Any, Self, TypeAlias, TypeVar
+from typing import Any, Self, TypeVar
 
 from pyfi_hpc.brokers.base import Broker
 from pyfi_hpc.client import awaiting, broadcast, times
 from pyfi_hpc.client.aiomapping import AsyncMap, Inputs
 from pyfi_hpc.client.broadcast import Broadcast
-from pyfi_hpc.client.client import Client, arguments, raise_refused
+from pyfi_hpc.client.client import Client, Which, arguments, raise_refused
 from pyfi_hpc.client.futures import Future
 from pyfi_hpc.client.items import late
 from pyfi_hpc.client.loopstream import LoopStream, heavy
 from pyfi_hpc.client.mapping import Outcomes, check_most
-from pyfi_hpc.client.tickets import not_accepted
+from pyfi_hpc.client.tickets import not_accepted, unsent_after
 from pyfi_hpc.config import Settings
-from pyfi_hpc.errors import WaitTimeout
+from pyfi_hpc.errors import PyfiError, WaitTimeout
 from pyfi_hpc.model.priority import Priority
 from pyfi_hpc.wire.ids import item_id
 
 T = TypeVar("T")
 
 _END = object()
-#: A call is named by its future or its id.
-Which: TypeAlias = "Future | str | uuid.UUID"
 
 
 class AsyncClient:
@@ -184,7 +182,11 @@ class AsyncClient:
         futures: list[Future] = []
         try:
             async for (given,) in Inputs(inputs):
-                futures.append(await stream.send(arguments(given)))
+                try:
+                    futures.append(await stream.send(arguments(given)))
+                except PyfiError as error:
+                    unsent_after(error, futures)
+                    raise
                 if stream.ticket.refused:
                     break
         except Exception:
@@ -289,15 +291,11 @@ class AsyncClient:
 
         See `Client.cancel`.
         """
-        return await asyncio.to_thread(self._client.cancel, *map(_id, which), tree=tree)
+        return await asyncio.to_thread(self._client.cancel, *which, tree=tree)
 
     async def forget(self, *which: Which) -> list[dict[str, Any]]:
         """Clear the values of these for good. See `Client.forget`."""
-        return await asyncio.to_thread(self._client.forget, *map(_id, which))
+        return await asyncio.to_thread(self._client.forget, *which)
 
     def __repr__(self) -> str:
         return repr(self._client).replace("<Client", "<AsyncClient", 1)
-
-
-def _id(which: Which) -> str:
-    return which.id if isinstance(which, Future) else str(which)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 from pyfi_hpc.client import awaiting
 from pyfi_hpc.client.loopstream import LoopStream
 from pyfi_hpc.client.mapping import Entry, Outcomes
+from pyfi_hpc.client.tickets import unsent
 from pyfi_hpc.errors import PyfiError, WaitTimeout
 
 
@@ -45,6 +47,7 @@ class AsyncMap:
         self._opened, self._inputs, self._most, self._outcomes = opened, inputs, most, outcomes
         self._more = True
         self._broken: Exception | None = None
+        self._numbers = itertools.count()
 
     async def in_order(self) -> AsyncGenerator[Any, None]:
         """Values in the order of the inputs."""
@@ -100,14 +103,17 @@ class AsyncMap:
         except Exception as error:  # raised once all that was read before it has been told
             self._more, self._broken = False, error
             return []
+        number = next(self._numbers)
         try:
             return [await stream.send(args)]
         except PyfiError as error:
-            return [error]
+            # what comes after an error that ends the map is never told
+            self._more = not self._outcomes.ends_at_error
+            return [unsent(error, number)]
 
     async def _value(self, stream: LoopStream, entry: Entry, flying: Iterable[Entry]) -> Any:
         if isinstance(entry, Exception):
-            return self._outcomes.failed(entry)
+            return self._outcomes.unsent(entry, flying)
         try:
             async with asyncio.timeout(self._outcomes.left):
                 await awaiting.done(entry)

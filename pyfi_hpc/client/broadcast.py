@@ -106,9 +106,9 @@ def begin(
         name: stream.made(args, kwargs, id=child_id(identity, bound[name].encode()), **limits)
         for name, stream in streams.items()
     }
-    for name, stream in streams.items():
-        if not decided(futures[name]):
-            stream.flush()
+    # looked up before the first is sent as well: an id that is another message's is so for all of them
+    for stream in [stream for name, stream in streams.items() if not decided(futures[name])]:
+        stream.flush()
     return Broadcast(identity, futures), list(streams.values())
 
 

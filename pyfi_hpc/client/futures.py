@@ -275,7 +275,13 @@ class Future(concurrent.futures.Future[Any]):
         return self._home.logs(self)
 
     def retry(self) -> Future:
-        """Requeue a dead invocation with a new budget; a new future of the same id."""
+        """Requeue a dead invocation with a new budget; a new future of the same id, which is to be waited for.
+
+        This one stays as it ended: DEAD.
+
+        Raises:
+            BadInput: E_NOT_FOUND, it is not dead.
+        """
         return self._home.retry(self)
 
     # how it gets done

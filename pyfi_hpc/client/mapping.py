@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import queue
 import time
 from collections import deque
@@ -11,6 +12,7 @@ from typing import Any, TypeAlias
 from pyfi_hpc.client.futures import Future, Latch
 from pyfi_hpc.client.notices import NEVER
 from pyfi_hpc.client.stream import Stream
+from pyfi_hpc.client.tickets import unsent
 from pyfi_hpc.errors import BadInput, PyfiError, WaitTimeout
 
 #: What an input became: a call, or the reason why it is none.
@@ -42,12 +44,27 @@ class Outcomes:
             return error
         raise error
 
+    @property
+    def ends_at_error(self) -> bool:
+        """Whether the first error ends the map."""
+        return not self._return_exceptions
+
+    def unsent(self, error: Exception, flying: Iterable[Entry]) -> Exception:
+        """As `failed`, for an input of which no call came; it says which calls go on."""
+        if isinstance(error, PyfiError) and self.ends_at_error:
+            error.facts["ids"] = _under_way(flying)
+        return self.failed(error)
+
     def late(self, flying: Iterable[Entry], *, accepted: bool) -> WaitTimeout:
         """What is raised once the time is over, and whether all calls are known to be accepted or not by then."""
-        ids = [each.id for each in flying if isinstance(each, Future) and not each.done()]
+        ids = _under_way(flying)
         what = f"map has no next value after {self._timeout or 0.0:.10g} s; the {len(ids)} calls under way go on"
         what += "" if accepted else ", as far as they are accepted"
         return WaitTimeout("E_TIMEOUT", what, cure="Client().future(id) asks again", ids=ids)
+
+
+def _under_way(entries: Iterable[Entry]) -> list[str]:
+    return [each.id for each in entries if isinstance(each, Future) and not each.done()]
 
 
 class Arrivals(Latch):
@@ -85,6 +102,7 @@ class Map:
         self._stream, self._inputs, self._most, self._outcomes = stream, inputs, most, outcomes
         self._more = True
         self._broken: Exception | None = None
+        self._numbers = itertools.count()
 
     def in_order(self) -> Iterator[Any]:
         """Values in the order of the inputs."""
@@ -141,12 +159,15 @@ class Map:
         except Exception as error:  # raised once all that was read before it has been told
             self._more, self._broken = False, error
         else:
-            return [entered(self._stream, args)]
+            entry = entered(self._stream, args, next(self._numbers))
+            # what comes after an error that ends the map is never told
+            self._more = isinstance(entry, Future) or not self._outcomes.ends_at_error
+            return [entry]
         return []
 
     def _value(self, entry: Entry, flying: Iterable[Entry]) -> Any:
         if isinstance(entry, Exception):
-            return self._outcomes.failed(entry)
+            return self._outcomes.unsent(entry, flying)
         if not entry.done():
             self._stream.flush()
         try:
@@ -168,12 +189,12 @@ class Map:
             raise self._broken
 
 
-def entered(stream: Stream, args: tuple[object, ...]) -> Entry:
-    """The call that these arguments make, or why they make none."""
+def entered(stream: Stream, args: tuple[object, ...], number: int) -> Entry:
+    """The call that these arguments make, or why they make none: those of input `number`."""
     try:
         return stream.send(args)
     except PyfiError as error:
-        return error
+        return unsent(error, number)
 
 
 def check_most(most: int) -> None:

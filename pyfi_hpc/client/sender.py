@@ -368,11 +368,11 @@ class Sender:
         """Why calls were not accepted in time: what the broker said of them, or what state it is in."""
         if parcel is not None and parcel.error is not None and parcel.confirm is None:
             said = parcel.error
-            return type(said)(said.code, said.what, at=said.at, cure=_REPEAT, sent=False)
+            return type(said)(said.code, said.what, at=said.at, cure=REPEAT, sent=False)
         sent = parcel is not None and not _taken_back(parcel)
         known = "it is not known whether it was accepted" if sent else "nothing was accepted"
         code, what = self._state()
-        return BrokerUnavailable(code, f"{what}; {known}", cure=_REPEAT, sent=sent)
+        return BrokerUnavailable(code, f"{what}; {known}", cure=REPEAT, sent=sent)
 
     def _state(self) -> tuple[str, str]:
         if self._broker.publishing():
@@ -383,7 +383,8 @@ class Sender:
 
 
 _ticket = attrgetter("ticket")
-_REPEAT = "repeat it with the same id: however often, it has one outcome"
+#: The cure of a call that was not accepted, or not known to be.
+REPEAT = "repeat it with the same id: however often, it has one outcome"
 
 
 def _taken_back(parcel: Parcel) -> bool:

@@ -68,6 +68,21 @@ def not_accepted(refused: list[tuple[Future, PyfiError]], every: Sequence[Future
     return error
 
 
+def unsent(error: PyfiError, number: int) -> PyfiError:
+    """`error`, which says that it is about input `number`, from 0: `facts["input"]`."""
+    error.at = f"inputs[{number}] {error.at or ''}".rstrip()
+    error.facts["input"] = number
+    return error
+
+
+def unsent_after(error: PyfiError, accepted: Sequence[Future]) -> PyfiError:
+    """`error` of the input that comes after these, all of which are accepted: `facts["futures"]`, one for each."""
+    unsent(error, len(accepted))
+    error.at = f"{error.at}; the inputs before it are accepted: {len(accepted)}"
+    error.facts["futures"] = list(accepted)
+    return error
+
+
 class AcceptedLog:
     """The file named by `PYFI_ACCEPTED_LOG`: one line for each accepted id, written after its confirm, or
     its outcome where no confirm came."""

@@ -78,6 +78,6 @@ def _checked(field: str, given: object, least: float = 0.0, most: float = math.i
     if isinstance(given, bool) or not isinstance(given, int | float) or not math.isfinite(given):
         raise BadInput.of("E_RANGE", field, given, "a number of seconds is wanted")
     if not least <= given <= most:
-        limit = f"at least {least:g}" if given < least else f"at most {most:g}"
+        limit = f"at least {least:.15g}" if given < least else f"at most {most:.15g}"
         raise BadInput.of("E_RANGE", field, given, f"{limit} seconds")
     return float(given)

@@ -7,13 +7,15 @@ processor gets at least one worker even when the cores are all taken, and shares
 Other agents run in jobs and have slots. Those are for the processor that the job was sent for: each has one of its
 workers while anybody wants it, and is lent to others while nobody does.
 
-Workers of an older commit or restart are replaced; those of a processor that was moved stay until others are ready.
+Workers of an older commit or restart serve until one of the new version is ready; those of a processor that was moved
+stay until others are ready. The first of a new version may share the cores of one that it is to replace. Where it may
+not (its place is a job's slot, or it needs a GPU), one of the old ones ends first, and no other.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import islice
+from itertools import chain, islice
 
 from pyfi_hpc.control import statuses
 from pyfi_hpc.control.records import (
@@ -60,6 +62,8 @@ class _Placing:
         self.elsewhere: dict[bytes, list[ExistingWorker]] = {identity: [] for identity in self.processors}
         #: workers on a host that the processor has been moved away from: they stay until others are ready
         self.behind: dict[bytes, list[ExistingWorker]] = {identity: [] for identity in self.processors}
+        #: workers of an older version, which serve while none of the new one is ready
+        self.older: dict[bytes, list[ExistingWorker]] = {identity: [] for identity in self.processors}
 
     def drain_unwanted(self) -> None:
         slots: set[tuple[bytes, int]] = set()
@@ -74,11 +78,30 @@ class _Placing:
             del self.elsewhere[identity][most:]
             arrived = sum(worker.status is WorkerStatus.READY for worker in self.elsewhere[identity])
             self._drain(self.behind[identity][max(0, most - arrived) :])
+            self._relieve(processor, most)
+
+    def _relieve(self, processor: WantedProcessor, most: int) -> None:
+        """Workers of an older version go once one of the new version is ready, and where they are too many."""
+        books = (self.own, self.elsewhere, self.behind)
+        older = self.older[processor.id]
+        kept: list[ExistingWorker] = []
+        if not any(worker.status is WorkerStatus.READY for book in books for worker in book[processor.id]):
+            own = [worker for worker in older if self._for(worker) == processor.id]
+            kept = own + [worker for worker in older if worker not in own][:most]
+        self._drain([worker for worker in older if worker not in kept])
+        self.older[processor.id] = kept
+
+    def _for(self, worker: ExistingWorker) -> bytes | None:
+        node = self.rooms.node(worker.agent)
+        return node.for_processor if node else None
 
     def _keep_or_drain(self, worker: ExistingWorker, slots: set[tuple[bytes, int]]) -> None:
         processor, node = self.processors.get(worker.processor), self.rooms.node(worker.agent)
-        if not (processor and processor.wanted and processor.version == worker.version and node):
+        if not (processor and processor.wanted and node):
             self._drain([worker])
+        elif processor.version != worker.version:
+            serves = worker.status is WorkerStatus.READY and self._belongs(processor, node, worker.slot)
+            self.older[processor.id].append(worker) if serves else self._drain([worker])
         elif node.ending:
             # its agent lets it finish and makes it end: it is counted no more, so that another takes its place
             pass
@@ -119,12 +142,31 @@ class _Placing:
                     if place is None:
                         break
                     self._start(processor, place)
+        for processor, _ in startable:
+            if len(self.planned) < MAX_STARTS:
+                self._make_room(processor)
+
+    def _make_room(self, processor: WantedProcessor) -> None:
+        """Nothing of the new version fits beside the old one: let one worker of that end, an idle one if there is."""
+        ending = any(w.processor == processor.id and w.status is WorkerStatus.DRAINING for w in self.workers)
+        if ending or self._has_any(processor):
+            return
+        older = [worker for worker in self.older[processor.id] if self.rooms.freed_by(worker, processor)]
+        if older:
+            self._drain([min(reversed(older), key=lambda worker: worker.busy)])
 
     def _has_any(self, processor: WantedProcessor) -> bool:
         return bool(self.own[processor.id] or self.elsewhere[processor.id])
 
     def _places(self, processor: WantedProcessor) -> Iterator[Place]:
-        """Where its missing workers may be, one after another."""
+        """Where its missing workers may be, one after another; of a new version just one is tried at first."""
+        if not self.older[processor.id]:
+            yield from self._everywhere(processor)
+        elif not self._has_any(processor):
+            beside = self.rooms.beside(self.older[processor.id], processor)
+            yield from islice(chain(self._everywhere(processor), beside), 1)
+
+    def _everywhere(self, processor: WantedProcessor) -> Iterator[Place]:
         yield from self.rooms.own(processor)
         wanted = self._elsewhere_wanted(processor, self.rooms.own_slots(processor))
         yield from islice(self._places_elsewhere(processor), max(0, wanted - len(self.elsewhere[processor.id])))

@@ -167,7 +167,7 @@ def _bytes(identity: Any) -> bytes | None:
 def _workers(cursor: Cursor, network: str) -> list[ExistingWorker]:
     cursor.execute(
         """SELECT uuid_send(w.id), uuid_send(w.processor_id), uuid_send(w.agent_id), w.cores, w.status, w.version,
-               w.slot, w.devices
+               w.slot, w.devices, w.running IS NOT NULL
            FROM pyfi.worker w JOIN pyfi.processor p ON p.id = w.processor_id JOIN pyfi.network n ON n.id = p.network_id
            WHERE n.name = %s AND w.status NOT IN ('EXITED', 'LOST') ORDER BY w.created, w.id""",
         (network,),
@@ -175,7 +175,7 @@ def _workers(cursor: Cursor, network: str) -> list[ExistingWorker]:
     return [
         ExistingWorker(
             bytes(row[0]), bytes(row[1]), bytes(row[2]), tuple(row[3]), WorkerStatus(row[4]), row[5], row[6],
-            tuple(row[7]),
+            tuple(row[7]), row[8],
         )
         for row in cursor.fetchall()
     ]  # fmt: skip
@@ -213,9 +213,10 @@ def _start(cursor: Cursor, start: Start) -> None:
 def _become(cursor: Cursor, action: Become) -> None:
     cursor.execute(
         """UPDATE pyfi.processor SET status = %s::pyfi.processor_status, observed_generation = generation,
-               reason = CASE WHEN %s IN ('RUNNING', 'STOPPED') THEN NULL ELSE reason END
+               reason = CASE WHEN %s IN ('RUNNING', 'STOPPED') THEN NULL ELSE reason END,
+               retry_at = CASE WHEN %s = 'RUNNING' THEN NULL ELSE retry_at END
            WHERE id = %s::uuid AND status = %s::pyfi.processor_status RETURNING name""",
-        (action.status.value, action.status.value, action.processor.hex(), action.before.value),
+        (action.status.value, action.status.value, action.status.value, action.processor.hex(), action.before.value),
     )
     if row := cursor.fetchone():
         cursor.execute(

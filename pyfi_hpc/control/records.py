@@ -81,7 +81,8 @@ class ServingNode(msgspec.Struct, frozen=True):
 
 
 class ExistingWorker(msgspec.Struct, frozen=True):
-    """A worker row that has not ended. `slot`: which of its agent's; None where that has none."""
+    """A worker row that has not ended. `slot`: which of its agent's; None where that has none. `busy`: it was seen to
+    run a call."""
 
     id: bytes
     processor: bytes
@@ -91,6 +92,7 @@ class ExistingWorker(msgspec.Struct, frozen=True):
     version: str
     slot: int | None = None
     devices: tuple[str, ...] = ()
+    busy: bool = False
 
 
 class Start(msgspec.Struct, frozen=True):

@@ -7,7 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from pyfi_hpc.control.records import ExistingWorker, ServingNode, WantedProcessor
+from pyfi_hpc.control.records import ExistingWorker, ServingNode, Slot, WantedProcessor
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +131,15 @@ class Rooms:
         """How many slots jobs of its own have here."""
         return sum(len(room.node.slots) for room in self._own.get(processor.id, ()))
 
+    def freed_by(self, worker: ExistingWorker, processor: WantedProcessor) -> bool:
+        """Whether the end of `worker` helps to make room for one of `processor`."""
+        node = self._all[worker.agent].node
+        if not node.accepts or node.for_processor == processor.id:
+            return node.accepts
+        slot = Slot(node.cores, node.devices) if worker.slot is None else node.slots[worker.slot]
+        fits = len(slot.cores) >= processor.cpus and len(slot.devices) >= processor.gpus
+        return fits and processor.host in (None, node.host, node.name)
+
     # where the next worker may be: each is asked again and again while others take rooms too
 
     def own(self, processor: WantedProcessor) -> Iterator[Place]:
@@ -151,6 +160,13 @@ class Rooms:
                 heapq.heapreplace(heap, (room.rank(processor), order, room))
             else:
                 yield room.place(processor)
+
+    def beside(self, older: Iterable[ExistingWorker], processor: WantedProcessor) -> Iterator[Place]:
+        """The cores of `older` workers of its own, for one that is to replace them. No slot: its memory is for one."""
+        for worker in older:
+            shareable = worker.slot is None and not processor.gpus and len(worker.cores) >= processor.cpus
+            if shareable and self.freed_by(worker, processor):
+                yield Place(self._all[worker.agent].node, worker.cores[: processor.cpus])
 
     def borrowed(self, processor: WantedProcessor) -> Iterator[Place]:
         """Free slots that are large enough, of jobs whose own processor nobody wants: the cores whole."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from pyfi_hpc.control.records import LIVE, Become, ExistingWorker, WantedProcessor
 from pyfi_hpc.model.status import PROCESSOR_NEXT, ProcessorStatus, Requested, WorkerStatus
@@ -12,9 +12,9 @@ from pyfi_hpc.model.status import PROCESSOR_NEXT, ProcessorStatus, Requested, Wo
 
 def changes(processors: Sequence[WantedProcessor], workers: Iterable[ExistingWorker]) -> list[Become]:
     """Every step from the status that each has to the one that it should have."""
-    live: dict[bytes, list[WorkerStatus]] = {}
+    live: dict[bytes, list[ExistingWorker]] = {}
     for worker in workers:
-        live.setdefault(worker.processor, []).append(worker.status)
+        live.setdefault(worker.processor, []).append(worker)
     steps_of: list[Become] = []
     for processor in processors:
         way = [processor.status, *steps(processor.status, observed(processor, live.get(processor.id, [])))]
@@ -22,13 +22,16 @@ def changes(processors: Sequence[WantedProcessor], workers: Iterable[ExistingWor
     return steps_of
 
 
-def observed(processor: WantedProcessor, workers: Iterable[WorkerStatus]) -> ProcessorStatus:
+def observed(processor: WantedProcessor, workers: Collection[ExistingWorker]) -> ProcessorStatus:
     """The status that a processor has, given what its workers do."""
-    statuses = set(workers)
+    statuses = {worker.status for worker in workers}
     if not processor.wanted:
         if statuses:
             return ProcessorStatus.STOPPING
         return ProcessorStatus.REMOVED if processor.requested is Requested.REMOVED else ProcessorStatus.STOPPED
+    if processor.status in (ProcessorStatus.FAILED, ProcessorStatus.STARTING):
+        # workers of an older version may serve: that is no sign that this one can
+        statuses = {worker.status for worker in workers if worker.version == processor.version}
     if processor.status is ProcessorStatus.FAILED and not (processor.may_start and statuses & LIVE):
         return ProcessorStatus.FAILED
     if WorkerStatus.READY in statuses:

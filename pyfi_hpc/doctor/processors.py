@@ -72,8 +72,9 @@ def judged(processors: Sequence[Seen], start: str) -> Iterator[Finding]:
 
 def _wrong(seen: Seen, start: str) -> Finding | None:
     if seen.status == "FAILED":
-        why = (seen.reason or {}).get("what") or "no reason is on record"
-        return Finding(Mark.BAD, "processor", f"{seen.name} FAILED: {why}", f"pyfi show processor {seen.name}")
+        reason = seen.reason or {}
+        why, cure = reason.get("what") or "no reason is on record", reason.get("try")
+        return Finding(Mark.BAD, "processor", f"{seen.name} FAILED: {why}", cure or f"pyfi show processor {seen.name}")
     if seen.requested != "RUNNING" or seen.live or seen.jobs or seen.settling:
         return None
     why, cure = _without_pilots(seen) if seen.pilots else _unplaced(seen, start)

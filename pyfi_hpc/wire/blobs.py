@@ -81,6 +81,7 @@ def keep(folder: Path, content: Content, quota_bytes: int = 0) -> BlobRef:
 
     Raises:
         Unavailable: E_STORAGE_FULL; nothing of it is visible then.
+        BadInput: E_LIMIT, it is larger than `quota_bytes`; the same.
     """
     final = path_of(folder, content.reference.digest)
     if _renewed(final, content.reference.size):
@@ -178,7 +179,7 @@ def _full_told(folder: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno not in _FULL:
             raise
-        cure = "free space there, or set paths.blobs"
+        cure = f"free space there: df -h {folder}; or name a larger folder: pyfi config set paths.blobs /FOLDER"
         raise Unavailable("E_STORAGE_FULL", "the blob folder is full", at=str(folder), cure=cure) from error
 
 

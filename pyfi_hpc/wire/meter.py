@@ -13,10 +13,15 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from pyfi_hpc.errors import Unavailable
+from pyfi_hpc.errors import BadInput, Unavailable
 
 UNIT_BYTES = 16 * 2**10
-CURE = "raise paths.blobs_gib, or keep outcomes for fewer days: retention.outcomes_days"
+#: What has no room; `pyfi forget` makes none, since files go only with their days.
+CURE = (
+    "more room: pyfi config set paths.blobs_gib GIB; or have old ones go sooner, seven days after that time:"
+    " pyfi config set retention.outcomes_days DAYS"
+)
+NEVER_FITS_CURE = "more room: pyfi config set paths.blobs_gib GIB; or send the path of a file that workers see"
 _NAME = "meter"
 #: Of the threads of a process one at a time looks for room and takes it.
 _turn = threading.Lock()
@@ -34,8 +39,12 @@ def take(folder: Path, size: int, quota_bytes: int) -> None:
     """Count a blob of `size` bytes that is about to be written; the folder is walked through where nobody has counted.
 
     Raises:
-        Unavailable: E_STORAGE_FULL, it has no room in `quota_bytes`; nothing is counted.
+        Unavailable: E_STORAGE_FULL, it has no room in `quota_bytes` now; nothing is counted.
+        BadInput: E_LIMIT, it never has, whatever else goes; nothing is counted.
     """
+    if size > quota_bytes:
+        what = f"this value has {size} bytes, all blobs together have room for {quota_bytes}"
+        raise BadInput("E_LIMIT", what, at=str(folder), cure=NEVER_FITS_CURE)
     with _turn:
         used = _counted(folder)
         if used + size > quota_bytes:

@@ -30,7 +30,8 @@ def refused(error: BaseException) -> ErrorRecord:
     if isinstance(error, PyfiError):
         at = f" at {error.at}" if error.at else ""
         cause = "environment" if error.code in _MENDED_ELSEWHERE else "refused"
-        return ErrorRecord(_name(error), _safe(error.what + at, MESSAGE_CHARS), "", error.code, cause)
+        cure = f": {error.cure}" if error.cure else ""
+        return ErrorRecord(_name(error), _safe(error.what + at + cure, MESSAGE_CHARS), "", error.code, cause)
     if isinstance(error, MemoryError):
         return raised(error)
     return ErrorRecord(_name(error), _message(error), traceback_of(error), "E_INTERNAL", "environment")

@@ -77,6 +77,37 @@ def test_a_build_that_fails_shows_its_log_and_an_update_mends_it(site: Site) -> 
     assert not site.client.network.show("processor", "p")["reason"]
 
 
+def test_a_new_commit_that_cannot_be_imported_leaves_the_workers_of_the_old_one_serving(site: Site) -> None:
+    repository = site.home / "repository"
+    site.processor("work", workers=1)
+    site.agent()
+    assert site.submit("p.work", [(1, str(site.runs))])[0].result(timeout=60) == 2
+    network = site.client.network
+    before = network.show("processor", "p")["commit"]
+    broken = commit_files(
+        repository, {"tasks.py": TASKS + "\n\ndef novel(x):\n    return -x\n\nraise OSError('no lib')\n"}
+    )
+
+    network.update_processor("p", commit=broken)
+    network.add_socket(name="p.novel", queue=site.queue, processor="p", task="novel")
+    novel = site.client.submit("p.novel", 7)
+
+    assert "no lib" in failed(site, "E_IMPORT")["what"]
+    # the old worker has been there all the time
+    assert [future.result(timeout=60) for future in site.submit("p.work", [(2, str(site.runs))])] == [4]
+    rows = "SELECT commit, status::text FROM pyfi.worker WHERE status NOT IN ('EXITED', 'LOST')"
+    assert (before, "READY") in site.rows(rows)
+    assert not novel.done(), "a call of a task that is yet to come waits"
+
+    mended = commit_files(repository, {"tasks.py": TASKS + "\n\ndef novel(x):\n    return -x\n"})
+    network.update_processor("p", commit=mended)
+
+    assert novel.result(timeout=60) == -7
+    eventually(lambda: site.rows(rows) == [(mended, "READY")], timeout=60)
+    eventually(lambda: network.show("processor", "p")["status"] == "RUNNING", timeout=60)
+    site.quiet()
+
+
 def test_a_commit_that_is_gone_is_named_and_an_update_mends_it(site: Site) -> None:
     repository = site.home / "repository"
     url = site.repository

@@ -362,10 +362,10 @@ def test_large_arguments_that_have_no_room_are_calls_that_are_not_accepted(world
             await client.submit_many(socket, some_fit)
         assert raised.value.facts["reason"] == "E_STORAGE_FULL"
         assert raised.value.facts["ids"]
-        with pytest.raises(Unavailable, match="E_NOT_ACCEPTED") as of_map:
+        with pytest.raises(BadInput, match="E_NOT_ACCEPTED") as of_map:
             async for _ in client.map(socket, none_fits, ordered=ordered):
                 pass
-        assert of_map.value.facts["reason"] == "E_STORAGE_FULL"
+        assert of_map.value.facts["reason"] == "E_LIMIT", "that has never room"
 
     run(work)
 
@@ -387,6 +387,27 @@ def test_the_loop_goes_on_while_there_is_no_room_and_nothing_is_refused(world: W
         return turns
 
     assert run(work, 120) > 100
+
+
+@IN_ORDER
+def test_an_input_that_cannot_be_sent_is_named_and_is_the_last_that_is_read(
+    world: World, client: AsyncClient, ordered: bool
+) -> None:
+    socket = world.place.socket("double")
+    world.runner("double")
+
+    async def work() -> None:
+        inputs = iter([1, 2, object(), 4])
+        with pytest.raises(BadInput, match=r"inputs\[2\] args\[0\]") as unsent:
+            [each async for each in client.map(socket, inputs, ordered=ordered)]
+        assert (list(inputs), unsent.value.facts["input"]) == ([4], 2)
+        inputs = iter([1, 2, object(), 4])
+        with pytest.raises(BadInput, match=r"inputs\[2\] args\[0\]") as unsent:
+            await client.submit_many(socket, inputs)
+        assert (list(inputs), unsent.value.facts["input"]) == ([4], 2)
+        assert [await future for future in unsent.value.facts["futures"]] == [2, 4]
+
+    run(work)
 
 
 def test_what_is_not_accepted_is_raised_with_its_ids(world: World) -> None:

@@ -179,6 +179,30 @@ def test_an_input_that_cannot_be_sent_is_told_at_its_place(world: World) -> None
 
 
 @IN_ORDER
+def test_an_input_that_cannot_be_sent_is_the_last_that_is_read(world: World, ordered: bool) -> None:
+    socket, client = world.place.socket("double"), world.client()
+    world.runner("double")
+    inputs = iter([1, 2, object(), 4, 5])
+    with pytest.raises(BadInput, match=r"inputs\[2\] args\[0\]") as unsent:
+        list(client.map(socket, inputs, ordered=ordered))
+    assert list(inputs) == [4, 5]
+    assert unsent.value.facts["input"] == 2
+    going_on = unsent.value.facts["ids"]
+    assert {client.future(each).result(60) for each in going_on} <= {2, 4} and (not ordered or going_on == [])
+
+
+def test_submit_many_says_which_input_cannot_be_sent_and_which_calls_are_accepted(world: World) -> None:
+    socket, client = world.place.socket("double"), world.client()
+    world.runner("double")
+    inputs = iter([901, 902, lambda: 0, 904])
+    with pytest.raises(BadInput, match=r"inputs\[2\] args\[0\].*; the inputs before it are accepted: 2") as unsent:
+        client.submit_many(socket, inputs)
+    assert list(inputs) == [904]
+    assert unsent.value.facts["input"] == 2
+    assert [future.result(60) for future in unsent.value.facts["futures"]] == [1802, 1804]
+
+
+@IN_ORDER
 def test_inputs_that_break_off_do_so_after_the_values_of_those_before(world: World, ordered: bool) -> None:
     socket, client = world.place.socket("double"), world.client()
     world.runner("double")

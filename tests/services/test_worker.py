@@ -429,6 +429,17 @@ def test_results_that_together_take_more_than_all_may_are_no_fault_of_their_call
     assert (error.code, error.cause) == ("E_STORAGE_FULL", "environment")
 
 
+def test_a_result_that_is_larger_than_all_room_for_blobs_is_never_tried_again(start: Start) -> None:
+    worker = start(blob_quota_bytes=INLINE_BYTES + 100)
+    worker.hello()
+
+    error = worker.error("of_size", INLINE_BYTES + 200)
+
+    assert (error.code, error.cause) == ("E_LIMIT", "refused")
+    assert "paths.blobs_gib" in error.message and f"room for {INLINE_BYTES + 100}" in error.message
+    assert worker.one("of_size", INLINE_BYTES).value is not None
+
+
 def test_a_result_that_cannot_be_stored_is_no_fault_of_the_call(worker: Worker, tmp_path: Path) -> None:
     (tmp_path / "blobs").write_text("no folder")
 

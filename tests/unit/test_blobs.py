@@ -306,6 +306,17 @@ def test_all_blobs_together_take_no_more_than_they_may(store: BlobStore) -> None
     put(store, 6)  # it is there already
 
 
+def test_a_blob_that_is_larger_than_all_room_is_refused_for_good(store: BlobStore) -> None:
+    with pytest.raises(BadInput) as caught:
+        put(store, 11)
+
+    error, size = caught.value, 11 * meter.UNIT_BYTES
+    assert error.code == "E_LIMIT" and "paths.blobs_gib" in (error.cure or "")
+    assert f"{size} bytes" in error.what and str(QUOTA) in error.what
+    assert not list(store.folder.rglob("*"))
+    put(store, 10)
+
+
 @pytest.mark.parametrize("counted", [False, True], ids=["the first blobs", "blobs after others"])
 def test_threads_that_store_at_once_take_no_more_than_there_is(store: BlobStore, counted: bool) -> None:
     if counted:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -70,10 +71,10 @@ def one_core_each(count: int) -> list[Slot]:
 
 def worker(
     name: str, processor: str = "p", *, on: str = "n1", core: int = 0, status: WorkerStatus = WorkerStatus.READY,
-    version: str = "v1", slot: int | None = None, devices: tuple[str, ...] = (),
+    version: str = "v1", slot: int | None = None, devices: tuple[str, ...] = (), busy: bool = False,
 ) -> ExistingWorker:  # fmt: skip
     return ExistingWorker(
-        name.encode(), processor.encode(), on.encode(), (core,), status, version, slot=slot, devices=devices
+        name.encode(), processor.encode(), on.encode(), (core,), status, version, slot=slot, devices=devices, busy=busy
     )
 
 
@@ -153,11 +154,67 @@ def test_a_worker_with_two_cpus_has_two_cores_of_its_own() -> None:
     assert [cores for *_, cores in starts(actions)] == [(0, 1), (2, 3)]
 
 
-def test_workers_of_an_older_version_are_replaced() -> None:
-    actions = plan([wanted(workers=1)], [node()], [worker("old", version="v0")])
+def older(name: str, core: int = 0, **more: Any) -> ExistingWorker:
+    return worker(name, core=core, version="v0", **more)
 
-    assert Drain(b"old") in actions
-    assert len(starts(actions)) == 1
+
+def test_workers_of_an_older_version_serve_until_one_of_the_new_version_is_ready() -> None:
+    new, nodes, old = wanted(workers=2), [node(cores=3)], [older("a"), older("b", 1)]
+
+    assert plan([new], nodes, old) == [Start(b"p", b"n1", b"n1", (2,))]
+    for status in (WorkerStatus.PLANNED, WorkerStatus.LAUNCHING):
+        assert plan([new], nodes, [*old, worker("new", core=2, status=status)]) == []
+    ready = plan([new], nodes, [*old, worker("new", core=2)])
+    assert ready == [Drain(b"a"), Drain(b"b")], "its second worker starts where one of them ends"
+
+
+def test_the_first_of_a_new_version_shares_the_cores_of_one_that_it_is_to_replace() -> None:
+    actions = plan([wanted()], [node()], [older("a"), older("b", 1)])
+
+    assert actions == [Start(b"p", b"n1", b"n1", (0,))]
+    assert plan([wanted()], [node()], [older("a"), older("b", 1), worker("new")]) == [Drain(b"a"), Drain(b"b")]
+
+
+def test_where_no_place_can_be_shared_one_old_worker_ends_first_and_no_other() -> None:
+    granted = [pilot(*one_core_each(3))]
+    old = [older(name, core, on="n1/j1", slot=core, busy=name == "c") for core, name in enumerate("abc")]
+
+    assert plan([wanted()], granted, old) == [Drain(b"b")], "c is busy"
+    ending = [old[0], older("b", 1, on="n1/j1", slot=1, status=WorkerStatus.DRAINING), old[2]]
+    assert plan([wanted()], granted, ending) == []
+    assert slots_of(plan([wanted()], granted, [old[0], old[2]])) == [(b"p", b"n1/j1", 1)]
+    gpus = [older("a", devices=("GPU-a",))]
+    assert plan([wanted(gpus=1)], [node(devices=("GPU-a",))], gpus) == [Drain(b"a")]
+
+
+def test_a_new_version_that_cannot_start_leaves_the_old_one_serving() -> None:
+    old = [older("a"), older("b", 1)]
+
+    assert plan([wanted(status=S.FAILED, may_start=False)], [node()], old) == []
+    again = plan([wanted(status=S.FAILED)], [node()], old)
+    assert (len(starts(again)), [action for action in again if isinstance(action, Become)]) == (
+        1,
+        [Become(b"p", S.FAILED, S.STARTING)],
+    )
+    trying = worker("new", status=WorkerStatus.LAUNCHING)
+    assert plan([wanted(status=S.STARTING)], [node()], [*old, trying]) == [], "it is not RUNNING for the old ones"
+
+
+def test_a_new_version_that_fits_nowhere_ends_none_of_the_old_one() -> None:
+    assert plan([wanted(cpus=3, workers=2)], [node()], [older("a"), older("b", 1)]) == []
+    assert plan([wanted(host="n2", workers=2)], [node()], [older("a"), older("b", 1)]) == []
+
+
+def test_going_back_to_the_old_version_takes_its_workers_as_they_are() -> None:
+    back = plan([wanted(status=S.FAILED)], [node()], [worker("a"), worker("b", core=1)])
+
+    assert back == [Become(b"p", S.FAILED, S.STARTING), Become(b"p", S.STARTING, S.RUNNING)]
+
+
+def test_of_an_older_version_only_those_that_serve_stay_and_no_more_than_are_wanted() -> None:
+    on_its_way = older("b", 1, status=WorkerStatus.LAUNCHING)
+    assert Drain(b"b") in plan([wanted()], [node()], [older("a"), on_its_way])
+    assert plan([wanted(workers=1, may_start=False)], [node()], [older("a"), older("b", 1)]) == [Drain(b"b")]
 
 
 def test_a_stopped_processor_is_drained_and_becomes_stopped() -> None:
