@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import sys
+import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -35,13 +37,25 @@ class _Logger:
 
         while _pending:
             _pending.pop(0)()
-        return partial(_said, getattr(structlog.get_logger(*self._name), level))
+        log = structlog.get_logger(*self._name)
+        if level == "exception":
+            return partial(_said, log.error, exc_info=True)
+        return partial(_said, getattr(log, level))
 
 
-def _said(say: Callable[..., object], *what: object, **facts: object) -> None:
+def _said(say: Callable[..., object], *what: object, exc_info: object = None, **facts: object) -> None:
+    if exc_info and (trace := _trace(exc_info)):
+        facts["exception"] = trace
     # a log that cannot be written (no space, closed, no reader) must not end the thread that has something to say
     with suppress(OSError, ValueError):
         say(*what, **facts)
+
+
+def _trace(given: object) -> str:
+    """The traceback as text. Some renderers, structlog's own among them where `rich` is installed, make one of what
+    structlog is given otherwise, and show the local variables of each frame: passwords, and users' data."""
+    error = given if isinstance(given, BaseException) else given[1] if isinstance(given, tuple) else sys.exc_info()[1]
+    return "" if error is None else "".join(traceback.format_exception(error)).rstrip()
 
 
 def logger(*name: str) -> Any:

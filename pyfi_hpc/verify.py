@@ -3,14 +3,15 @@
 Checked: each accepted id has exactly one outcome (I1); each child exists once and carries the value that its parent
 committed (I2); queues, hold rows and leases are empty, dead ones apart (I4, I5); no process of an ended worker is
 left (I6); each blob that is referred to is there and is what its name says (I8). Calls that wait for their time, such
-as delayed ones, are counted, and are no breach: who wants them over as well asks whether the report is `quiet`.
+as delayed ones, are counted, and are no breach; nor are hold rows that wait for theirs while their call, having been
+sent once more without a delay, is decided: they go then. Who wants all that over too asks whether it is `quiet`.
 """
 
 from __future__ import annotations
 
 import datetime
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -35,6 +36,7 @@ class Report:
     """What was found. `problems` are lines for a person; empty when every invariant holds.
 
     `waiting` calls have no outcome because the time at which they are to start is ahead; the last one's is `until`.
+    `early` ones are decided before that time: only their hold rows wait for it.
     """
 
     sent: int = 0
@@ -43,7 +45,17 @@ class Report:
     twice: int = 0
     waiting: int = 0
     until: datetime.datetime | None = None
+    early: int = 0
     problems: list[str] = field(default_factory=list)
+    #: those of the problems that calls are which have not ended yet, and those that such calls may explain
+    under_way: list[str] = field(default_factory=list)
+    explained: list[str] = field(default_factory=list)
+
+    @property
+    def unsettled(self) -> bool:
+        """Whether calls are under way, and nothing is wrong but what these may explain."""
+        known = len(self.under_way) + len(self.explained)
+        return bool(self.under_way) and len(self.problems) == known and not self.twice
 
     @property
     def ok(self) -> bool:
@@ -51,26 +63,34 @@ class Report:
 
     @property
     def quiet(self) -> bool:
-        """Whether it is ok, and no call waits for its time either."""
-        return self.ok and not self.waiting
+        """Whether it is ok, and no call or hold row waits for its time either."""
+        return self.ok and not (self.waiting or self.early)
 
     @property
     def line(self) -> str:
         """The numbers in one line."""
         waiting = f"  waiting {self.waiting:,}" if self.waiting else ""
-        return f"sent {self.sent:,}  done {self.done:,}{waiting}  lost {self.lost:,}  recorded twice {self.twice:,}"
+        lost = f"{'open' if self.unsettled and self.lost else 'lost'} {self.lost:,}"
+        return f"sent {self.sent:,}  done {self.done:,}{waiting}  {lost}  recorded twice {self.twice:,}"
 
     @property
     def lines(self) -> list[str]:
         """Everything, for a person."""
-        waiting = [f"calls that wait for their time: {self.waiting:,}, the last until {self.until}"]
-        return [*self.problems, *(waiting if self.waiting else ()), self.line]
+        waiting = f"calls that wait for their time: {self.waiting:,}, the last until {self.until}"
+        early = f"hold rows of decided calls, which go at their time: {self.early:,}"
+        told = [*([waiting] if self.waiting else ()), *([early] if self.early else ())]
+        return [*self.problems, *told, self.line]
 
-    def found(self, invariant: str, what: str, ids: Iterable[bytes] = ()) -> None:
-        """Note a breach of `invariant`, with the first few ids, in full: some are on no record to find them in."""
+    def found(self, invariant: str, what: str, ids: Iterable[bytes] = (), *, among: Sequence[list[str]] = ()) -> None:
+        """Note a breach of `invariant`, with the first few ids, in full: some are on no record to find them in.
+
+        `among`: lists of ours that its line belongs to as well.
+        """
         known = sorted(ids)
         listed = ", ".join(map(id_text, known[:_SHOWN])) + (" …" if len(known) > _SHOWN else "")
-        self.problems.append(f"{invariant}: {what}{': ' if known else ''}{listed}")
+        line = f"{invariant}: {what}{': ' if known else ''}{listed}"
+        for lines in (self.problems, *among):
+            lines.append(line)
 
 
 def check(
@@ -92,18 +112,18 @@ def check(
     report = Report()
     with connection, connection.cursor() as cursor:
         cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
-        waiting = _waiting(cursor, report)
+        waiting, early = _ahead(cursor, report)
         ours = {identity for whose, identity in waiting if owner in (None, whose)}
         _outcomes(cursor, report, None if accepted is None else set(accepted), owner, ours)
         _expected(cursor, report, known or {})
         _children(cursor, report, {identity for _, identity in waiting})
-        _holds(cursor, report, waiting)
+        _holds(cursor, report, waiting | early)
         _workers(cursor, report, host)
         if blob_dir is not None:
             _blobs(cursor, report, blob_dir)
-        queues = _queue_names(cursor) if broker is not None else []
+        queues = _queue_names(cursor)
     if broker is not None:
-        _queues(broker, report, queues)
+        _queues(broker, report, *queues)
     return report
 
 
@@ -117,15 +137,19 @@ def read_accepted(path: Path) -> set[bytes]:
     return {parse_id(line.strip()) for line in whole.splitlines() if line.strip()}
 
 
-def _waiting(cursor: Cursor, report: Report) -> set[tuple[str, bytes]]:
-    """Owner and id of each call that is not decided and is to start later. A call whose time has come is not one."""
+def _ahead(cursor: Cursor, report: Report) -> tuple[set[tuple[str, bytes]], set[tuple[str, bytes]]]:
+    """Owner and id of each call that is to start later and is not decided; and of each that is. A call whose time has
+    come is neither."""
     cursor.execute(
-        "SELECT owner, uuid_send(id), due FROM pyfi.hold h WHERE state = 'DUE' AND due > now() AND NOT EXISTS"
+        "SELECT owner, uuid_send(id), due, EXISTS"
         f" (SELECT FROM pyfi.outcome o WHERE (o.owner, o.id) = (h.owner, h.id) AND o.status IN {_FINAL})"
+        " FROM pyfi.hold h WHERE state = 'DUE' AND due > now()"
     )
-    found = {(owner, bytes(identity)): due for owner, identity, due in cursor.fetchall()}
-    report.waiting, report.until = len(found), max(found.values(), default=None)
-    return set(found)
+    rows = [((owner, bytes(identity)), due, decided) for owner, identity, due, decided in cursor.fetchall()]
+    waiting = {key: due for key, due, decided in rows if not decided}
+    early = {key for key, _, decided in rows if decided}
+    report.waiting, report.until, report.early = len(waiting), max(waiting.values(), default=None), len(early)
+    return set(waiting), early
 
 
 def _outcomes(
@@ -149,7 +173,7 @@ def _outcomes(
     report.sent, report.lost, report.twice = len(wanted), len(missing), len(twice)
     report.done = report.sent - report.lost - len(later)
     if missing:
-        report.found("I1", f"{len(missing)} accepted ids have no outcome", missing)
+        report.found("I1", f"{len(missing)} accepted ids have no outcome", missing, among=[report.explained])
     if twice:
         report.found("I2", f"{len(twice)} ids have more than one outcome", twice)
 
@@ -177,7 +201,8 @@ def _children(cursor: Cursor, report: Report, waiting: set[bytes]) -> None:
     missing = wanted.keys() - found.keys() - waiting
     wrong = {identity for identity, digest in found.items() if digest and digest != wanted[identity]}
     if missing:
-        report.found("I2", f"{len(missing)} children of committed outcomes have no outcome", missing)
+        what = f"{len(missing)} children of committed outcomes have no outcome"
+        report.found("I2", what, missing, among=[report.explained])
     if wrong:
         report.found("I2", f"{len(wrong)} children carry another value than their parent committed", wrong)
 
@@ -193,15 +218,16 @@ def _expected_children(cursor: Cursor) -> Iterator[tuple[bytes, bytes]]:
             yield child_id(bytes(identity), route.edge), call_digest(route.socket, arguments_sent)
 
 
-def _holds(cursor: Cursor, report: Report, waiting: set[tuple[str, bytes]]) -> None:
+def _holds(cursor: Cursor, report: Report, ahead: set[tuple[str, bytes]]) -> None:
     """I4 and I5 in the database."""
     cursor.execute("SELECT owner, uuid_send(id), state FROM pyfi.hold WHERE state <> 'DEAD'")
     left: dict[str, set[bytes]] = {}
     for owner, identity, state in cursor.fetchall():
-        if (owner, bytes(identity)) not in waiting:
+        if (owner, bytes(identity)) not in ahead:
             left.setdefault(state, set()).add(bytes(identity))
     for state, ids in sorted(left.items()):
-        report.found("I5" if state == "LEASED" else "I4", f"{len(ids)} hold rows are {state}", ids)
+        what = f"{len(ids)} hold rows are {state}"
+        report.found("I5" if state == "LEASED" else "I4", what, ids, among=[report.under_way])
     cursor.execute(
         "SELECT uuid_send(h.id) FROM pyfi.hold h LEFT JOIN pyfi.outcome o USING (owner, id)"
         " WHERE h.state = 'DEAD' AND o.status IS DISTINCT FROM 'DEAD'"
@@ -248,22 +274,24 @@ def _is_whole(folder: Path, digest: bytes) -> bool:
         return False
 
 
-def _queue_names(cursor: Cursor) -> list[str]:
+def _queue_names(cursor: Cursor) -> tuple[list[str], list[str]]:
     cursor.execute(
         "SELECT n.name, q.name, t.task_key, t.generation FROM pyfi.task_queue t JOIN pyfi.queue q ON q.id = t.queue_id"
         " JOIN pyfi.network n ON n.id = q.network_id WHERE t.declared IS NOT NULL"
     )
     names = {topology.task_queue(*row).name for row in cursor.fetchall()}
     cursor.execute("SELECT name FROM pyfi.network")
-    return sorted(names) + [dead_queue(row[0]) for row in cursor.fetchall()]
+    return sorted(names), [dead_queue(row[0]) for row in cursor.fetchall()]
 
 
-def _queues(broker: Broker, report: Report, names: list[str]) -> None:
-    """I4 at the broker."""
-    for name in names:
+def _queues(broker: Broker, report: Report, names: list[str], aside: list[str]) -> None:
+    """I4 at the broker; `aside` are the queues of what was set aside."""
+    for name in names + aside:
         depth = _depth(broker, name)
         if depth:
-            report.found("I4", f"{depth} messages are in queue {name}")
+            what = f"{depth} {'message is' if depth == 1 else 'messages are'} in queue {name}"
+            # what was set aside is under way no more
+            report.found("I4", what, among=() if name in aside else [report.under_way])
 
 
 def _depth(broker: Broker, name: str) -> int:

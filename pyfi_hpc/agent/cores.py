@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-import re
 
+from pyfi_hpc.config import kinds
 from pyfi_hpc.errors import BadInput
 
 
@@ -15,17 +15,8 @@ def cores_for(text: str, mask: set[int] | None = None) -> tuple[int, ...]:
         BadInput: E_RANGE, it is no such list, or names a core that this process may not use.
     """
     usable = os.sched_getaffinity(0) if mask is None else mask
-    if not text.strip():
-        return tuple(sorted(usable))
-    named = {core for part in text.split(",") for core in _range(part.strip(), text)}
-    if missing := named - usable:
-        what = f"this process may not use core {min(missing)}, only {', '.join(map(str, sorted(usable)))}"
-        raise BadInput.of("E_RANGE", "agent.cores", text, what)
-    return tuple(sorted(named))
-
-
-def _range(part: str, text: str) -> range:
-    found = re.fullmatch(r"(\d{1,5})(?:-(\d{1,5}))?", part, re.ASCII)
-    if found is None or (found[2] and int(found[2]) < int(found[1])):
-        raise BadInput.of("E_RANGE", "agent.cores", text, "cores are written as in 0-3,8")
-    return range(int(found[1]), int(found[2] or found[1]) + 1)
+    try:
+        kinds.check_cores(text, usable)
+    except kinds.Unfit as error:
+        raise BadInput.of(error.code, "agent.cores", text, error.what) from None
+    return tuple(sorted(kinds.cores_in(text) or usable))

@@ -22,6 +22,7 @@ from pyfi_hpc.agent.streams import Streams
 from pyfi_hpc.agent.watching import Watching
 from pyfi_hpc.control import reconcile
 from pyfi_hpc.db.record import Cursor
+from pyfi_hpc.envs import requirements
 from pyfi_hpc.errors import BadInput, PyfiError, shown
 from pyfi_hpc.gpu.visible import worker_environment
 from pyfi_hpc.logs import logger
@@ -155,11 +156,12 @@ class Crew:
             self._watch(hand.process)
 
     def _cannot_start(self, hand: Hand, error: PyfiError | None) -> None:
-        reason = {"code": error.code, "what": error.what, "at": error.at, **_log_of(error)} if error else {}
         if hand.draining:
             # another version is wanted by now: of that this says nothing
             self._buried(hand, "not wanted any more")
             return
+        reason = {"code": error.code, "what": error.what, "at": error.at, "try": error.cure} if error else {}
+        reason |= _log_of(error) if error else {}
         log.warning("a worker cannot start", processor=self._name(hand), **{k: v for k, v in reason.items() if v})
         self._buried(hand, f"cannot start: {error.what if error else 'no environment'}", failed=json.dumps(reason))
 
@@ -252,8 +254,9 @@ class Crew:
     def _hello(self, hand: Hand, process: WorkerProcess, hello: Hello) -> None:
         if hello.error is not None:
             process.kill(Cause.ENVIRONMENT)
-            told = BadInput(hello.error.code, hello.error.message, at=f"processor {self._name(hand)}",
-                            log=hello.error.traceback)  # fmt: skip
+            name = self._name(hand)
+            told = BadInput(hello.error.code, hello.error.message, at=f"processor {name}",
+                            cure=requirements.cure(name, hello.error.message), log=hello.error.traceback)  # fmt: skip
             self._forget(process)
             process.reap()
             process.close()

@@ -236,6 +236,7 @@ class Service:
         self._note_long_calls(now)
         self._watch_time_limit(now)
         self._follow_health()
+        self._committer.look(now)
         self._intake.step()
         self._housekeeping.turn(now)
 

@@ -6,6 +6,7 @@ does, and all share one lock, held for no longer than it takes to set a few fiel
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import CancelledError, InvalidStateError
@@ -25,6 +26,8 @@ class _State(Enum):
 
 _PENDING, _RUNNING, _CANCELLED, _DONE = _State
 _lock = threading.Lock()
+# held for moments only, and by nobody where a process forks: the child would wait for its holder for ever
+os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
 
 
 class Confirm:

@@ -117,7 +117,7 @@ def processor(platform: Platform, name: str, gitrepo: str, **shape: Any) -> None
 @click.option(
     "--ordering",
     type=Choice(Ordering, "ORDERING"),
-    help="fifo: calls run one at a time, in the order in which they were accepted; needs a time limit.",
+    help="fifo: calls run one at a time, in the order in which they were accepted; on RabbitMQ with a time limit.",
 )
 @pass_platform
 def socket(platform: Platform, name: str, procname: str | None, procid: uuid.UUID | None, **values: Any) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -15,7 +16,7 @@ from pyfi_hpc.cli.output import say
 from pyfi_hpc.cli.params import Choice, Id, Moment, Seconds
 from pyfi_hpc.cli.shared import together
 from pyfi_hpc.cli.values import arguments, as_json, as_text, keywords
-from pyfi_hpc.errors import BadInput, TaskError, WaitTimeout
+from pyfi_hpc.errors import BadInput, TaskError, Unavailable, WaitTimeout
 from pyfi_hpc.model.priority import Priority
 
 if TYPE_CHECKING:
@@ -43,6 +44,8 @@ def _run(
     **how: Any,
 ) -> None:
     """Submit, wait, print; `how` are the arguments of `submit` that are no argument of the task's."""
+    from pyfi_hpc.cli.waiting import made_by, value_of
+
     platform.as_json, platform.patience = form == "json", timeout
     if queue is not None:
         args = args if socket is None else (socket, *args)
@@ -54,24 +57,41 @@ def _run(
             raise BadInput.of("E_USAGE", "--kw", name, "an argument of this name is given by its position")
     limit = platform.settings.client.timeout_seconds if timeout is None else timeout
     if queue is not None:
-        sent = _broadcast(platform, queue, key or "", values, named, timeout=run_limit, **how)
+        with _repeatable():
+            sent = _broadcast(platform, queue, key or "", values, named, timeout=run_limit, **how)
         _print_ids(sent.values(), form) if no_wait else _print_all(platform, sent, limit, quiet, form)
         return
     assert socket is not None
-    future = platform.client.submit(socket, *values, timeout=run_limit, **how, **named)
+    from pyfi_hpc.client.client import raise_refused
+
+    with _repeatable():
+        # not `submit`: named arguments are the task's alone here
+        future, stream = platform.client.begin(socket, tuple(values), named, timeout=run_limit, **how)
+        raise_refused(stream)
     if no_wait:
         _print_ids([future], form)
         return
     if items:
         _print_items(future, limit, form)
         return
-    value = _value(platform, future, limit, verbose, quiet)
+    value = value_of(future, limit, platform.client, quiet=quiet, verbose=verbose)
     if form == "json":
         click.echo(render.as_json([{"id": future.id, "status": "SUCCEEDED", "value": as_json(value)}]))
     else:
         say(as_text(value))
     if verbose:
-        click.echo(f"{future.id} {_made_by(platform, future.identity)}", err=True)
+        click.echo(f"{future.id} {made_by(platform.client, future.identity)}", err=True)
+
+
+@contextmanager
+def _repeatable() -> Iterator[None]:
+    """What was not accepted, or may not have been, says with which id it can be typed again."""
+    try:
+        yield
+    except Unavailable as error:
+        if ident := error.facts.get("id"):
+            error.cure = f"the same command with --id {ident}: however often, it has one outcome"
+        raise
 
 
 def _print_ids(futures: Iterable[Future], form: str) -> None:
@@ -129,27 +149,8 @@ def _print_items(future: Future, limit: float | None, form: str) -> None:
             # ours, not the task's
             raise
         except Exception as error:
-            raise told(error, future) from error
-
-
-def _value(platform: Platform, future: Future, limit: float | None, verbose: bool, quiet: bool) -> Any:
-    from pyfi_hpc.cli.waiting import remote_traceback, value_of
-
-    try:
-        return value_of(future, limit, platform.client, quiet=quiet)
-    except TaskError as error:
-        if verbose and (text := remote_traceback(error)):
-            say(text, err=True)
-        raise
-
-
-def _made_by(platform: Platform, identity: bytes) -> str:
-    from pyfi_hpc.client import rows
-
-    session = platform.client.session
-    owner = session.owner
-    found = session.link.run(lambda cursor: rows.provenance(cursor, owner, identity))
-    return found.line() if found else ""
+            known = told(error, future)
+            raise known from known.__cause__
 
 
 _options = together(
@@ -158,7 +159,7 @@ _options = together(
     click.option("--kw", multiple=True, metavar="NAME=JSON", help="An argument by its name; may be repeated."),
     click.option("--queue", metavar="QUEUE", help="Call every task bound to this queue; all words are arguments then."),
     click.option("--key", metavar="KEY", help="With --queue, of a topic queue: only those whose binding it fits."),
-    click.option("--id", type=Id(), help="An id of your own: repeating the call with it runs nothing twice."),
+    click.option("--id", type=Id(), help="An id of your own: repeating the call with it makes no second outcome."),
     click.option("--priority", type=Choice(Priority, "PRIORITY"), default="normal", show_default=True,
                  help="While all wait, 8 high calls and 2 normal ones run for each low one."),
     click.option("--timeout", type=Seconds(), help="Stop waiting after this long; the work goes on (exit code 4)."),

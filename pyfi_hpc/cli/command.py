@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import re
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,6 +15,7 @@ from pyfi_hpc.model.names import nearest
 
 #: -h means host in the original's commands, so help is only --help
 HELP = {"help_option_names": ["--help"], "max_content_width": 100}
+_NEGATIVE = re.compile(r"-\.?[0-9]")
 
 
 class Command(click.Command):
@@ -23,6 +26,15 @@ class Command(click.Command):
         super().__init__(*args, **kwargs)
         self.examples = tuple(examples)
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        given = list(args)
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            if not _NEGATIVE.match(error.option_name):
+                raise
+            raise _negative(ctx, given, error.option_name) from error
+
     def format_help_text(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         super().format_help_text(ctx, formatter)
         if self.examples:
@@ -31,10 +43,22 @@ class Command(click.Command):
                     formatter.write(f"{'':{formatter.current_indent}}{example}\n")
 
 
+def _negative(ctx: click.Context, args: list[str], option: str) -> BadInput:
+    """Refuse a negative number that was taken for an option, with the line that says it is none."""
+    at = next((place for place, word in enumerate(args) if word.startswith(option)), 0)
+    before, after = args[:at], args[at:]
+    cure = shown(f"{ctx.command_path} {shlex.join([*before, '--', *after])}", 200)
+    if any(word.startswith("-") and not _NEGATIVE.match(word) for word in after):
+        cure = f"{ctx.command_path} OPTIONS… -- {after[0]}: options first, then -- and all that is no option"
+    what = f"{shown(after[0])} is read as an option"
+    return BadInput("E_USAGE", what, at=ctx.command_path, cure=cure, field="option", value=option)
+
+
 class Group(click.Group):
     """A group that knows its commands by name and first line, and imports one when it is used.
 
-    `lazy` maps a name to ("module:attribute", first line of its help); `aliases` an old or plural name to a name.
+    `lazy` maps a name to ("module:attribute", first line of its help); `aliases` an old or plural name to a name;
+    `meant` a word that people try, and that is no command, to the commands that do it.
     """
 
     command_class = Command
@@ -44,6 +68,7 @@ class Group(click.Group):
         *args: Any,
         lazy: Mapping[str, tuple[str, str]] | None = None,
         aliases: Mapping[str, str] | None = None,
+        meant: Mapping[str, str] | None = None,
         **kwargs: Any,
     ) -> None:
         kwargs.setdefault("context_settings", HELP)
@@ -52,6 +77,7 @@ class Group(click.Group):
         super().__init__(*args, **kwargs)
         self.lazy = dict(lazy or {})
         self.aliases = dict(aliases or {})
+        self.meant = dict(meant or {})
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return sorted({*self.lazy, *self.commands})
@@ -94,6 +120,6 @@ class Group(click.Group):
 
     def _unknown(self, ctx: click.Context, name: str) -> BadInput:
         near = nearest(name, [*self.list_commands(ctx), *self.aliases])
-        cure = f"{ctx.command_path} {near}" if near else f"{ctx.command_path} --help"
+        cure = self.meant.get(name) or f"{ctx.command_path} {near or '--help'}"
         what = f"no command {shown(name)!r}"
         return BadInput("E_USAGE", what, at=f"{ctx.command_path} {shown(name)}", cure=cure, field="command", value=name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import click
@@ -12,13 +13,22 @@ from pyfi_hpc.cli.context import Platform, pass_platform
 from pyfi_hpc.cli.output import Output, output_options
 from pyfi_hpc.config import Settings, set_value, user_file
 from pyfi_hpc.config.sections import KEYS
+from pyfi_hpc.errors import PyfiError
 from pyfi_hpc.model.names import checked_choice
 
 #: What the wizard asks for; everything else has a default that fits most.
 ASKED = ("database.uri", "broker.uri", "git.allow", "slurm.partition", "slurm.account")
 
 
-@click.group(cls=Group)
+#: Words that people try here.
+_MEANT = {
+    "get": "pyfi config show NAME",
+    "ls": "pyfi config show",
+    "unset": "take its line out of the file that pyfi config show NAME --origin names",
+}
+
+
+@click.group(cls=Group, meant=_MEANT)
 def config() -> None:
     """See, check and store settings."""
 
@@ -71,13 +81,35 @@ def check(platform: Platform) -> None:
 @pass_platform
 def set_command(platform: Platform, name: str, value: str, file: Path | None) -> None:
     """Store one setting in your own file, which only you can read; `-` reads the value from stdin."""
-    store(file or platform.ini or user_file(), name, sys.stdin.read() if value == "-" else value)
+    before = _settings(platform)
+    text = sys.stdin.read() if value == "-" else value
+    store(file or platform.ini or user_file(), name, text, alone=before is not None and before.embedded)
+    if before is not None and _served(before, name):
+        click.echo(
+            "the local service that runs read its settings at its start; for this one: pyfi local stop", err=True
+        )
 
 
-def store(path: Path, name: str, value: str) -> None:
+def _settings(platform: Platform) -> Settings | None:
+    """What is set so far; None where that cannot be read, which may be what is being mended."""
+    with suppress(PyfiError):
+        return platform.settings
+    return None
+
+
+def _served(settings: Settings, name: str) -> bool:
+    """Whether the setting is one that a service which runs here has read."""
+    from pyfi_hpc.local.record import Records
+
+    if not settings.embedded or name.partition(".")[0] in ("client", "database"):
+        return False
+    return Records(settings.state_dir).running() is not None
+
+
+def store(path: Path, name: str, value: str, *, alone: bool = False) -> None:
     """Store the setting and say where."""
     section, _, key = name.partition(".")
-    set_value(path, section, key, value)
+    set_value(path, section, key, value, alone=alone)
     click.echo(f"{name} is stored in {path}", err=True)
 
 

@@ -26,7 +26,7 @@ def _chosen(platform: Platform, ids: tuple[str, ...], everything: bool) -> list[
 @output_options
 @pass_platform
 def ls(platform: Platform, out: Output) -> None:
-    """List dead invocations, with why they died."""
+    """List dead invocations, newest first, with why they died."""
     out.rows(platform.client.operations.dead(), ["id", "socket", "cause", "attempts", "since", "error"], ["returns"])
 
 

@@ -21,7 +21,8 @@ from pyfi_hpc.cli.shared import yes_option
 def forget(platform: Platform, ids: tuple[str, ...], yes: bool, out: Output) -> None:
     """Clear the values of invocations for good; their ids stay used.
 
-    A large value's file is removed later, once nothing else refers to it.
+    A large value's file goes later: once nothing refers to it, and no sooner than retention.outcomes_days and 7 days
+    after it was written.
     """
     confirm(f"clear the values of {len(ids)} invocations for good", yes)
     out.rows(platform.client.forget(*ids), ["id", "forgotten", "status"])

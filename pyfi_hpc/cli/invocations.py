@@ -30,10 +30,13 @@ LOOK_SECONDS = 1.0
 )
 @click.argument("ids", nargs=-1, required=True)
 @click.option("--timeout", type=Seconds(), help="Stop waiting after this long; the work goes on (exit code 4).")
+@click.option("-v", "--verbose", is_flag=True, help="Say who made each value; show the traceback of each task.")
 @click.option("-q", "--quiet", is_flag=True, help="Say nothing while waiting.")
 @output_options
 @pass_platform
-def wait(platform: Platform, ids: tuple[str, ...], timeout: float | None, quiet: bool, out: Output) -> None:
+def wait(
+    platform: Platform, ids: tuple[str, ...], timeout: float | None, verbose: bool, quiet: bool, out: Output
+) -> None:
     """Wait for invocations and print their values, each on its line; exit code 1 if one has none."""
     platform.patience = timeout
     limit = platform.settings.client.timeout_seconds if timeout is None else timeout
@@ -42,7 +45,7 @@ def wait(platform: Platform, ids: tuple[str, ...], timeout: float | None, quiet:
     rows, first = [], None
     for future in futures:
         left = None if until is None else max(0.0, until - time.monotonic())
-        row, error = _waited(platform, future, left, quiet)
+        row, error = _waited(platform, future, left, verbose, quiet)
         rows.append(row)
         first = first or error
         if out.form == "table" and error is None:
@@ -54,12 +57,14 @@ def wait(platform: Platform, ids: tuple[str, ...], timeout: float | None, quiet:
 
 
 def _waited(
-    platform: Platform, future: Future, timeout: float | None, quiet: bool
+    platform: Platform, future: Future, timeout: float | None, verbose: bool, quiet: bool
 ) -> tuple[dict[str, Any], PyfiError | None]:
-    from pyfi_hpc.cli.waiting import value_of
+    from pyfi_hpc.cli.waiting import made_by, value_of
 
     try:
-        value = value_of(future, timeout, platform.client, quiet=quiet)
+        value = value_of(future, timeout, platform.client, quiet=quiet, verbose=verbose)
+        if verbose:
+            click.echo(f"{future.id} {made_by(platform.client, future.identity)}", err=True)
         return {"id": future.id, "status": "SUCCEEDED", "value": as_json(value), "error": None}, None
     except PyfiError as error:
         status = "QUEUED" if isinstance(error, WaitTimeout) else future.status
@@ -141,7 +146,7 @@ def _call_logs(platform: Platform, ident: str, follow: bool, out: Output) -> Non
         return out.rows(platform.client.operations.attempts(ident), columns)
     text = platform.client.operations.logs(ident)
     if not text:
-        click.echo("nothing was printed by any attempt that has ended", err=True)
+        click.echo(f"nothing was printed by any attempt that has ended · pyfi ps {ident}", err=True)
     return say(text, nl=False)
 
 

@@ -63,6 +63,17 @@ COMMANDS = {
     "whoami": ("pyfi_hpc.cli.whoami:whoami", "Show who you are to the database, and which services are meant."),
 }
 
+#: Words that people try here.
+MEANT = {
+    "status": "pyfi local status, pyfi ps (the workers), or pyfi ps ID (one call)",
+    "start": "pyfi local start, or pyfi proc start NAME",
+    "stop": "pyfi local stop, or pyfi proc stop NAME",
+    "run": "pyfi call SOCKET ARGS",
+    "result": "pyfi wait ID",
+    "version": "pyfi --version",
+    "help": "pyfi --help",
+}
+
 
 class Root(Group):
     """The command `pyfi` itself."""
@@ -75,7 +86,7 @@ class Root(Group):
             formatter.write_dl([(str(code), meaning) for code, meaning in EXIT_CODES.items()])
 
 
-@click.group(cls=Root, lazy=COMMANDS)
+@click.group(cls=Root, lazy=COMMANDS, meant=MEANT)
 @click.option("--debug", is_flag=True, help="Show tracebacks.")
 @click.option("-d", "--db", metavar="URI", help="Database to use, as postgresql://USER@HOST/DATABASE.")
 @click.option("-i", "--ini", type=click.Path(path_type=Path), help="Settings file to read last.")

@@ -42,8 +42,14 @@ def known_error(error: BaseException) -> PyfiError:
         return _usage(error)
     if isinstance(error, click.ClickException):
         return BadInput("E_USAGE", error.format_message())
-    what = f"{type(error).__name__}: {shown(str(error), 200)}"
-    return Fault("E_INTERNAL", what, at=_place(error), cure=f"pyfi --debug {' '.join(map(shown, sys.argv[1:]))}")
+    from pyfi_hpc.config.kinds import masked
+
+    said = " ".join(str(error).split())
+    again = [masked(word) for word in sys.argv[1:] if word != "--debug"]
+    what = f"{type(error).__name__}: {shown(said, 200)}"
+    # once it has been asked for, the traceback stands above
+    cure = None if len(again) < len(sys.argv) - 1 else f"pyfi --debug {' '.join(map(shown, again))}"
+    return Fault("E_INTERNAL", what, at=_place(error), cure=cure)
 
 
 def _place(error: BaseException) -> str | None:

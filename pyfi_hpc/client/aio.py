@@ -13,28 +13,26 @@ import uuid
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterable, Mapping
 from functools import partial
 from types import TracebackType
-from typing import Any, Self, TypeAlias, TypeVar
+from typing import Any, Self, TypeVar
 
 from pyfi_hpc.brokers.base import Broker
-from pyfi_hpc.client import awaiting, broadcast
+from pyfi_hpc.client import awaiting, broadcast, times
 from pyfi_hpc.client.aiomapping import AsyncMap, Inputs
 from pyfi_hpc.client.broadcast import Broadcast
-from pyfi_hpc.client.client import Client, arguments, raise_refused
+from pyfi_hpc.client.client import Client, Which, arguments, raise_refused
 from pyfi_hpc.client.futures import Future
 from pyfi_hpc.client.items import late
 from pyfi_hpc.client.loopstream import LoopStream, heavy
 from pyfi_hpc.client.mapping import Outcomes, check_most
-from pyfi_hpc.client.tickets import not_accepted
+from pyfi_hpc.client.tickets import not_accepted, unsent_after
 from pyfi_hpc.config import Settings
-from pyfi_hpc.errors import WaitTimeout
+from pyfi_hpc.errors import PyfiError, WaitTimeout
 from pyfi_hpc.model.priority import Priority
 from pyfi_hpc.wire.ids import item_id
 
 T = TypeVar("T")
 
 _END = object()
-#: A call is named by its future or its id.
-Which: TypeAlias = "Future | str | uuid.UUID"
 
 
 class AsyncClient:
@@ -101,7 +99,7 @@ class AsyncClient:
         Where the task that awaits is cancelled, the call may have been accepted: with an `id` it can be asked for.
         """
         how = {"id": id, "timeout": timeout, "deadline": deadline, "delay": delay, "at": at, "priority": priority}
-        return await self._submit(socket, args, kwargs, how)
+        return await self._submit(socket, args, kwargs, {**how, "options": how})
 
     async def _submit(
         self, socket: str, args: tuple[object, ...], kwargs: Mapping[str, object], how: Mapping[str, Any]
@@ -119,8 +117,17 @@ class AsyncClient:
         return future
 
     async def call(self, socket: str, *args: object, timeout: float | None = None, **kwargs: object) -> Any:
-        """The value of one call, waited for `timeout` seconds at most. Raises what `submit` and `result` do."""
-        return await self.result(await self._submit(socket, args, kwargs, {}), timeout)
+        """The value of one call, waited for `timeout` seconds at most. Raises what `submit` and `result` do. See
+        `Client.call`."""
+        left = times.countdown(timeout)
+        how = {"patience": timeout, "options": {"timeout": timeout}}
+        future = await self._submit(socket, args, kwargs, how)
+        try:
+            return await self.result(future, left())
+        except WaitTimeout:
+            if not future.done():
+                raise future.late(timeout) from None
+            raise
 
     async def result(self, future: Future, timeout: float | None = None, *, cancel: bool = False) -> Any:
         """The future's value, waited for `timeout` seconds at most.
@@ -175,7 +182,11 @@ class AsyncClient:
         futures: list[Future] = []
         try:
             async for (given,) in Inputs(inputs):
-                futures.append(await stream.send(arguments(given)))
+                try:
+                    futures.append(await stream.send(arguments(given)))
+                except PyfiError as error:
+                    unsent_after(error, futures)
+                    raise
                 if stream.ticket.refused:
                     break
         except Exception:
@@ -204,7 +215,7 @@ class AsyncClient:
         """
         check_most(max_in_flight)
         outcomes = Outcomes(timeout, return_exceptions=return_exceptions)
-        opened = partial(LoopStream.opened, self._client.session, socket, priority)
+        opened = partial(LoopStream.opened, self._client.session, socket, priority, outcomes.until)
         run = AsyncMap(opened, Inputs(*iterables), max_in_flight, outcomes)
         return run.in_order() if ordered else run.as_they_come()
 
@@ -280,15 +291,11 @@ class AsyncClient:
 
         See `Client.cancel`.
         """
-        return await asyncio.to_thread(self._client.cancel, *map(_id, which), tree=tree)
+        return await asyncio.to_thread(self._client.cancel, *which, tree=tree)
 
     async def forget(self, *which: Which) -> list[dict[str, Any]]:
         """Clear the values of these for good. See `Client.forget`."""
-        return await asyncio.to_thread(self._client.forget, *map(_id, which))
+        return await asyncio.to_thread(self._client.forget, *which)
 
     def __repr__(self) -> str:
         return repr(self._client).replace("<Client", "<AsyncClient", 1)
-
-
-def _id(which: Which) -> str:
-    return which.id if isinstance(which, Future) else str(which)

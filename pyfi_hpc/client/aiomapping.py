@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 from pyfi_hpc.client import awaiting
 from pyfi_hpc.client.loopstream import LoopStream
 from pyfi_hpc.client.mapping import Entry, Outcomes
+from pyfi_hpc.client.tickets import unsent
 from pyfi_hpc.errors import PyfiError
 
 
@@ -45,6 +47,7 @@ class AsyncMap:
         self._opened, self._inputs, self._most, self._outcomes = opened, inputs, most, outcomes
         self._more = True
         self._broken: Exception | None = None
+        self._numbers = itertools.count()
 
     async def in_order(self) -> AsyncGenerator[Any, None]:
         """Values in the order of the inputs."""
@@ -78,13 +81,17 @@ class AsyncMap:
             stream.stream.let_go(flying)
 
     async def _sent(self, stream: LoopStream, flying: int) -> list[Entry]:
-        """Send calls until enough are in flight, the inputs are at their end, or calls are being refused."""
-        self._more = self._more and not stream.ticket.refused
+        """Send calls until enough are in flight, the inputs are at their end, or calls are being refused; once the time
+        is over only to see whether there is another, where no other call is waited for."""
         sent: list[Entry] = []
-        while self._more and flying + len(sent) < self._most:
+        while self._wants(stream, flying + len(sent)):
             sent += await self._read(stream)
         await stream.flush()
         return sent
+
+    def _wants(self, stream: LoopStream, flying: int) -> bool:
+        self._more = self._more and not stream.ticket.refused
+        return self._more and flying < self._most and not (flying and self._outcomes.over)
 
     async def _read(self, stream: LoopStream) -> list[Entry]:
         """What the next input becomes; nothing where there is none."""
@@ -96,14 +103,17 @@ class AsyncMap:
         except Exception as error:  # raised once all that was read before it has been told
             self._more, self._broken = False, error
             return []
+        number = next(self._numbers)
         try:
             return [await stream.send(args)]
         except PyfiError as error:
-            return [error]
+            # what comes after an error that ends the map is never told
+            self._more = not self._outcomes.ends_at_error
+            return [unsent(error, number)]
 
     async def _value(self, stream: LoopStream, entry: Entry, flying: Iterable[Entry]) -> Any:
         if isinstance(entry, Exception):
-            return self._outcomes.failed(entry)
+            return self._outcomes.unsent(entry, flying)
         try:
             async with asyncio.timeout(self._outcomes.left):
                 await awaiting.done(entry)
@@ -113,9 +123,18 @@ class AsyncMap:
             return await awaiting.value(entry)
         except Exception as error:
             if isinstance(entry.answer, PyfiError):
-                await awaiting.settled(stream.ticket)
+                await self._settled(stream, flying)
                 stream.stream.check()
             return self._outcomes.failed(error, entry)
+
+    async def _settled(self, stream: LoopStream, flying: Iterable[Entry]) -> None:
+        if stream.ticket.wait(0):
+            return
+        try:
+            async with asyncio.timeout(self._outcomes.left):
+                await awaiting.settled(stream.ticket)
+        except TimeoutError:
+            raise self._outcomes.late(flying) from None
 
     def _end(self) -> None:
         if self._broken is not None:

@@ -9,6 +9,7 @@ An object that is there already is taken as it is; what is asked of it otherwise
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
@@ -41,6 +42,14 @@ def client() -> Client:
         if _client is None:
             _client = Client()
         return _client
+
+
+def _in_child() -> None:
+    global _lock
+    _lock = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_in_child)
 
 
 def network() -> Network:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 import weakref
 from collections import deque
@@ -110,6 +111,16 @@ def _at_hand(future: Future) -> bool:
 def _senders() -> ThreadPoolExecutor:
     # not the loop's own pool: where there is no room in a queue these wait for long, and others must not wait for them
     return ThreadPoolExecutor(8, thread_name_prefix="pyfi-aio")
+
+
+def _in_child() -> None:
+    global _lock
+    _lock = threading.Lock()
+    # its threads are those of the process that has forked
+    _senders.cache_clear()
+
+
+os.register_at_fork(after_in_child=_in_child)
 
 
 async def elsewhere(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:

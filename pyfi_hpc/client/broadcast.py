@@ -30,7 +30,7 @@ class Broadcast(Mapping[str, "Future"]):
 
     @property
     def id(self) -> str:
-        """The message's id; sent again with it, nothing runs twice. No call has it."""
+        """The message's id; sent again with it, each call still has one outcome. No call has it."""
         return id_text(self.identity)
 
     def __getitem__(self, socket: str) -> Future:
@@ -106,9 +106,9 @@ def begin(
         name: stream.made(args, kwargs, id=child_id(identity, bound[name].encode()), **limits)
         for name, stream in streams.items()
     }
-    for name, stream in streams.items():
-        if not decided(futures[name]):
-            stream.flush()
+    # looked up before the first is sent as well: an id that is another message's is so for all of them
+    for stream in [stream for name, stream in streams.items() if not decided(futures[name])]:
+        stream.flush()
     return Broadcast(identity, futures), list(streams.values())
 
 
@@ -121,7 +121,7 @@ def accepted(sent: Broadcast, streams: Iterable[Stream]) -> Broadcast:
     if refused := [each for stream in streams for each in stream.refused()]:
         error = not_accepted(refused, list(sent.values()))
         error.facts["id"] = sent.id
-        error.cure = f"send it again with id={sent.id}: those that were accepted do not run twice"
+        error.cure = f"send it again with id={sent.id}: each call has one outcome, however often"
         raise error
     return sent
 

@@ -141,6 +141,8 @@ class Future(concurrent.futures.Future[Any]):
     @property
     def _waiters(self) -> list[Any]:  # type: ignore[override]
         if self._latches is None:
+            if not self.done() and (closed := self._home.closed_error()) is not None:
+                raise closed  # nobody would ever ring
             self._latches = []
         return self._latches
 
@@ -273,7 +275,13 @@ class Future(concurrent.futures.Future[Any]):
         return self._home.logs(self)
 
     def retry(self) -> Future:
-        """Requeue a dead invocation with a new budget; a new future of the same id."""
+        """Requeue a dead invocation with a new budget; a new future of the same id, which is to be waited for.
+
+        This one stays as it ended: DEAD.
+
+        Raises:
+            BadInput: E_NOT_FOUND, it is not dead.
+        """
         return self._home.retry(self)
 
     # how it gets done

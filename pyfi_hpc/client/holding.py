@@ -6,13 +6,12 @@ import msgspec
 
 from pyfi_hpc.client.futures import Future
 from pyfi_hpc.client.session import Session
+from pyfi_hpc.client.waiter import id_conflict
 from pyfi_hpc.db import record
 from pyfi_hpc.db.record import Cursor, NewHold
 from pyfi_hpc.db.topology import SocketInfo
-from pyfi_hpc.errors import BadInput
 from pyfi_hpc.model.status import HoldState
-from pyfi_hpc.wire import messages
-from pyfi_hpc.wire.ids import id_text, new_id
+from pyfi_hpc.wire.ids import new_id
 from pyfi_hpc.wire.messages import WIRE_VERSION, Call, Message
 
 #: Agents look up a call of a serial above 1 before they run it, and remove its hold row after.
@@ -50,8 +49,6 @@ def _put(cursor: Cursor, new: NewHold) -> None:
     if record.add_hold(cursor, new):
         return
     (call,) = new.message.calls
-    payload = record.held_payload(cursor, (new.message.owner, call.id))
     # gone meanwhile: it is decided, by that very call or another, and its future will tell
-    if payload is not None and messages.decode_message(payload).calls[0].digest != call.digest:
-        what = "the id was already used for another call"
-        raise BadInput.of("E_ID_CONFLICT", "id", id_text(call.id), what, cure="let the client choose the id")
+    if record.held_digest(cursor, (new.message.owner, call.id)) not in (None, call.digest):
+        raise id_conflict(call.id)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
 import psycopg2
@@ -16,6 +17,25 @@ from pyfi_hpc.db.record import Cursor
 from pyfi_hpc.errors import BadInput, DatabaseUnavailable, PyfiError
 
 T = TypeVar("T")
+
+_hurry = threading.local()
+
+
+@contextmanager
+def within(seconds: float) -> Iterator[None]:
+    """What this thread asks of a database here is tried for no longer than so many seconds together."""
+    before: float = getattr(_hurry, "until", math.inf)
+    _hurry.until = min(before, time.monotonic() + seconds)
+    try:
+        yield
+    finally:
+        _hurry.until = before
+
+
+def _in_time(patience: float) -> float:
+    until: float = getattr(_hurry, "until", math.inf)
+    return min(patience, max(0.0, until - time.monotonic()))
+
 
 _FIRST_DELAY, _LONGEST_DELAY = 0.05, 1.0
 #: Silence for longer makes people wonder.
@@ -45,7 +65,7 @@ class Link:
             DatabaseUnavailable: E_DB_UNAVAILABLE, the database stayed away for `patience` seconds.
             BadInput: E_USAGE it is closed, E_SCHEMA there is no schema of ours, E_DENIED, or what a guard refuses.
         """
-        limit = self._patience if patience is None else patience
+        limit = _in_time(self._patience if patience is None else patience)
         notice = self._notice(limit)
         try:
             return self._tried(work, limit)

@@ -24,7 +24,7 @@ RUNS = """w.status NOT IN ('EXITED', 'LOST')
 DEAD = """
     SELECT h.id, s.name AS socket, o.error, h.used AS attempts, h.returns, o.committed AS since
     FROM pyfi.hold h JOIN pyfi.outcome o USING (owner, id) LEFT JOIN pyfi.socket s ON s.id = h.socket_id
-    WHERE h.owner = %s AND h.state = 'DEAD' ORDER BY o.committed, h.id"""
+    WHERE h.owner = %s AND h.state = 'DEAD' ORDER BY o.committed DESC, h.id"""
 _ATTEMPTS = f"""
     SELECT a.serial, a.status, a.cause, a.error, n.name AS node, w.cores, {DEVICES} AS devices, {JOB} AS job, a.started,
         a.ended, a.out, a.err
@@ -33,17 +33,24 @@ _ATTEMPTS = f"""
         -- given up with its node, and done all the same
         SELECT FROM pyfi.outcome o WHERE o.owner = a.owner AND o.id = a.id AND o.worker_id = a.worker_id))
     ORDER BY a.serial"""
+#: The socket of what worker `w` runs, where its processor has no other; the worker's row does not name it.
+_ONLY_SOCKET = """(SELECT (array_agg(alone.id))[1] FROM pyfi.socket alone WHERE alone.processor_id = w.processor_id
+        HAVING count(*) = 1)"""
+#: A column of the last attempt on record of outcome `o`: who cancels a call does not know where it ran.
+_LAST = "(SELECT t.{} FROM pyfi.attempt t WHERE t.owner = o.owner AND t.id = o.id ORDER BY t.serial DESC LIMIT 1)"
 _INVOCATION = f"""
     SELECT k.id, k.owner, s.name AS socket, p.name AS processor, o.status AS outcome, o.error, o.serial,
         octet_length(o.value) AS value_bytes, n.name AS node, w.cores, {DEVICES} AS devices, {JOB} AS job, w.commit,
-        o.parent, coalesce(o.started, w.running_since) AS started, o.ended,
+        o.parent, coalesce(o.started, {_LAST.format("started")}, CASE WHEN w.running = k.id THEN w.running_since END)
+            AS started, coalesce(o.ended, {_LAST.format("ended")}) AS ended,
         o.committed, h.state AS hold, h.due, h.serial AS next_serial, h.used, h.returns
     FROM (SELECT %(owner)s::text AS owner, %(id)s::uuid AS id) AS k
     LEFT JOIN pyfi.outcome o USING (owner, id) LEFT JOIN pyfi.hold h USING (owner, id)
-    LEFT JOIN pyfi.worker w ON w.id = coalesce(o.worker_id,
+    LEFT JOIN pyfi.worker w ON w.id = coalesce(o.worker_id, {_LAST.format("worker_id")},
         (SELECT w.id FROM pyfi.worker w WHERE w.running = k.id AND {RUNS} LIMIT 1))
     LEFT JOIN pyfi.node n ON n.id = w.node_id
-    LEFT JOIN pyfi.socket s ON s.id = coalesce(o.socket_id, h.socket_id)
+    LEFT JOIN pyfi.socket s ON s.id = coalesce(o.socket_id, h.socket_id, {_LAST.format("socket_id")},
+        CASE WHEN w.running = k.id THEN {_ONLY_SOCKET} END)
     LEFT JOIN pyfi.processor p ON p.id = coalesce(s.processor_id, w.processor_id)"""
 _CHILDREN = """
     SELECT k.id, s.name AS socket, coalesce(o.status::text, 'QUEUED') AS status
@@ -62,17 +69,28 @@ _BEHIND = """
 _TEXTS = ("out", "err")
 #: The status of a call that is to start later.
 WAITING = "WAITING"
-_NODE = "(SELECT n.name FROM pyfi.worker w JOIN pyfi.node n ON n.id = w.node_id WHERE w.id = {})"
+#: The name of a worker's node; an alias of its own, or the caller's `w.id` would be its own row's.
+_NODE = "(SELECT n.name FROM pyfi.worker made JOIN pyfi.node n ON n.id = made.node_id WHERE made.id = {})"
 #: A hold row of a call that is not to start yet, and was never tried.
 _AHEAD = "h.state = 'DUE' AND h.due > now() AND h.used = 0 AND h.returns = 0"
+#: The call of a hold row runs, by the same signs as for `Operations.status`.
+_HELD_RUNS = f"""(h.state = 'LEASED' OR (SELECT a.status FROM pyfi.attempt a WHERE a.owner = h.owner AND a.id = h.id
+        ORDER BY a.serial DESC LIMIT 1) = 'STARTED'
+    OR h.state = 'OUT' AND EXISTS (SELECT FROM pyfi.worker w WHERE w.running = h.id AND {RUNS}))"""
+# a decided call may be held until its value is sent on, or, sent once more at once, until its first time to start;
+# OFFSET: those are looked for one by one, as far as rows are wanted, in place of a join with all outcomes
 _HELD = f"""
     SELECT h.id, h.socket_id,
-        CASE WHEN {_AHEAD} THEN '{WAITING}' WHEN h.state = 'LEASED' THEN 'RUNNING' ELSE 'QUEUED' END AS status,
+        CASE WHEN {_HELD_RUNS} THEN 'RUNNING' WHEN {_AHEAD} THEN '{WAITING}' ELSE 'QUEUED' END AS status,
         CASE WHEN h.state = 'DUE' THEN h.due END AS due, NULL::timestamptz AS started, NULL::timestamptz AS ended,
         NULL::text AS node, h.serial, NULL::bytea AS error, {{rank}} AS rank, h.due AS at
-    FROM pyfi.hold h WHERE h.owner = %(owner)s AND h.state <> 'DEAD' AND {{which}} ORDER BY h.due LIMIT %(most)s"""
+    FROM (SELECT * FROM pyfi.hold h WHERE h.owner = %(owner)s AND h.state <> 'DEAD' AND {{which}}
+        ORDER BY h.due OFFSET 0) AS h
+    WHERE NOT EXISTS (SELECT FROM pyfi.outcome o WHERE o.owner = h.owner AND o.id = h.id AND o.status <> 'REOPENED'
+        OFFSET 0)
+    ORDER BY h.due LIMIT %(most)s"""
 _RUNNING = f"""
-    SELECT w.running, NULL::uuid, 'RUNNING', NULL, w.running_since, NULL, {_NODE.format("w.id")}, 1, NULL, 2,
+    SELECT w.running, {_ONLY_SOCKET}, 'RUNNING', NULL, w.running_since, NULL, {_NODE.format("w.id")}, 1, NULL, 2,
         w.running_since
     FROM pyfi.worker w WHERE w.running IS NOT NULL AND {RUNS}
         AND NOT EXISTS (SELECT FROM pyfi.hold h WHERE h.owner = %(owner)s AND h.id = w.running)
@@ -80,8 +98,9 @@ _RUNNING = f"""
     LIMIT %(most)s"""
 # two, because each has an index of its own
 _DECIDED = f"""
-    SELECT o.id, o.socket_id, o.status::text, NULL, o.started, coalesce(o.ended, o.committed),
-        {_NODE.format("o.worker_id")}, o.serial, o.error, 4, o.committed
+    SELECT o.id, coalesce(o.socket_id, {_LAST.format("socket_id")}), o.status::text, NULL,
+        coalesce(o.started, {_LAST.format("started")}), coalesce(o.ended, o.committed),
+        {_NODE.format(f"coalesce(o.worker_id, {_LAST.format('worker_id')})")}, o.serial, o.error, 4, o.committed
     FROM pyfi.outcome o WHERE o.owner = %(owner)s AND o.status <> 'REOPENED' AND o.value IS {{}} NULL
     ORDER BY o.committed DESC LIMIT %(most)s"""
 _NEWEST = f"""

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 
 from pyfi_hpc.client import awaiting
 from pyfi_hpc.client.futures import Future
+from pyfi_hpc.client.notices import NEVER
 from pyfi_hpc.client.session import Session
 from pyfi_hpc.client.stream import Stream
 from pyfi_hpc.client.tickets import Ticket
@@ -36,11 +37,13 @@ class LoopStream:
         self._session, self._stream = session, stream
 
     @classmethod
-    async def opened(cls, session: Session, socket: str, priority: str = Priority.NORMAL) -> LoopStream:
-        """The stream to that socket."""
+    async def opened(
+        cls, session: Session, socket: str, priority: str = Priority.NORMAL, until: float = NEVER
+    ) -> LoopStream:
+        """The stream to that socket; nobody waits for room in it after `until`."""
         if priority == Priority.NORMAL and session.at_hand(socket):
-            return cls(session, Stream(session, socket))
-        return cls(session, await awaiting.elsewhere(Stream, session, socket, priority))
+            return cls(session, Stream(session, socket, until=until))
+        return cls(session, await awaiting.elsewhere(Stream, session, socket, priority, until=until))
 
     @property
     def stream(self) -> Stream:

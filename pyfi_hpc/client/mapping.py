@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import queue
 import time
 from collections import deque
@@ -9,7 +10,9 @@ from collections.abc import Iterable, Iterator
 from typing import Any, TypeAlias
 
 from pyfi_hpc.client.futures import Future, Latch
+from pyfi_hpc.client.notices import NEVER
 from pyfi_hpc.client.stream import Stream
+from pyfi_hpc.client.tickets import unsent
 from pyfi_hpc.errors import BadInput, PyfiError, WaitTimeout
 
 #: What an input became: a call, or the reason why it is none.
@@ -22,12 +25,18 @@ class Outcomes:
     def __init__(self, timeout: float | None, *, return_exceptions: bool) -> None:
         """`timeout` is seconds from now."""
         self._timeout, self._return_exceptions = timeout, return_exceptions
-        self._until = None if timeout is None else time.monotonic() + timeout
+        #: on the monotonic clock
+        self.until = NEVER if timeout is None else time.monotonic() + timeout
 
     @property
     def left(self) -> float | None:
         """Seconds that one may still wait; None for ever."""
-        return None if self._until is None else max(0.0, self._until - time.monotonic())
+        return None if self.until == NEVER else max(0.0, self.until - time.monotonic())
+
+    @property
+    def over(self) -> bool:
+        """Whether the time is."""
+        return self.until != NEVER and time.monotonic() >= self.until
 
     def failed(self, error: Exception, future: Future | None = None) -> Exception:
         """The error of one input as the value in its place; raised instead where that was not asked for."""
@@ -35,11 +44,26 @@ class Outcomes:
             return error
         raise error
 
+    @property
+    def ends_at_error(self) -> bool:
+        """Whether the first error ends the map."""
+        return not self._return_exceptions
+
+    def unsent(self, error: Exception, flying: Iterable[Entry]) -> Exception:
+        """As `failed`, for an input of which no call came; it says which calls go on."""
+        if isinstance(error, PyfiError) and self.ends_at_error:
+            error.facts["ids"] = _under_way(flying)
+        return self.failed(error)
+
     def late(self, flying: Iterable[Entry]) -> WaitTimeout:
         """What is raised once the time is over."""
-        ids = [each.id for each in flying if isinstance(each, Future) and not each.done()]
+        ids = _under_way(flying)
         what = f"map has no next value after {self._timeout or 0.0:.10g} s; the {len(ids)} calls under way go on"
         return WaitTimeout("E_TIMEOUT", what, cure="Client().future(id) asks again", ids=ids)
+
+
+def _under_way(entries: Iterable[Entry]) -> list[str]:
+    return [each.id for each in entries if isinstance(each, Future) and not each.done()]
 
 
 class Arrivals(Latch):
@@ -77,6 +101,7 @@ class Map:
         self._stream, self._inputs, self._most, self._outcomes = stream, inputs, most, outcomes
         self._more = True
         self._broken: Exception | None = None
+        self._numbers = itertools.count()
 
     def in_order(self) -> Iterator[Any]:
         """Values in the order of the inputs."""
@@ -112,13 +137,17 @@ class Map:
             self._stream.let_go(flying)
 
     def _sent(self, flying: int) -> list[Entry]:
-        """Send calls until enough are in flight, the inputs are at their end, or calls are being refused."""
-        self._more = self._more and not self._stream.ticket.refused
+        """Send calls until enough are in flight, the inputs are at their end, or calls are being refused; once the time
+        is over only to see whether there is another, where no other call is waited for."""
         sent: list[Entry] = []
-        while self._more and flying + len(sent) < self._most:
+        while self._wants(flying + len(sent)):
             sent += self._read()
         self._stream.offer()
         return sent
+
+    def _wants(self, flying: int) -> bool:
+        self._more = self._more and not self._stream.ticket.refused
+        return self._more and flying < self._most and not (flying and self._outcomes.over)
 
     def _read(self) -> list[Entry]:
         """What the next input becomes; nothing where there is none."""
@@ -129,12 +158,15 @@ class Map:
         except Exception as error:  # raised once all that was read before it has been told
             self._more, self._broken = False, error
         else:
-            return [entered(self._stream, args)]
+            entry = entered(self._stream, args, next(self._numbers))
+            # what comes after an error that ends the map is never told
+            self._more = isinstance(entry, Future) or not self._outcomes.ends_at_error
+            return [entry]
         return []
 
     def _value(self, entry: Entry, flying: Iterable[Entry]) -> Any:
         if isinstance(entry, Exception):
-            return self._outcomes.failed(entry)
+            return self._outcomes.unsent(entry, flying)
         if not entry.done():
             self._stream.flush()
         try:
@@ -143,6 +175,8 @@ class Map:
             if isinstance(error, WaitTimeout) and not entry.done():
                 raise self._outcomes.late(flying) from None
             if isinstance(entry.answer, PyfiError):
+                if not self._stream.ticket.wait(self._outcomes.left):
+                    raise self._outcomes.late(flying) from error
                 self._stream.check()
             return self._outcomes.failed(error, entry)
 
@@ -151,12 +185,12 @@ class Map:
             raise self._broken
 
 
-def entered(stream: Stream, args: tuple[object, ...]) -> Entry:
-    """The call that these arguments make, or why they make none."""
+def entered(stream: Stream, args: tuple[object, ...], number: int) -> Entry:
+    """The call that these arguments make, or why they make none: those of input `number`."""
     try:
         return stream.send(args)
     except PyfiError as error:
-        return error
+        return unsent(error, number)
 
 
 def check_most(most: int) -> None:

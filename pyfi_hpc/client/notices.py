@@ -1,15 +1,16 @@
-"""What is said while calls wait to be accepted: what they wait for, and what to do about it."""
+"""What is said while calls wait, to be accepted or for a silent database: what for, and what to do about it."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Collection
-from contextlib import suppress
+import time
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager, suppress
 from typing import NamedTuple
 
 from pyfi_hpc.brokers.base import Broker
 from pyfi_hpc.client.parcels import Parcel
-from pyfi_hpc.errors import PyfiError
+from pyfi_hpc.errors import DatabaseUnavailable, PyfiError
 
 #: A broker that does not answer for so long does not answer.
 ANSWER_SECONDS = 1.0
@@ -53,6 +54,41 @@ class Notices:
         self._told_at = now
         calls = waiting + sum(len(parcel.items) for parcel in parcels)
         return Stuck(oldest, calls, oldest.deadline)
+
+
+class Silence:
+    """Says that calls wait for their outcomes because the database does not answer; and again, while it does not. For
+    one thread."""
+
+    def __init__(self, place: str, tell: Callable[[str], None], seconds: float = FIRST_SECONDS) -> None:
+        """An answer that takes more than so many seconds is waited for in vain."""
+        self._place, self._tell, self._seconds = place, tell, seconds
+        self._told_at = -NEVER
+
+    @contextmanager
+    def asking(self, calls: int, since: float) -> Iterator[None]:
+        """Meanwhile the database is asked about so many calls, of which the first has waited `since` then."""
+        if time.monotonic() < max(since + self._seconds, self._told_at + AGAIN_SECONDS):
+            yield
+            return
+        line = threading.Timer(self._seconds, self._say, [calls])
+        line.daemon = True
+        line.start()
+        try:
+            yield
+        except DatabaseUnavailable:
+            self._say(calls)
+            raise
+        finally:
+            line.cancel()
+
+    def _say(self, calls: int) -> None:
+        if time.monotonic() < self._told_at + AGAIN_SECONDS:
+            return
+        self._told_at = time.monotonic()
+        each = "outcome of 1 call" if calls == 1 else f"outcomes of {calls} calls"
+        away = f"the database at {self._place} does not answer; what is accepted goes on"
+        self._tell(f"waiting for the {each}: {away}; next: pyfi doctor")
 
 
 def told(broker: Broker, stuck: Stuck, now: float, tell: Callable[[str], None]) -> None:

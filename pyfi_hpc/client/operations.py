@@ -201,7 +201,7 @@ class Operations:
     # the dead
 
     def dead(self) -> list[Record]:
-        """Every dead invocation whose payload is kept: id, socket, cause, error, attempts, since."""
+        """Every dead invocation whose payload is kept, newest first: id, socket, cause, error, attempts, since."""
         found: list[Record] = self._run(lambda cursor, owner: listed(cursor, DEAD, (owner,)))
         return found
 

@@ -96,6 +96,18 @@ class Lane:
             return bool(self.waiting) and not self.unconfirmed
         return bool(self.waiting) and (self.unconfirmed < EAGER_PARCELS or len(self.waiting) >= self.limit)
 
+    @property
+    def deadline(self) -> float:
+        """When the first of those that wait runs out of time; each caller has a patience of its own."""
+        return min(item.deadline for item in self.waiting)
+
+    def expired(self, now: float) -> list[Item]:
+        """Take out the calls whose time is over."""
+        late = [item for item in self.waiting if item.deadline <= now]
+        if late:
+            self.waiting = deque(item for item in self.waiting if item.deadline > now)
+        return late
+
     def take(self) -> list[Item]:
         """The calls of the next message."""
         items: list[Item] = []

@@ -94,15 +94,15 @@ class Sender:
         """Whether `put` would not wait; asked well before it has to, since others put meanwhile."""
         return self._waiting < ROOM_CALLS // 2 and self._bytes < ROOM_BYTES // 2
 
-    def put(self, way: Way, items: Sequence[Item], *, known: bool = False) -> None:
-        """Have the calls sent, soon; waits while there is no room. Each is accepted or refused through its ticket,
-        which has counted it already where it is `known`."""
+    def put(self, way: Way, items: Sequence[Item], *, known: bool = False, until: float = _NEVER) -> None:
+        """Have the calls sent, soon; waits while there is no room, but not after `until`. Each is accepted or refused
+        through its ticket, which has counted it already where it is `known`."""
         if not known:
             for ticket, group in groupby(items, _ticket):
                 ticket.add(len(list(group)))
         size = sum([len(item.call.args) for item in items])
         with self._lock:
-            roomy = self._wait_for_room(items[0].deadline)
+            roomy = self._wait_for_room(min(items[0].deadline, until))
             if roomy:
                 self._append(way, items, size)
         if roomy:
@@ -348,10 +348,7 @@ class Sender:
         if now < self._late_at:
             return late
         for lane in self._busy:
-            items = []
-            while lane.waiting and lane.waiting[0].deadline <= now:
-                items.append(lane.waiting.popleft())
-            if items:
+            if items := lane.expired(now):
                 self._leave_room(items)
                 late.append((None, items))
         self._busy = deque(lane for lane in self._busy if lane.waiting)
@@ -360,7 +357,7 @@ class Sender:
                 late.append((parcel, items))
         self._again = [parcel for parcel in self._again if parcel.items]
         deadlines = [parcel.deadline for parcel in (*self._window, *self._again)]
-        self._late_at = min([*deadlines, *(lane.waiting[0].deadline for lane in self._busy)], default=_NEVER)
+        self._late_at = min([*deadlines, *(lane.deadline for lane in self._busy)], default=_NEVER)
         return late
 
     def _give_up(self, late: Iterable[tuple[Parcel | None, list[Item]]]) -> None:
@@ -371,11 +368,11 @@ class Sender:
         """Why calls were not accepted in time: what the broker said of them, or what state it is in."""
         if parcel is not None and parcel.error is not None and parcel.confirm is None:
             said = parcel.error
-            return type(said)(said.code, said.what, at=said.at, cure=_REPEAT, sent=False)
+            return type(said)(said.code, said.what, at=said.at, cure=REPEAT, sent=False)
         sent = parcel is not None and not _taken_back(parcel)
         known = "it is not known whether it was accepted" if sent else "nothing was accepted"
         code, what = self._state()
-        return BrokerUnavailable(code, f"{what}; {known}", cure=_REPEAT, sent=sent)
+        return BrokerUnavailable(code, f"{what}; {known}", cure=REPEAT, sent=sent)
 
     def _state(self) -> tuple[str, str]:
         if self._broker.publishing():
@@ -386,7 +383,8 @@ class Sender:
 
 
 _ticket = attrgetter("ticket")
-_REPEAT = "repeat it with the same id: it will not run twice for that"
+#: The cure of a call that was not accepted, or not known to be.
+REPEAT = "repeat it with the same id: however often, it has one outcome"
 
 
 def _taken_back(parcel: Parcel) -> bool:

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pyfi_hpc.brokers.base import Broker
 from pyfi_hpc.brokers.connect import connect
-from pyfi_hpc.client import remote, rows
+from pyfi_hpc.client import forks, remote, rows
 from pyfi_hpc.client.directory import Directory, Way
 from pyfi_hpc.client.futures import Future, called
 from pyfi_hpc.client.items import items_of
 from pyfi_hpc.client.link import Link, closed
 from pyfi_hpc.client.logs import warnings_to_stderr
+from pyfi_hpc.client.notices import Silence
 from pyfi_hpc.client.pacing import Pacer
 from pyfi_hpc.client.packing import Packer
 from pyfi_hpc.client.sender import Sender
@@ -47,6 +48,11 @@ log = logger()
 
 #: Names a file: one line for each accepted id, for `pyfi verify --accepted`.
 ACCEPTED_LOG = "PYFI_ACCEPTED_LOG"
+
+
+#: What is opened when it is first used.
+_PARTS = ("_link", "_broker", "_owner", "_directory", "_waiter", "_pacer", "_sender", "_engine", "_network",
+          "_operations", "_storing")  # fmt: skip
 
 
 def _warn(line: str) -> None:
@@ -79,6 +85,9 @@ class Session:
         self._closed = False
         self._callbacks: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._callback_thread: threading.Thread | None = None
+        #: what a fork brought of it into this process
+        self._left: dict[str, Any] = {}
+        forks.watch(self)
 
     def _connect_broker(self, database_uri: str) -> Broker:
         limit = self.settings.broker.ack_timeout_seconds
@@ -127,7 +136,11 @@ class Session:
     @property
     def waiter(self) -> Waiter:
         """Who hears of outcomes."""
-        return self._opened("_waiter", lambda: Waiter(self._own_link("waiter"), self.owner, self.pacer.settled))
+        return self._opened("_waiter", self._make_waiter)
+
+    def _make_waiter(self) -> Waiter:
+        silence = Silence(place(self.database_uri), self.tell)
+        return Waiter(self._own_link("waiter"), self.owner, self.pacer.settled, silence)
 
     @property
     def pacer(self) -> Pacer:
@@ -179,8 +192,8 @@ class Session:
             return found
         with self._opening:
             # looked at in here: what is opened once `close` has begun would stay open
-            if self._closed:
-                raise closed()
+            if (over := self.closed_error()) is not None:
+                raise over
             found = self.__dict__.get(name)
             if found is None:
                 found = self.__dict__[name] = make()
@@ -243,6 +256,16 @@ class Session:
             parts["_engine"].dispose()
         self._callbacks.put(None)
 
+    def inherit(self) -> None:
+        """This process is a fork of the one that opened it: nothing of it may be used here, nor closed, for it is still
+        in use there. What was not opened yet may be opened here."""
+        self.lock, self._opening = threading.RLock(), threading.RLock()
+        # kept, for what is let go may close what it shares with its other self
+        self._left |= {name: self.__dict__.pop(name) for name in _PARTS if name in self.__dict__}
+        self._closed = self._closed or bool(self._left)
+        if (engine := self._left.get("_engine")) is not None:
+            engine.dispose(close=False)
+
     def _end_of(self, process: int) -> None:
         """The program ends; what another process has inherited by a fork is not its own to close."""
         if os.getpid() == process:
@@ -250,7 +273,9 @@ class Session:
 
     def closed_error(self) -> PyfiError | None:
         """What to raise where no outcome can come any more."""
-        return closed() if self._closed else None
+        if not self._closed:
+            return None
+        return forks.forked() if self._left else closed()
 
     # what futures ask
 

@@ -8,7 +8,10 @@ from typing import Any
 
 from pyfi_hpc.db.topology import SocketInfo
 from pyfi_hpc.errors import BadInput
+from pyfi_hpc.model.priority import Priority
 
+#: What a call may be given besides its arguments, by keyword as they are.
+OPTIONS = frozenset({"id", "timeout", "deadline", "delay", "at", "priority"})
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
 
@@ -19,6 +22,8 @@ class ArgumentCheck:
         self._socket = socket
         self._signature = signature_of(socket.signature)
         self._least, self._most = self._plain_counts()
+        #: parameters that are called as an option of ours is, and the place of each
+        self._shared = self._shared_names()
 
     def __call__(self, args: Sequence[object], kwargs: Mapping[str, object]) -> None:
         """Return if the task can be called so.
@@ -36,6 +41,30 @@ class ArgumentCheck:
             takes = f"{self._socket.task}{self._signature}"
             raise BadInput.of("E_TYPE", "arguments", f"of {takes}", f"{self._socket.name}: {error}") from None
 
+    def apart(self, count: int, options: Mapping[str, object]) -> None:
+        """Return if no option of ours may have been meant for a parameter of the task that is called the same, and that
+        none of the `count` positional arguments is for.
+
+        Raises:
+            BadInput: E_TYPE, with what to do.
+        """
+        for name, place in self._shared.items():
+            if count <= place and (given := options.get(name)) is not None and given != Priority.NORMAL:
+                task = f"{self._socket.task}{self._signature}"
+                what = (
+                    f"{self._socket.name}: task {task} has a parameter of this name, and here it is an option of ours"
+                )
+                cure = (
+                    f"give {name} to the task by its position, the {_nth(place + 1)} argument; then the option is free"
+                )
+                raise BadInput.of("E_TYPE", name, given, what, cure=cure)
+
+    def _shared_names(self) -> dict[str, int]:
+        parameters = () if self._signature is None else self._signature.parameters.values()
+        positional = [each.name for each in parameters if each.kind in _POSITIONAL]
+        named = {each.name for each in parameters if each.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD}
+        return {name: place for place, name in enumerate(positional) if name in named & OPTIONS}
+
     def _plain_counts(self) -> tuple[float, float]:
         """How few and how many positional arguments do without a closer look."""
         if self._signature is None:
@@ -47,6 +76,10 @@ class ArgumentCheck:
         least = sum(each.kind in _POSITIONAL for each in needed)
         many = any(each.kind is each.VAR_POSITIONAL for each in parameters)
         return least, float("inf") if many else sum(each.kind in _POSITIONAL for each in parameters)
+
+
+def _nth(number: int) -> str:
+    return {1: "first", 2: "second", 3: "third"}.get(number, f"{number}th")
 
 
 class _Optional:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
 from pyfi_hpc.client.futures import Future
+from pyfi_hpc.client.link import within
 from pyfi_hpc.client.newids import NewIds
+from pyfi_hpc.client.notices import NEVER
 from pyfi_hpc.client.parcels import Item
 from pyfi_hpc.client.sender import refuse
 from pyfi_hpc.client.session import Session
@@ -21,17 +24,32 @@ from pyfi_hpc.wire.ids import call_digest
 from pyfi_hpc.wire.messages import Call
 
 _NONE: Mapping[str, object] = {}
+#: Whoever waits for less gives a call so long to be accepted, as it is where nothing is wrong.
+LEAST_SECONDS = 0.1
 
 
 class Stream:
     """Not for several threads at once. What is gathered goes out by itself when a message is full or none is under
     way; `flush` before waiting for anything."""
 
-    def __init__(self, session: Session, socket: str, priority: str = Priority.NORMAL) -> None:
+    def __init__(
+        self,
+        session: Session,
+        socket: str,
+        priority: str = Priority.NORMAL,
+        patience: float | None = None,
+        until: float = NEVER,
+    ) -> None:
+        """A call is refused where it is not accepted within `patience` seconds, those of the settings at most; nobody
+        waits for room after `until` (on the monotonic clock)."""
         began = time.monotonic()
-        self._session, self._name = session, socket
-        self._way, self._sender = session.way(socket, priority), session.sender
+        self._session, self._name, self._until = session, socket, until
         self._patience = session.settings.client.connect_seconds
+        if patience is not None:
+            self._patience = min(self._patience, max(patience, LEAST_SECONDS))
+        hurried = patience is not None or until != NEVER
+        with within(min(self._patience, max(until - began, LEAST_SECONDS))) if hurried else nullcontext():
+            self._way, self._sender = session.way(socket, priority), session.sender
         #: what was spent on the way to the first call is not spent again, but for half of it
         self._spent = min(time.monotonic() - began, self._patience / 2)
         self._gathered: list[Item] = []
@@ -67,7 +85,7 @@ class Stream:
 
         def stored(error: PyfiError | None) -> None:
             if error is None:
-                self._sender.put(self._way, [item], known=True)
+                self._sender.put(self._way, [item], known=True, until=self._until)
             else:
                 refuse([item], error)
 
@@ -141,6 +159,10 @@ class Stream:
         call = Call(id or self._ids.next(), data, call_digest(way.socket.id, data), 1, deadline, timeout)
         return Future(self._session, call.id, self._name, call.digest if id else None), call, contents
 
+    def apart(self, args: tuple[object, ...], options: Mapping[str, object]) -> None:
+        """See `ArgumentCheck.apart`."""
+        self._way.check.apart(len(args), options)
+
     @property
     def socket(self) -> SocketInfo:
         """Where its calls go."""
@@ -152,7 +174,7 @@ class Stream:
             self._gathered = []
             # watched first: a reply may be here before the confirm is
             self._session.waiter.watch([item.future for item in items])
-            self._sender.put(self._way, items)
+            self._sender.put(self._way, items, until=self._until)
 
     def offer(self) -> None:
         """Hand over what has gathered if it would go at once, alone or with more; else it may as well wait here."""

@@ -48,11 +48,11 @@ class Ticket:
                 return
         tell()
 
-    def wait(self) -> None:
-        """Return once each is accepted or refused; the sender sees to it that this comes to an end."""
+    def wait(self, seconds: float | None = None) -> bool:
+        """Return once each is accepted or refused; the sender sees to it that this comes to an end. False where that
+        takes more than so many seconds."""
         with self._news:
-            while self._open:
-                self._news.wait()
+            return self._news.wait_for(lambda: not self._open, seconds)
 
 
 def not_accepted(refused: list[tuple[Future, PyfiError]], every: Sequence[Future] = ()) -> PyfiError:
@@ -65,6 +65,21 @@ def not_accepted(refused: list[tuple[Future, PyfiError]], every: Sequence[Future
     what = f"{len(ids)} calls are not accepted: {first.what}"
     error = kind("E_NOT_ACCEPTED", what, at=listed, cure=cure, ids=ids, futures=list(every), reason=first.code)
     error.__cause__ = first
+    return error
+
+
+def unsent(error: PyfiError, number: int) -> PyfiError:
+    """`error`, which says that it is about input `number`, from 0: `facts["input"]`."""
+    error.at = f"inputs[{number}] {error.at or ''}".rstrip()
+    error.facts["input"] = number
+    return error
+
+
+def unsent_after(error: PyfiError, accepted: Sequence[Future]) -> PyfiError:
+    """`error` of the input that comes after these, all of which are accepted: `facts["futures"]`, one for each."""
+    unsent(error, len(accepted))
+    error.at = f"{error.at}; the inputs before it are accepted: {len(accepted)}"
+    error.facts["futures"] = list(accepted)
     return error
 
 

@@ -5,10 +5,14 @@ from __future__ import annotations
 import datetime
 import math
 import time
+from collections.abc import Callable
 
 from pyfi_hpc.errors import BadInput
 
 YEAR_SECONDS = 366 * 86_400.0
+#: The year 2000. No call is that old: who gives an earlier time means something else.
+_CENTURY = 946_684_800.0
+_FROM_NOW = "deadline=time.time() + 5 is five seconds from now; a datetime will do as well"
 
 
 def delay_of(delay: float | None, at: datetime.datetime | None, deadline: float | None) -> float:
@@ -45,9 +49,23 @@ def deadline_of(deadline: float | datetime.datetime | None) -> float | None:
     Raises:
         BadInput: E_RANGE.
     """
-    if isinstance(deadline, datetime.datetime):
-        return deadline.timestamp()
-    return None if deadline is None else _checked("deadline", deadline)
+    if deadline is None:
+        return None
+    seconds = deadline.timestamp() if isinstance(deadline, datetime.datetime) else deadline
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not math.isfinite(seconds):
+        raise BadInput.of("E_RANGE", "deadline", deadline, "a time is wanted", cure=_FROM_NOW)
+    if seconds < _CENTURY:
+        what = "a deadline is a time, and this one was in the past century; it is no number of seconds from now"
+        raise BadInput.of("E_RANGE", "deadline", deadline, what, cure=_FROM_NOW)
+    return float(seconds)
+
+
+def countdown(seconds: float | None) -> Callable[[], float | None]:
+    """What tells how many of so many seconds from now are left; None of None, for ever."""
+    if seconds is None:
+        return lambda: None
+    until = time.monotonic() + seconds
+    return lambda: max(0.0, until - time.monotonic())
 
 
 def _until(at: datetime.datetime) -> float:
@@ -60,6 +78,6 @@ def _checked(field: str, given: object, least: float = 0.0, most: float = math.i
     if isinstance(given, bool) or not isinstance(given, int | float) or not math.isfinite(given):
         raise BadInput.of("E_RANGE", field, given, "a number of seconds is wanted")
     if not least <= given <= most:
-        limit = f"at least {least:g}" if given < least else f"at most {most:g}"
+        limit = f"at least {least:.15g}" if given < least else f"at most {most:.15g}"
         raise BadInput.of("E_RANGE", field, given, f"{limit} seconds")
     return float(given)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -60,6 +60,32 @@ def path(value: str) -> Path | None:
     return found
 
 
+def cores(value: str) -> str:
+    """A list of cores such as `0-3,8`, or nothing."""
+    cores_in(value)
+    return value.strip()
+
+
+def cores_in(value: str) -> set[int]:
+    """The cores in such a list; of nothing none."""
+    parts = value.split(",") if value.strip() else []
+    return {core for part in parts for core in _cores(part.strip(), value)}
+
+
+def _cores(part: str, value: str) -> range:
+    found = re.fullmatch(r"(\d{1,5})(?:-(\d{1,5}))?", part, re.ASCII)
+    if found is None or (found[2] and int(found[2]) < int(found[1])):
+        raise Unfit("E_RANGE", value, "cores are written as in 0-3,8")
+    return range(int(found[1]), int(found[2] or found[1]) + 1)
+
+
+def check_cores(value: str, usable: Collection[int]) -> None:
+    """Return where all of these cores are `usable`."""
+    if missing := cores_in(value) - set(usable):
+        what = f"this process may not use core {min(missing)}, only {', '.join(map(str, sorted(usable)))}"
+        raise Unfit("E_RANGE", value, what)
+
+
 def yes_no(value: str) -> bool:
     """True or False; nothing is False."""
     return bool(yes_no_unset(value))
@@ -112,7 +138,7 @@ def number(low: float, high: float) -> Callable[[str], float]:
 
     def convert(value: str) -> float:
         if not re.fullmatch(r"\s*-?[0-9]{1,18}(\.[0-9]{1,9})?\s*", value) or not low <= float(value) <= high:
-            raise Unfit("E_RANGE", value, f"a number from {low:g} to {high:g} is wanted")
+            raise Unfit("E_RANGE", value, f"a number from {low:.15g} to {high:.15g} is wanted")
         return float(value)
 
     return convert

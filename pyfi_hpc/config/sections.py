@@ -70,7 +70,7 @@ class Paths:
 
 @dataclass(frozen=True)
 class Agent:
-    cores: str = key("", kinds.text, "cores to use, such as 0-3,8; empty: all of the affinity mask")
+    cores: str = key("", kinds.cores, "cores to use, such as 0-3,8; empty: all of the affinity mask")
     shared_cores: bool | None = key(None, kinds.yes_no_unset, "may workers share a core? empty: only where they must")
     poll_seconds: float = key(2.0, kinds.number(0.05, 3600), "between two looks at what is wanted, without a hint")
     network: str = key("default", kinds.text, "the network that this agent serves")

@@ -77,13 +77,13 @@ class Settings:
         return int((self.paths.blobs_gib or 0) * 2**30)
 
     def check_here(self) -> None:
-        """Return where this host has the files that the settings name.
+        """Return where this host has the files that the settings name; in embedded mode, the cores as well.
 
         Raises:
-            BadInput: E_BROKER_URI.
+            BadInput: E_BROKER_URI, E_RANGE.
         """
         for name, origin in self.origins.items():
-            check_here(Given(name, str(self.value(name)), origin))
+            check_here(Given(name, str(self.value(name)), origin), alone=self.embedded)
 
     def value(self, name: str) -> Any:
         """The value of "section.key"."""
@@ -106,12 +106,17 @@ def converted(item: Given) -> Any:
         return KEYS[item.key].convert(item.text)
 
 
-def check_here(item: Given) -> None:
-    """Return where this host has the files that a setting's value names.
+def check_here(item: Given, *, alone: bool = False) -> None:
+    """Return where this host has the files that a setting's value names, or, where it works `alone`, the cores.
+
+    Of many hosts with the same settings this one may be none that runs anything.
 
     Raises:
         BadInput: as `converted`.
     """
+    if item.key == "agent.cores" and alone:
+        with _placed(item):
+            kinds.check_cores(item.text, os.sched_getaffinity(0))
     if item.key == "broker.uri":
         with _placed(item):
             kinds.check_broker_files(kinds.broker_uri(item.text))
@@ -137,7 +142,7 @@ def displayed(value: object) -> str:
         return "yes" if value else "no"
     if isinstance(value, tuple):
         return ", ".join(kinds.masked(str(part)) for part in value)
-    return kinds.masked(f"{value:g}" if isinstance(value, float) else str(value))
+    return kinds.masked(f"{value:.15g}" if isinstance(value, float) else str(value))
 
 
 def _xdg(variable: str, default: str) -> Path:

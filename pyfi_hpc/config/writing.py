@@ -14,8 +14,10 @@ from pyfi_hpc.errors import BadInput
 _CONTINUED = re.compile(r"[ \t]+\S")
 
 
-def set_value(path: Path, section: str, key: str, value: str) -> None:
+def set_value(path: Path, section: str, key: str, value: str, *, alone: bool = False) -> None:
     """Make `[section] key = value` in the file at `path`, which only its owner can read afterwards.
+
+    `alone`: this host is the one that the settings are for, so it must have the cores that they name.
 
     Raises:
         BadInput: E_CONFIG for an unknown setting or a file that is broken already; the codes of the value's kind, also
@@ -27,7 +29,7 @@ def set_value(path: Path, section: str, key: str, value: str) -> None:
     line = " ".join(value.split())
     given = ini.Given(name, line, "value")
     converted(given)
-    check_here(given)
+    check_here(given, alone=alone)
     lines: list[str] = []
     if path.exists():
         path.chmod(0o600)

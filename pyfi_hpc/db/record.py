@@ -452,11 +452,12 @@ def add_hold(cursor: Cursor, new: NewHold) -> bool:
     return bool(cursor.rowcount)
 
 
-def held_payload(cursor: Cursor, key: Key) -> bytes | None:
-    """The message of one hold row; None where there is none."""
-    cursor.execute("SELECT payload FROM pyfi.hold WHERE owner = %s AND id = %s::uuid", (key[0], key[1].hex()))
+def held_digest(cursor: Cursor, key: Key, *, lock: bool = False) -> bytes | None:
+    """The digest of the call that has the hold row; None where there is none. `lock` as in `holds`."""
+    select = "SELECT payload FROM pyfi.hold WHERE owner = %s AND id = %s::uuid" + (" FOR UPDATE" if lock else "")
+    cursor.execute(select, (key[0], key[1].hex()))
     found = cursor.fetchone()
-    return None if found is None else bytes(found[0])
+    return None if found is None else messages.decode_message(bytes(found[0])).calls[0].digest
 
 
 def park_holds(cursor: Cursor, new: Sequence[NewHold]) -> None:
@@ -494,6 +495,12 @@ def drop_holds(cursor: Cursor, keys: Iterable[Key]) -> None:
             " WHERE h.owner = k.owner AND h.id = k.id AND h.state <> 'DEAD'",
             (owners, ids),
         )
+
+
+def drop_hold_of(cursor: Cursor, key: Key, digest: bytes) -> None:
+    """The call of this digest is not wanted any more, its id being another one's: that one's hold row stays."""
+    if held_digest(cursor, key, lock=True) == digest:
+        drop_holds(cursor, [key])
 
 
 @dataclass(frozen=True, slots=True)

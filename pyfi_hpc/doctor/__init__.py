@@ -9,6 +9,7 @@ import os
 import stat
 from collections.abc import Generator, Iterator
 from contextlib import closing
+from functools import partial
 
 from pyfi_hpc import local
 from pyfi_hpc.brokers.connect import connect
@@ -17,7 +18,7 @@ from pyfi_hpc.db import engine as engines
 from pyfi_hpc.db.embedded import EmbeddedPostgres
 from pyfi_hpc.doctor import broker, cluster, machine
 from pyfi_hpc.doctor.database import Database
-from pyfi_hpc.doctor.findings import Finding, Mark
+from pyfi_hpc.doctor.findings import Finding, Mark, looked
 from pyfi_hpc.local.record import Records
 
 #: What the examination can be limited to.
@@ -28,7 +29,7 @@ def examine(settings: Settings, area: str | None = None) -> Iterator[Finding]:
     """Every finding, or those of one of the `AREAS`, in the order in which they are looked at."""
     wanted = AREAS if area is None else (area,)
     if "settings" in wanted:
-        yield _settings(settings)
+        yield from looked("settings", partial(_settings, settings))
     uri = _database_uri(settings)
     if uri is None:
         if area is None or area in ("db", "broker", "network"):
@@ -43,16 +44,16 @@ def examine(settings: Settings, area: str | None = None) -> Iterator[Finding]:
         yield from machine.look(settings, nodes)
 
 
-def _settings(settings: Settings) -> Finding:
+def _settings(settings: Settings) -> Iterator[Finding]:
     """Files with a password that others can read are refused before: here they have been read."""
+    settings.check_here()
     mode = "embedded mode" if settings.embedded else "servers"
     folder = settings.state_dir
     if folder.is_dir() and folder.stat().st_uid == os.getuid() and stat.S_IMODE(folder.stat().st_mode) & 0o077:
         seen = f"{folder} can be entered by others, and may hold credentials"
-        return Finding(Mark.DOUBTFUL, "settings", seen, f"chmod 700 {folder}")
-    return Finding(
-        Mark.GOOD, "settings", f"{mode}, {len(settings.origins)} given; nothing secret can be read by others"
-    )
+        yield Finding(Mark.DOUBTFUL, "settings", seen, f"chmod 700 {folder}")
+        return
+    yield Finding(Mark.GOOD, "settings", f"{mode}, {len(settings.origins)} given; nothing secret can be read by others")
 
 
 def _database_uri(settings: Settings) -> str | None:

@@ -77,9 +77,11 @@ def judged(processors: Sequence[Seen], start: str) -> Iterator[Finding]:
 
 def _wrong(seen: Seen, start: str) -> Finding | None:
     if seen.status == "FAILED":
-        why = (seen.reason or {}).get("what") or "no reason is on record"
+        reason = seen.reason or {}
+        why, cure = reason.get("what") or "no reason is on record", reason.get("try")
         goes_on = f" ({seen.older} of its workers go on in an older version)" if seen.older else ""
-        return Finding(Mark.BAD, "processor", f"{seen.name} FAILED{goes_on}: {why}", f"pyfi show processor {seen.name}")
+        what = f"{seen.name} FAILED{goes_on}: {why}"
+        return Finding(Mark.BAD, "processor", what, cure or f"pyfi show processor {seen.name}")
     if seen.requested != "RUNNING" or seen.live or seen.jobs or seen.settling:
         return None
     why, cure = _without_pilots(seen) if seen.pilots else _unplaced(seen, start)

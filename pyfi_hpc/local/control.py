@@ -12,13 +12,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import psycopg2
 
 from pyfi_hpc.config import Settings
 from pyfi_hpc.config.surroundings import environment
 from pyfi_hpc.db.embedded import EmbeddedPostgres
-from pyfi_hpc.errors import Unavailable
-from pyfi_hpc.local.record import Records, Running
+from pyfi_hpc.errors import BadInput, PyfiError, Unavailable
+from pyfi_hpc.local.record import NotStarted, Records, Running
 from pyfi_hpc.processes import alive, end, until
 
 #: A drain of the agent, and Postgres's own end, at most.
@@ -121,16 +122,19 @@ def _start(settings: Settings, records: Records, tell: bool) -> tuple[Running, b
         said = _spawn(settings, records)
         running = records.running()
         if running is None:
-            raise Unavailable(
-                "E_DB_UNAVAILABLE",
-                f"the local service does not start: {said or _last_line(records.log)}",
-                at=str(records.log),
-                cure="read the log",
-            )
+            raise _not_started(said, records.log)
         return running, True
 
 
-def _spawn(settings: Settings, records: Records) -> str:
+def _not_started(said: NotStarted | None, log: Path) -> PyfiError:
+    """What is raised: where the service refuses what it was told, that; else its database is not there."""
+    what = f"the local service does not start: {said.what if said else _last_line(log)}"
+    if said is not None and said.refused:
+        return BadInput(said.code, what, at=said.at, cure=said.cure or f"pyfi doctor, or read {log}")
+    return Unavailable("E_DB_UNAVAILABLE", what, at=str(log), cure="read the log")
+
+
+def _spawn(settings: Settings, records: Records) -> NotStarted | None:
     """Start the background process and wait until it is ready; what it says instead when it cannot start."""
     ours, theirs = os.pipe()
     with open(ours, "rb") as answer, records.log.open("ab") as log:
@@ -149,7 +153,8 @@ def _spawn(settings: Settings, records: Records) -> str:
             )
         finally:
             os.close(theirs)
-        return answer.read().decode(errors="replace").strip()
+        said = answer.read()
+    return msgspec.json.decode(said, type=NotStarted) if said else None
 
 
 def _last_line(log: Path) -> str:

@@ -8,10 +8,11 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Self
 
 import msgspec
 
-from pyfi_hpc.errors import BadInput
+from pyfi_hpc.errors import BadInput, PyfiError
 from pyfi_hpc.processes import alive, start_ticks
 
 
@@ -28,6 +29,21 @@ class Running(msgspec.Struct, frozen=True):
     @property
     def true(self) -> bool:
         return alive(self.pid) and start_ticks(self.pid) == self.ticks
+
+
+class NotStarted(msgspec.Struct, frozen=True):
+    """What a service says that cannot start; `refused`: as long as nobody changes something."""
+
+    code: str
+    what: str
+    at: str | None
+    cure: str | None
+    refused: bool
+
+    @classmethod
+    def of(cls, error: PyfiError) -> Self:
+        """What is to be said of `error`."""
+        return cls(error.code, error.what, error.at, error.cure, isinstance(error, BadInput))
 
 
 class Records:

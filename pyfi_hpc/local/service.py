@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 
+import msgspec
 import psycopg2
 
 import pyfi_hpc
@@ -22,7 +23,7 @@ from pyfi_hpc.db import schema
 from pyfi_hpc.db.embedded import ADMIN, ROLE, EmbeddedPostgres
 from pyfi_hpc.errors import PyfiError
 from pyfi_hpc.local.idle import Watch
-from pyfi_hpc.local.record import Records, Running
+from pyfi_hpc.local.record import NotStarted, Records, Running
 from pyfi_hpc.logs import logger
 from pyfi_hpc.processes import start_ticks
 
@@ -40,7 +41,6 @@ class LocalService:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._records = Records(settings.state_dir)
-        self._cores = len(cores_for(settings.agent.cores))
         self._over = threading.Event()
         self._agent: subprocess.Popen[bytes] | None = None
 
@@ -53,7 +53,7 @@ class LocalService:
                 try:
                     self._start()
                 except PyfiError as error:
-                    os.write(ready_fd, error.what.encode())
+                    os.write(ready_fd, msgspec.json.encode(NotStarted.of(error)))
                     raise
                 finally:
                     os.close(ready_fd)
@@ -62,12 +62,13 @@ class LocalService:
                 self._stop()
 
     def _start(self) -> None:
+        cores = len(cores_for(self._settings.agent.cores))
         postgres = EmbeddedPostgres.start(self._settings.state_dir)
         schema.init(postgres.uri(ADMIN), grant_to=ROLE)
         self._start_agent()
         pid = os.getpid()
         idle = self._settings.agent.idle_minutes
-        self._records.write(Running(pid, start_ticks(pid), time.time(), self._cores, idle, pyfi_hpc.__version__))
+        self._records.write(Running(pid, start_ticks(pid), time.time(), cores, idle, pyfi_hpc.__version__))
         log.info("local service ready", pid=pid, state=str(self._settings.state_dir))
 
     def _start_agent(self) -> None:

@@ -179,7 +179,7 @@ def _full_told(folder: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno not in _FULL:
             raise
-        cure = "free space there, or set paths.blobs"
+        cure = f"free space there: df -h {folder}; or name a larger folder: pyfi config set paths.blobs /FOLDER"
         raise Unavailable("E_STORAGE_FULL", "the blob folder is full", at=str(folder), cure=cure) from error
 
 

@@ -16,11 +16,23 @@ from pathlib import Path
 from pyfi_hpc.errors import BadInput, Unavailable
 
 UNIT_BYTES = 16 * 2**10
-CURE = "raise paths.blobs_gib, or keep outcomes for fewer days: retention.outcomes_days"
-NEVER_FITS_CURE = "raise paths.blobs_gib, or send the path of a file that workers see"
+#: What has no room; `pyfi forget` makes none, since files go only with their days.
+CURE = (
+    "more room: pyfi config set paths.blobs_gib GIB; or have old ones go sooner, seven days after that time:"
+    " pyfi config set retention.outcomes_days DAYS"
+)
+NEVER_FITS_CURE = "more room: pyfi config set paths.blobs_gib GIB; or send the path of a file that workers see"
 _NAME = "meter"
 #: Of the threads of a process one at a time looks for room and takes it.
 _turn = threading.Lock()
+
+
+def _in_child() -> None:
+    global _turn
+    _turn = threading.Lock()  # whoever held the other one has stayed with the process that forked
+
+
+os.register_at_fork(after_in_child=_in_child)
 
 
 def take(folder: Path, size: int, quota_bytes: int) -> None:

@@ -326,6 +326,24 @@ def test_code_that_cannot_be_built_or_imported_keeps_its_calls_and_says_why(
     assert run(["proc", "stop", name]) == 0
 
 
+def test_a_package_that_is_missing_is_named_with_what_brings_it(
+    place: Place, capfd: pytest.CaptureFixture[str]
+) -> None:
+    url, _ = make_repository(place.home / "lacking", {"flow.py": f"import numpie.linalg\n{TASKS}"})
+    network = place.client.network
+    network.add_processor(name="lacking", gitrepo=url, module="flow")
+    network.add_socket(name="lacking.double", queue="q1", processor="lacking", task="double")
+    cure = "pyfi update processor lacking -rq numpie"
+    eventually(lambda: cure in str(network.show("processor", "lacking")["reason"]), timeout=90, interval=0.2)
+
+    def told_while_waiting() -> bool:
+        # it is tried again now and then, and has no reason meanwhile
+        return run(["call", "lacking.double", "1", "--timeout", "2"]) == 4 and cure in capfd.readouterr().err
+
+    eventually(told_while_waiting, timeout=90)
+    assert run(["proc", "stop", "lacking"]) == 0
+
+
 class Fit:
     """Holds what cannot be sent."""
 

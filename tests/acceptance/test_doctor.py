@@ -113,7 +113,7 @@ def test_a_quota_of_large_values_is_told_and_so_is_that_it_is_used_up(examine: E
     for gib, mark in (("1", "✓"), ("0.0021", "!"), ("0.0019", "✗")):
         _, findings = examine("machine", PYFI_PATHS_BLOBS=str(tmp_path / "blobs"), PYFI_PATHS_BLOBS_GIB=gib)
         assert seen(findings, "blob quota")["mark"] == mark, gib
-    assert "raise paths.blobs_gib" in seen(findings, "blob quota")["try"]
+    assert "pyfi config set paths.blobs_gib" in seen(findings, "blob quota")["try"]
 
 
 def test_an_area_limits_it(examine: Examine) -> None:
@@ -236,6 +236,22 @@ def test_a_processor_that_nobody_runs_is_named_until_somebody_does(examine: Exam
 def _told(findings: list[dict[str, Any]]) -> list[tuple[str, str, str | None]]:
     """Mark, words and cure of what was said of processors."""
     return [(each["mark"], each["seen"], each["try"]) for each in findings if each["check"].startswith("processor")]
+
+
+def test_cores_that_this_machine_lacks_are_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PYFI_HOME", str(tmp_path / "state"))
+    monkeypatch.setenv("PYFI_AGENT_CORES", "9999")
+    assert run(["doctor", "settings"]) == 3
+    assert "may not use core 9999" in capfd.readouterr().out
+
+
+def test_a_failed_processor_s_cure_is_what_its_reason_says() -> None:
+    (found,) = judged([Seen("p", "RUNNING", "FAILED", {"what": "no module", "try": "-rq numpy"})], "START")
+    assert (found.mark, found.seen, found.cure) == (Mark.BAD, "p FAILED: no module", "-rq numpy")
+    (found,) = judged([Seen("p", "RUNNING", "FAILED", {"what": "no module", "try": None})], "START")
+    assert found.cure == "pyfi show processor p"
 
 
 @pytest.mark.parametrize(

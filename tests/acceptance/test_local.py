@@ -16,6 +16,7 @@ import psycopg2
 import pytest
 
 from pyfi_hpc import local
+from pyfi_hpc.cli.main import run
 from pyfi_hpc.config import Settings
 from pyfi_hpc.db.embedded import EmbeddedPostgres
 from pyfi_hpc.errors import BadInput, Unavailable
@@ -226,6 +227,25 @@ def test_a_start_that_fails_says_why(make: Make) -> None:
         local.ensure(settings)
     assert refused.value.code == "E_DB_UNAVAILABLE"
     assert str(settings.state_dir) in str(refused.value)
+
+
+def test_a_setting_that_the_service_refuses_is_named_as_what_it_is(make: Make) -> None:
+    with pytest.raises(BadInput, match="does not start: this process may not use core 9999") as refused:
+        local.ensure(make(cores="9999"))
+    assert (refused.value.code, refused.value.at) == ("E_RANGE", "agent.cores 9999")
+
+
+def test_a_new_setting_says_that_a_service_which_runs_has_read_the_old_one(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    settings = make()
+    monkeypatch.setenv("PYFI_HOME", str(settings.state_dir))
+    monkeypatch.setenv("PYFI_INI", "")
+    words = ["config", "set", "--file", str(tmp_path / "mine.ini"), "agent.idle_minutes", "5"]
+    assert run(words) == 0 and "pyfi local stop" not in capfd.readouterr().err
+    local.ensure(settings)
+    assert run(words) == 0 and "pyfi local stop" in capfd.readouterr().err
+    assert run([*words[:-2], "client.connect_seconds", "5"]) == 0 and "pyfi local stop" not in capfd.readouterr().err
 
 
 def test_a_state_directory_that_cannot_be_made_is_named(make: Make, tmp_path: Path) -> None:

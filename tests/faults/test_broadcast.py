@@ -99,6 +99,7 @@ def test_what_was_not_accepted_everywhere_is_repeated_under_the_same_ids(site: S
         client.publish(queue, 4, id=identity)
     assert (refused.value.code, partly.value.code) == ("E_BACKPRESSURE", "E_NOT_ACCEPTED")
     assert (len(partly.value.facts["ids"]), partly.value.facts["id"]) == (1, identity)
+    assert "each call has one outcome" in str(partly.value)
 
     site.agent()
     sent = site.client.publish(queue, 4, id=identity)

@@ -69,8 +69,9 @@ def _running(site: Site) -> list[str]:
 
 def test_a_first_attempt_that_runs_is_called_so_and_a_plain_cancel_leaves_it_alone(site: Site) -> None:
     site.processor("work", workers=1)
+    site.processor("double", name="other", workers=1)
     site.agent()
-    site.ready()
+    site.ready(2)
     first, behind = (site.submit("p.work", [(number, str(site.runs), 5.0)])[0] for number in (1, 2))
     eventually(first.running)
     assert _running(site) == [first.id]
@@ -81,6 +82,10 @@ def test_a_first_attempt_that_runs_is_called_so_and_a_plain_cancel_leaves_it_alo
     row = site.client.operations.invocation(first.id[-10:])
     assert (row["id"], row["status"], row["node"], row["processor"]) == (first.id, "RUNNING", "host1", "p")
     assert row["started"] and row["outcome"] is None and row["attempts"] == []
+    # so does the list, with one row of it beside other workers
+    (listed,) = site.client.operations.invocations(10)
+    assert (listed["id"], listed["socket"], listed["status"]) == (first.id, "p.work", "RUNNING")
+    assert listed["node"] == row["node"] and listed["started"] == row["started"] and row["socket"] == "p.work"
     # what waits behind it has not begun
     assert behind.status == "QUEUED"
     assert behind.cancel() is True
@@ -93,7 +98,7 @@ def test_a_first_attempt_that_runs_is_called_so_and_a_plain_cancel_leaves_it_alo
 
 @embedded_broker_only
 def test_a_cancel_that_asks_stops_a_first_attempt_and_says_that_it_had_begun(site: Site) -> None:
-    site.processor("never_ends", workers=1)
+    site.processor("never_ends", "work", workers=1)
     site.agent()
     site.ready()
     running, waiting = (site.submit("p.never_ends", [(number, str(site.runs))])[0] for number in (1, 2))
@@ -105,6 +110,12 @@ def test_a_cancel_that_asks_stops_a_first_attempt_and_says_that_it_had_begun(sit
     eventually(lambda: _running(site) == [])
     site.quiet()
     assert site.executions() == {running.id: 1}
+    # who cancelled it did not know where it ran; the attempt's own row does
+    row = site.client.operations.invocation(running.id)
+    listed = {each["id"]: each for each in site.client.operations.invocations(10)}[running.id]
+    for each in (row, listed):
+        assert (each["status"], each["socket"], each["node"]) == ("CANCELLED", "p.never_ends", "host1")
+        assert each["started"] and each["ended"]
 
 
 @embedded_broker_only

@@ -98,7 +98,9 @@ class PlantedSite(Site):
 
         def over() -> bool:
             report = self.check()
-            return not report.waiting and not any(line.startswith(under_way) for line in report.problems)
+            return not (report.waiting or report.early) and not any(
+                line.startswith(under_way) for line in report.problems
+            )
 
         eventually(over, timeout=40)
         return [re.sub(r": [0-9a-f-]{10,}.*", "", line) for line in self.check().problems]

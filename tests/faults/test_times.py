@@ -13,8 +13,12 @@ from typing import Any
 import pytest
 
 from pyfi_hpc import AsyncClient
+from pyfi_hpc.brokers.base import Publication
 from pyfi_hpc.cli.main import run
 from pyfi_hpc.errors import BadInput, Cancelled, Dead, RemoteError, WaitTimeout
+from pyfi_hpc.wire import messages, values
+from pyfi_hpc.wire.ids import call_digest, new_id
+from pyfi_hpc.wire.messages import Call, Message
 from tests.site import Site, embedded_broker_only
 from tests.support import eventually
 
@@ -125,20 +129,75 @@ def test_a_call_that_waits_can_be_listed_waited_for_and_cancelled(site: Site, py
 
 
 @embedded_broker_only
-def test_the_same_id_is_held_once_and_another_call_of_it_is_refused(site: Site) -> None:
+def test_the_same_id_is_held_once_and_another_call_of_it_is_refused(site: Site, pyfi: Any) -> None:
     site.processor("double")
     own = uuid.uuid4()
     first, again = (site.client.submit("p.double", 1, id=own, delay=LONG) for _ in range(2))
     assert first.id == again.id
     with pytest.raises(BadInput, match="E_ID_CONFLICT"):
         site.client.submit("p.double", 2, id=own, delay=LONG)
-    # one that was not to wait makes the outcome of both
+    # one that was not to wait makes the outcome of both, and the row goes when it is due
     site.agent()
     site.accepted.append(site.client.submit("p.double", 1, id=own).id)
     assert (first.result(60), again.result(60)) == (2, 2)
+    eventually(lambda: site.check().ok, timeout=60)
+    (listed,) = json.loads(pyfi("ls", "invocations", "-o", "json")[1])["items"]
+    (shown,) = json.loads(pyfi("ps", first.id, "-o", "json")[1])["items"]
+    assert (listed["status"], shown["status"], shown["hold"]) == ("SUCCEEDED", "SUCCEEDED", "DUE")
     with pytest.raises(BadInput, match="E_ID_CONFLICT"):
         site.client.submit("p.double", 2, id=own, delay=LONG)
     assert site.client.submit("p.double", 1, id=own, delay=LONG).result(0) == 2
+    site.rows_changed("UPDATE pyfi.hold SET due = now()")
+    site.client.session.broker.hint("default", "due")
+    site.quiet()
+    assert site.rows("SELECT count(*) FROM pyfi.hold") == [(0,)]
+
+
+@embedded_broker_only
+def test_a_call_that_waits_for_an_id_that_another_one_took_is_set_aside_and_leaves_no_hold_row(site: Site) -> None:
+    site.processor("double")
+    own = uuid.uuid4()
+    late = site.client.submit("p.double", 1, id=own, delay=LONG)
+    # whoever does not look first is the first to be decided
+    way, data = site.client.session.way("p.double"), values.encode_arguments((2,), {})
+    call = Call(own.bytes, data, call_digest(way.socket.id, data))
+    message = Message(1, new_id(), site.client.session.owner, way.socket.id, way.socket.generation, (call,))
+    sent = Publication(way.socket.exchange, way.socket.key, messages.encode(message), new_id().hex())
+    site.client.session.broker.publish(sent).result(60)
+    site.agent()
+    site.accepted.append(late.id)
+    with pytest.raises(BadInput, match="E_ID_CONFLICT"):
+        late.result(60)
+
+    site.rows_changed("UPDATE pyfi.hold SET due = now()")
+    site.client.session.broker.hint("default", "due")
+    site.quiet()
+    assert site.rows("SELECT count(*) FROM pyfi.hold") == [(0,)]
+    assert site.rows("SELECT reason FROM pyfi.quarantine") == [("E_ID_CONFLICT",)]
+    assert site.client.future(own).result(60) == 4
+
+
+@embedded_broker_only
+def test_what_is_listed_of_a_held_call_is_what_its_future_says(site: Site) -> None:
+    site.processor("double")
+    future = site.client.submit("p.double", 1, delay=LONG)
+
+    def told() -> tuple[str, str]:
+        (listed,) = site.client.operations.invocations(10)
+        return listed["status"], future.status
+
+    assert told() == ("WAITING", "WAITING")
+    site.rows_changed("UPDATE pyfi.hold SET state = 'OUT'")
+    assert told() == ("QUEUED", "QUEUED")
+    site.rows_changed(
+        "INSERT INTO pyfi.attempt (owner, id, serial, status) VALUES (session_user, %s, 2, 'STARTED')", future.id
+    )
+    assert told() == ("RUNNING", "RUNNING")
+    site.rows_changed("UPDATE pyfi.attempt SET status = 'FAILED'")
+    site.rows_changed("UPDATE pyfi.hold SET state = 'LEASED'")
+    assert told() == ("RUNNING", "RUNNING")
+    site.rows_changed("UPDATE pyfi.hold SET state = 'DUE', used = 1")
+    assert told() == ("QUEUED", "QUEUED")
 
 
 @embedded_broker_only

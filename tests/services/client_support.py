@@ -17,7 +17,7 @@ from pyfi_hpc.brokers.memory import Hub, MemoryBroker
 from pyfi_hpc.client.client import Client
 from pyfi_hpc.db import record
 from pyfi_hpc.db.record import NewHold, NewOutcome
-from pyfi_hpc.errors import PyfiError
+from pyfi_hpc.errors import BadInput, PyfiError
 from pyfi_hpc.model.names import task_key
 from pyfi_hpc.model.status import HoldState, OutcomeStatus
 from pyfi_hpc.wire import messages, values
@@ -28,6 +28,7 @@ SIGNATURES = {
     "double": [("x", "positional_or_keyword", False)],
     "fail": [("how", "positional_or_keyword", False)],
     "kill": [("x", "positional_or_keyword", False)],
+    "limited": [("x", "positional_or_keyword", False), ("timeout", "positional_or_keyword", True)],
     "add": [("x", "positional_or_keyword", False), ("y", "positional_or_keyword", True)],
 }
 
@@ -244,6 +245,15 @@ class Unhurried(MemoryBroker):
             confirm.set_result(None)
 
         self._calls.put(told)
+        return confirm
+
+
+class Picky(MemoryBroker):
+    """Refuses every message for good, and says so at once."""
+
+    def publish(self, publication: Publication) -> Confirm:
+        confirm: Confirm = Confirm()
+        confirm.set_exception(BadInput.of("E_LIMIT", "message", "too large"))
         return confirm
 
 

@@ -24,7 +24,7 @@ from pyfi_hpc.errors import BadInput, BrokerUnavailable, Cancelled, Unavailable,
 from pyfi_hpc.wire.blobs import Content
 from pyfi_hpc.wire.limits import INLINE_BYTES
 from pyfi_hpc.wire.values import BlobRef
-from tests.services.client_support import Place, Runner, Stubborn, World, settings_with
+from tests.services.client_support import Picky, Place, Runner, Stubborn, World, settings_with
 from tests.support import eventually
 
 T = TypeVar("T")
@@ -149,6 +149,46 @@ def test_map_has_a_time_limit(world: World, client: AsyncClient, ordered: bool) 
     ids = run(work).facts["ids"]
     world.runner("double")
     assert sorted(client.client.future(each).result(60) for each in ids) == [0, 2, 4]
+
+
+@IN_ORDER
+def test_a_map_whose_time_is_over_or_that_is_refused_reads_no_more(world: World, ordered: bool) -> None:
+    socket, read = world.place.socket("double"), itertools.count()
+
+    async def mapped(make_broker: Any, **how: Any) -> None:
+        values = AsyncClient.of(world.client(make_broker)).map(socket, read, ordered=ordered, **how)
+        async for _ in values:
+            raise AssertionError("there is no value")
+
+    with pytest.raises(WaitTimeout, match="the 1 calls under way go on"):
+        run(lambda: mapped(None, timeout=0, max_in_flight=100_000))
+    assert next(read) == 1
+    with pytest.raises(BadInput, match="E_NOT_ACCEPTED"):
+        run(lambda: mapped(lambda _: Picky(world.hub), max_in_flight=1000))
+    assert next(read) == 3
+
+
+@IN_ORDER
+def test_a_map_waits_for_room_no_longer_than_for_values(world: World, ordered: bool) -> None:
+    socket, broker = world.place.socket("double"), Stubborn(world.hub)
+    client = AsyncClient.of(world.client(lambda _: broker, connect_seconds=90))
+
+    async def mapped() -> None:
+        async for _ in client.map(socket, itertools.count(), ordered=ordered, timeout=0.5, max_in_flight=100_000):
+            raise AssertionError("there is no value")
+
+    with pytest.raises(WaitTimeout):
+        run(mapped)
+
+
+def test_a_call_to_a_full_queue_is_given_up_within_its_own_time(
+    database_uri: str, tmp_path: Path, close: ExitStack
+) -> None:
+    world = World(database_uri, tmp_path, close, max_length=1)
+    socket, client = world.place.socket("double"), AsyncClient.of(world.client(connect_seconds=90))
+    run(lambda: client.submit(socket, 1))
+    with pytest.raises(BrokerUnavailable, match="E_BACKPRESSURE"):
+        run(lambda: client.call(socket, 2, timeout=0.3))
 
 
 def test_a_cancelled_task_leaves_its_call_alone_unless_asked(world: World, client: AsyncClient) -> None:
@@ -347,6 +387,27 @@ def test_the_loop_goes_on_while_there_is_no_room_and_nothing_is_refused(world: W
         return turns
 
     assert run(work, 120) > 100
+
+
+@IN_ORDER
+def test_an_input_that_cannot_be_sent_is_named_and_is_the_last_that_is_read(
+    world: World, client: AsyncClient, ordered: bool
+) -> None:
+    socket = world.place.socket("double")
+    world.runner("double")
+
+    async def work() -> None:
+        inputs = iter([1, 2, object(), 4])
+        with pytest.raises(BadInput, match=r"inputs\[2\] args\[0\]") as unsent:
+            [each async for each in client.map(socket, inputs, ordered=ordered)]
+        assert (list(inputs), unsent.value.facts["input"]) == ([4], 2)
+        inputs = iter([1, 2, object(), 4])
+        with pytest.raises(BadInput, match=r"inputs\[2\] args\[0\]") as unsent:
+            await client.submit_many(socket, inputs)
+        assert (list(inputs), unsent.value.facts["input"]) == ([4], 2)
+        assert [await future for future in unsent.value.facts["futures"]] == [2, 4]
+
+    run(work)
 
 
 def test_what_is_not_accepted_is_raised_with_its_ids(world: World) -> None:

@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -22,6 +23,7 @@ import numpy
 import psycopg2
 import pytest
 
+from pyfi_hpc import AsyncClient
 from pyfi_hpc.brokers.base import Broker, Confirm, Publication
 from pyfi_hpc.brokers.memory import MemoryBroker
 from pyfi_hpc.brokers.postgres import PostgresBroker
@@ -33,9 +35,19 @@ from pyfi_hpc.client.progress import progress
 from pyfi_hpc.client.sender import ROOM_CALLS, WINDOW
 from pyfi_hpc.client.unread import AHEAD
 from pyfi_hpc.db import binary
-from pyfi_hpc.errors import BadInput, BrokerUnavailable, Cancelled, Dead, PyfiError, RemoteError, WaitTimeout
-from pyfi_hpc.wire.ids import id_text
-from pyfi_hpc.wire.messages import decode_message
+from pyfi_hpc.errors import (
+    BadInput,
+    BrokerUnavailable,
+    Cancelled,
+    DatabaseUnavailable,
+    Dead,
+    PyfiError,
+    RemoteError,
+    WaitTimeout,
+)
+from pyfi_hpc.wire import values
+from pyfi_hpc.wire.ids import call_digest, id_text, new_id
+from pyfi_hpc.wire.messages import Call, Message, decode_message, encode
 from tests.services.client_support import Place, Runner, Stubborn, Unhurried, World, execute, ids_in, settings_with
 from tests.services.rabbitmq_support import RabbitService
 from tests.support import eventually
@@ -360,14 +372,84 @@ def test_the_same_id_twice_is_one_outcome(world: World) -> None:
         client.submit(socket, 6, id=uuid.UUID(int=0))
 
 
-def test_a_conflict_found_later_is_told_by_the_future(world: World) -> None:
+def test_another_call_of_an_id_that_its_client_waits_for_is_refused_at_once(world: World) -> None:
     socket = world.place.socket("double")
     client, identity = world.client(), uuid.uuid4()
-    first, second = client.submit(socket, 5, id=identity), client.submit(socket, 6, id=identity)
-    world.runner("double", replies=False)
-    assert first.result(30) == 10
+    known = client.future(identity)
+    first, again = (client.submit(socket, 5, id=identity) for _ in range(2))
     with pytest.raises(BadInput, match="E_ID_CONFLICT"):
-        second.result(30)
+        client.submit(socket, 6, id=identity)
+    with pytest.raises(BadInput, match="E_ID_CONFLICT"):
+        client.submit(socket, 6, id=identity, delay=60)
+    world.runner("double")
+    assert [future.result(60) for future in (first, again, known)] == [10, 10, 10]
+    ((queued,),) = execute(world.uri, "SELECT count(*) FROM pyfi.hold WHERE id = %s", (str(identity),))
+    assert queued == 0
+
+
+def test_another_call_of_an_id_that_is_held_is_refused_at_once(world: World) -> None:
+    socket = world.place.socket("double")
+    identity = uuid.uuid4()
+    first = world.client().submit(socket, 5, id=identity, delay=3600)
+    other = world.client()
+    with pytest.raises(BadInput, match="E_ID_CONFLICT"):
+        other.submit(socket, 6, id=identity)
+    # the same call may come sooner
+    world.runner("double")
+    assert [other.submit(socket, 5, id=identity).result(60), first.result(60)] == [10, 10]
+
+
+def test_another_message_of_an_id_is_sent_to_none_where_one_task_has_decided_the_first(world: World) -> None:
+    first, last = sorted(("add", "double"), key=lambda task: world.place.socket(task))
+    identity = uuid.uuid4()
+    sent = world.client().publish(world.place.queue, 20, id=identity)
+    world.runner(last)
+    eventually(lambda: [future.done() for future in sent.values()] == [False, True], timeout=60)
+
+    with pytest.raises(BadInput, match="E_ID_CONFLICT"):
+        world.client().publish(world.place.queue, 21, id=identity)
+    assert world.broker().depth(world.place.task_queue(first).name).ready == 1
+
+
+def test_a_conflict_found_later_is_told_by_the_future(world: World) -> None:
+    socket, identity = world.place.socket("double"), uuid.uuid4()
+    first, second = (world.client().submit(socket, x, id=identity) for x in (5, 6))
+    world.runner("double", replies=False)
+    assert first.result(60) == 10
+    with pytest.raises(BadInput, match="E_ID_CONFLICT"):
+        second.result(60)
+
+
+def test_a_future_takes_no_reply_to_another_call_of_its_id(world: World) -> None:
+    socket, identity = world.place.socket("double"), uuid.uuid4()
+    client = world.client()
+    # one that the client gave up, not being told that it was accepted
+    session, way = client.session, client.session.way(socket)
+    data = values.encode_arguments((5,), {})
+    call = Call(identity.bytes, data, call_digest(way.socket.id, data))
+    given_up = Message(1, new_id(), session.owner, way.socket.id, way.socket.generation, (call,), session.sender.reply)
+    publication = Publication(way.socket.exchange, way.socket.key, encode(given_up), new_id().hex())
+    world.broker().publish(publication).result(60)
+
+    future = client.submit(socket, 6, id=identity)
+    world.runner("double")
+
+    with pytest.raises(BadInput, match="E_ID_CONFLICT"):
+        future.result(60)
+    assert client.future(identity).result(60) == 10
+
+
+def test_a_reply_to_a_call_of_a_chosen_id_has_the_record_asked_at_once(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(waiter, "FIRST_SECONDS", 1000.0)  # nobody asks the record by and by
+    socket = world.place.socket("double")
+    world.runner("double", values=False)
+    client = world.client()
+    assert [client.submit(socket, x, id=uuid.uuid4()).result(60) for x in range(3)] == [0, 2, 4]
+    # many at a time, beside others
+    mixed = [client.submit(socket, x, id=None if x % 2 else uuid.uuid4()) for x in range(20)]
+    assert [future.result(60) for future in mixed] == list(range(0, 40, 2))
 
 
 # refusals before anything is sent
@@ -384,6 +466,27 @@ def test_wrong_arguments_and_unknown_sockets_are_refused_with_what_is_right(worl
     with pytest.raises(BadInput, match=rf"(?s)E_NOT_FOUND.*{socket}"):
         client.submit(socket + "x")
     assert world.broker().depth(world.place.task_queue("add").name).ready == 0
+
+
+def test_an_option_that_may_have_been_meant_for_the_task_is_refused(world: World) -> None:
+    socket, client = world.place.socket("limited"), world.client()
+    with pytest.raises(BadInput, match=r"limited\(x, timeout=…\) has a parameter of this name.*E_TYPE") as refused:
+        client.submit(socket, 2, timeout=7)
+    assert "give timeout to the task by its position, the second argument" in str(refused.value)
+    with pytest.raises(BadInput, match="E_TYPE"):
+        client.call(socket, 2, timeout=7)
+    with pytest.raises(BadInput, match="E_TYPE"):
+        asyncio.run(AsyncClient.of(client).submit(socket, 2, timeout=7))
+    with pytest.raises(BadInput, match="E_TYPE"):
+        asyncio.run(AsyncClient.of(client).call(socket, 2, timeout=7))
+    # what can only mean one thing does
+    for args, options in (((2,), {}), ((2, 7), {}), ((2, 7), {"timeout": 8}), ((2,), {"deadline": 2e9})):
+        client.submit(socket, *args, **options)
+    sent, _ = client.begin(socket, (2,), {"timeout": 7}, timeout=8)
+    eventually(lambda: world.broker().depth(world.place.task_queue("limited").name).ready == 5, timeout=60)
+    (*_, last) = world.broker().peek(world.place.task_queue("limited").name, 10)
+    (call,) = decode_message(last.body).calls
+    assert (call.id, call.timeout) == (sent.identity, 8.0)
 
 
 def test_a_queue_that_was_never_declared_is_declared_by_the_first_call(world: World) -> None:
@@ -411,7 +514,7 @@ def test_a_full_queue_is_waited_for_and_then_told(database_uri: str, tmp_path: P
     socket = world.place.socket("double")
     patient, hasty = world.client(), world.client(connect_seconds=0.3)
     first = patient.submit(socket, 1)
-    with pytest.raises(BrokerUnavailable, match="E_BACKPRESSURE"):
+    with pytest.raises(BrokerUnavailable, match=r"(?s)E_BACKPRESSURE.*same id.*it has one outcome"):
         hasty.submit(socket, 2)
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         later = pool.submit(patient.submit, socket, 3)
@@ -420,6 +523,47 @@ def test_a_full_queue_is_waited_for_and_then_told(database_uri: str, tmp_path: P
         world.runner("double")
         assert later.result(30).result(30) == 6
     assert first.result(30) == 2
+
+
+def test_a_call_to_a_full_queue_is_given_up_within_its_own_time(
+    database_uri: str, tmp_path: Path, close: ExitStack
+) -> None:
+    world = World(database_uri, tmp_path, close, max_length=1)
+    socket, client = world.place.socket("double"), world.client(connect_seconds=90)
+    client.submit(socket, 1)
+    began = time.monotonic()
+    with pytest.raises(BrokerUnavailable, match="E_BACKPRESSURE") as refused:
+        client.call(socket, 2, timeout=0.3)
+    assert time.monotonic() - began < 60
+    assert refused.value.facts["id"]
+    # an accepted one goes on
+    world.runner("double")
+    with pytest.raises(WaitTimeout, match="after 0 s; the work goes on") as late:
+        client.call(world.place.socket("add"), 2, timeout=0)
+    assert client.future(late.value.facts["id"])
+
+
+def test_a_call_that_waits_behind_more_patient_ones_is_given_up_within_its_own_time(world: World) -> None:
+    socket, broker = world.place.socket("double"), Stubborn(world.hub)
+    client = world.client(lambda _: broker, connect_seconds=90)
+    patient = [client.begin(socket, (x,), {})[0] for x in range(5)]
+    assert len(client.session.sender._busy[0].waiting) > 1
+    began = time.monotonic()
+    with pytest.raises(BrokerUnavailable, match="nothing was accepted"):
+        client.call(socket, 10, timeout=0.3)
+    assert time.monotonic() - began < 60
+    assert not any(future.done() for future in patient)
+
+
+def test_a_call_waits_for_a_database_within_its_own_time(tmp_path: Path) -> None:
+    settings = settings_with("postgresql://pyfi@127.0.0.1:1/pyfi", tmp_path, connect_seconds=90)
+    with Client(settings) as client:
+        began = time.monotonic()
+        with pytest.raises(DatabaseUnavailable):
+            client.call("any.task", timeout=0.3)
+        with pytest.raises(DatabaseUnavailable):
+            client.map("any.task", [1], timeout=0.3)
+        assert time.monotonic() - began < 60
 
 
 def test_a_broker_that_gives_no_word_is_told_and_what_was_not_sent_is_taken_back(world: World) -> None:
@@ -622,7 +766,10 @@ def test_the_dead_come_back_with_a_new_budget(world: World) -> None:
     assert late.value.facts["cause"] == "timeout"
     operations = client.operations
     mine = {by_user.id, by_time.id}
-    assert {each["id"] for each in operations.dead()} >= mine
+    dead = operations.dead()
+    assert {each["id"] for each in dead} >= mine
+    # newest first, as every list is that a limit may cut
+    assert [each["since"] for each in dead] == sorted((each["since"] for each in dead), reverse=True)
     assert operations.dead_show(by_user.id[-10:])["args"] == ["wrong"]
     runner.close()
     again = by_user.retry()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import psycopg2
 import pytest
+from structlog.testing import capture_logs
 
 from pyfi_hpc.agent.commit.committer import Committer
 from pyfi_hpc.agent.commit.jobs import GiveBack, Lease, Look
@@ -240,6 +242,44 @@ def test_a_call_whose_letter_was_refused_is_set_aside_later(cursor: Any, committ
     assert broker.depth(f"dead.{NETWORK}").ready == 1
 
 
+def test_the_hold_row_of_a_call_that_lost_its_id_goes_once_it_is_set_aside_and_before_the_ack(
+    cursor: Any, committer: Committer, broker: Moody, database_uri: str
+) -> None:
+    held_call = call(1, serial=2)
+    lot = lot_of(held_call, careful=True)
+    record.put_holds(cursor, [NewHold(lot.message, OWN.exchange, OWN.key, HoldState.OUT)])
+    # the same id was submitted with other arguments meanwhile, and was decided first
+    commit(cursor, worked(lot_of(call(2, identity=held_call.id))))
+
+    def seen() -> object:
+        with closing(psycopg2.connect(database_uri)) as connection, connection.cursor() as other:
+            return held(other, lot), broker.depth(f"dead.{NETWORK}").ready
+
+    lot.delivery = handed = Handed(look=seen)
+    committer.put(Look(lot))
+
+    eventually(lambda: handed.acked)
+    assert handed.acked == [(None, 1)]
+
+
+def test_the_hold_row_of_the_call_that_has_an_id_stays_when_another_is_set_aside(
+    cursor: Any, committer: Committer
+) -> None:
+    first = lot_of(call(1), socket=served(routes=(forwarded(),)))
+    epoch = lease(cursor, first, agent=OTHER)
+    assert epoch is not None
+    first.leased[0] = epoch
+    commit(cursor, worked(first), agent=OTHER)
+    lot = lot_of(call(2, identity=first.call(0).id))
+    lot.delivery = handed = Handed()
+
+    committer.put(worked(lot))
+
+    eventually(lambda: handed.acked)
+    # its outcome is in, and not forwarded yet
+    assert held(cursor, first) == ("LEASED", 1, 0, 0)
+
+
 def test_a_full_disk_ends_no_committer(cursor: Any, database_uri: str, broker: Moody, tmp_path: Path) -> None:
     class Full(Spool):
         def write(self, finished: Any) -> int:
@@ -264,6 +304,32 @@ def test_a_full_disk_ends_no_committer(cursor: Any, database_uri: str, broker: M
     eventually(lambda: handed.acked)
     assert outcome(cursor, lot) is not None
     committer.stop(10.0)
+
+
+def test_a_database_that_takes_long_is_told_of_once_and_when_it_is_over(
+    cursor: Any, committer: Committer, database_uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lot = lot_of(call())
+    lot.delivery = handed = Handed()
+    # what is said then is not what everybody's loggers are set up to say
+    over = threading.Event()
+    monkeypatch.setattr(committer, "_quick_again", over.set)
+
+    def looked() -> object:
+        """What is told of it, as if a minute had passed."""
+        committer.look(time.monotonic() + 60)
+        return [each["log_level"] for each in told if each["event"].startswith("the database is slow")]
+
+    with capture_logs() as told, closing(psycopg2.connect(database_uri)) as connection:
+        with connection.cursor() as other:
+            other.execute("LOCK TABLE pyfi.outcome IN SHARE ROW EXCLUSIVE MODE")
+        committer.put(worked(lot))
+        eventually(looked, timeout=60)
+        assert (looked(), handed.acked) == (["warning"], [])
+        assert not over.is_set()
+        connection.rollback()
+        assert over.wait(60)
+    eventually(lambda: handed.acked, timeout=60)
 
 
 def dead_letter(lot: Lot) -> Handed:

@@ -19,11 +19,11 @@ import pytest
 import pyfi_hpc.client
 from pyfi_hpc.brokers.postgres import PostgresBroker
 from pyfi_hpc.client.client import Client
-from pyfi_hpc.errors import BadInput, Unavailable, WaitTimeout
+from pyfi_hpc.errors import BadInput, PyfiError, Unavailable, WaitTimeout
 from pyfi_hpc.wire import blobs, messages, values
 from pyfi_hpc.wire.ids import id_text
 from pyfi_hpc.wire.limits import INLINE_BYTES
-from tests.services.client_support import Place, Runner, World, settings_with
+from tests.services.client_support import Picky, Place, Runner, Stubborn, World, settings_with
 from tests.support import eventually
 
 IN_ORDER = pytest.mark.parametrize("ordered", [True, False], ids=["in order", "as they come"])
@@ -124,6 +124,34 @@ def test_a_map_that_is_dropped_after_an_error_lets_go_of_the_rest(world: World, 
 
 
 @IN_ORDER
+def test_a_map_whose_time_is_over_reads_no_more(world: World, ordered: bool) -> None:
+    socket, client, inputs = world.place.socket("double"), world.client(), Inputs()
+    with pytest.raises(WaitTimeout, match="the 1 calls under way go on"):
+        list(client.map(socket, inputs, ordered=ordered, timeout=0, max_in_flight=100_000))
+    assert inputs.read == 1
+
+
+@IN_ORDER
+def test_a_map_waits_for_room_no_longer_than_for_values(world: World, ordered: bool) -> None:
+    socket, broker, inputs = world.place.socket("double"), Stubborn(world.hub), Inputs()
+    client = world.client(lambda _: broker, connect_seconds=90)
+    began = time.monotonic()
+    with pytest.raises(WaitTimeout):
+        list(client.map(socket, inputs, ordered=ordered, timeout=0.5, max_in_flight=100_000))
+    assert time.monotonic() - began < 60
+    assert inputs.read < 100_000
+
+
+@IN_ORDER
+def test_a_map_reads_no_more_once_a_call_is_refused(world: World, ordered: bool) -> None:
+    socket, inputs = world.place.socket("double"), Inputs()
+    client = world.client(lambda _: Picky(world.hub))
+    with pytest.raises(PyfiError, match="E_NOT_ACCEPTED"):
+        list(client.map(socket, inputs, ordered=ordered, max_in_flight=1000))
+    assert inputs.read == 1
+
+
+@IN_ORDER
 def test_a_map_has_a_time_limit_and_names_what_goes_on(world: World, ordered: bool) -> None:
     socket, client = world.place.socket("double"), world.client()
     began = time.monotonic()
@@ -148,6 +176,30 @@ def test_an_input_that_cannot_be_sent_is_told_at_its_place(world: World) -> None
     found = list(client.map(socket, inputs, return_exceptions=True, ordered=False))
     assert sorted(each for each in found if isinstance(each, int)) == [2, 6]
     assert [each.code for each in found if not isinstance(each, int)] == ["E_TYPE"]
+
+
+@IN_ORDER
+def test_an_input_that_cannot_be_sent_is_the_last_that_is_read(world: World, ordered: bool) -> None:
+    socket, client = world.place.socket("double"), world.client()
+    world.runner("double")
+    inputs = iter([1, 2, object(), 4, 5])
+    with pytest.raises(BadInput, match=r"inputs\[2\] args\[0\]") as unsent:
+        list(client.map(socket, inputs, ordered=ordered))
+    assert list(inputs) == [4, 5]
+    assert unsent.value.facts["input"] == 2
+    going_on = unsent.value.facts["ids"]
+    assert {client.future(each).result(60) for each in going_on} <= {2, 4} and (not ordered or going_on == [])
+
+
+def test_submit_many_says_which_input_cannot_be_sent_and_which_calls_are_accepted(world: World) -> None:
+    socket, client = world.place.socket("double"), world.client()
+    world.runner("double")
+    inputs = iter([901, 902, lambda: 0, 904])
+    with pytest.raises(BadInput, match=r"inputs\[2\] args\[0\].*; the inputs before it are accepted: 2") as unsent:
+        client.submit_many(socket, inputs)
+    assert list(inputs) == [904]
+    assert unsent.value.facts["input"] == 2
+    assert [future.result(60) for future in unsent.value.facts["futures"]] == [1802, 1804]
 
 
 @IN_ORDER

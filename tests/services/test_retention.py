@@ -245,6 +245,18 @@ def test_nothing_is_forgotten_of_what_is_not_decided(client: Client) -> None:
     assert client.forget(identity) == [{"id": identity, "forgotten": False, "status": "QUEUED"}]
 
 
+def test_what_is_to_be_forgotten_or_cancelled_is_named_by_its_future_or_its_id(client: Client) -> None:
+    identity = uuid.uuid4()
+    by_id = client.forget(identity)
+    assert by_id == client.forget(str(identity)) == client.forget(client.future(identity))
+    assert by_id[0]["id"] == str(identity)
+    for given in ([str(identity)], (identity,), 7, None):
+        wrong: Any = given
+        for act in (client.forget, client.cancel):
+            with pytest.raises(BadInput, match=r"E_ID(?s:.*)one by one"):
+                act(wrong)
+
+
 def test_the_command_forgets(database: Database, capfd: pytest.CaptureFixture[str]) -> None:
     identity = outcome(database, 1)
     assert command_line(["-d", database.uri, "forget", identity, "-y", "-o", "json"]) == 0

@@ -6,7 +6,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -15,8 +15,12 @@ from pyfi_hpc.brokers.memory import Hub, MemoryBroker
 from pyfi_hpc.brokers.rabbitmq import RabbitBroker
 from pyfi_hpc.cli.main import run
 from pyfi_hpc.client.client import Client
+from pyfi_hpc.client.futures import Future
 from pyfi_hpc.client.link import Link
+from pyfi_hpc.client.notices import Silence
+from pyfi_hpc.client.waiter import Waiter
 from pyfi_hpc.errors import BrokerUnavailable, DatabaseUnavailable
+from pyfi_hpc.wire.ids import new_id
 from tests.services.client_support import Place, settings_with
 from tests.support import eventually
 
@@ -115,6 +119,17 @@ def test_whoever_waits_for_a_database_is_told_once(port: int, monkeypatch: pytes
     # one who does not want to wait is told nothing
     with pytest.raises(DatabaseUnavailable):
         link.run(lambda cursor: cursor.execute("SELECT 1"), patience=0.0)
+    assert len(told) == 1
+
+
+def test_whoever_waits_for_outcomes_is_told_that_the_database_is_away(port: int) -> None:
+    told: list[str] = []
+    link = Link(f"postgresql://pyfi@127.0.0.1:{port}/pyfi", "client waiter", 10.0)
+    waiter = Waiter(link, "pyfi", lambda _: None, Silence("there", told.append, seconds=0.01))
+    waiter.watch([Future(cast(Any, None), new_id())])
+    eventually(lambda: told, timeout=60)
+    assert told[0].startswith("waiting for the outcome of 1 call: the database at there does not answer")
+    assert len(waiter.close()) == 1
     assert len(told) == 1
 
 

@@ -184,10 +184,33 @@ def test_only_what_is_due_later_may_wait(record: Any, state: str, hours: float) 
     assert (report.ok, report.lost, report.waiting) == (False, 1, 0)
 
 
-def test_what_is_decided_waits_for_nothing(record: Any) -> None:
-    identity = outcome(record)
-    hold(record, identity, "DUE", hours=1)
-    assert verify.check(record).problems == [f"I4: 1 hold rows are DUE: {id_text(identity)}"]
+def test_a_call_that_is_under_way_leaves_the_verdict_open(record: Any) -> None:
+    running, queued = new_id(), new_id()
+    hold(record, running, "LEASED", hours=1)
+
+    report = verify.check(record, [running, queued])
+
+    assert (report.ok, report.unsettled) == (False, True)
+    assert report.line == "sent 2  done 0  open 2  recorded twice 0"
+    # what no call under way can explain is a breach all the same
+    wrong = outcome(record)
+    report = verify.check(record, [running, wrong], known={wrong: b"\x05"})
+    assert (report.ok, report.unsettled) == (False, False)
+    # and so is all that is missing once nothing is under way
+    with record, record.cursor() as cursor:
+        cursor.execute("DELETE FROM pyfi.hold")
+    assert not verify.check(record, [queued]).unsettled
+
+
+def test_a_hold_row_of_a_decided_call_that_goes_at_its_time_is_counted_and_is_no_breach(record: Any) -> None:
+    early = outcome(record)
+    hold(record, early, "DUE", hours=1)
+    report = verify.check(record, [early])
+    assert (report.ok, report.quiet) == (True, False)
+    assert report.lines == [
+        "hold rows of decided calls, which go at their time: 1",
+        "sent 1  done 1  lost 0  recorded twice 0",
+    ]
 
 
 def test_a_call_of_one_owner_does_not_wait_for_another(record: Any) -> None:

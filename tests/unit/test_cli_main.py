@@ -139,6 +139,14 @@ def test_help_imports_neither_client_nor_database() -> None:
         ("config show --limit 0", "E_RANGE", ["--limit 0"]),
         ("config set", "E_MISSING", ["name is missing"]),
         ("config set git.alow x", "E_CONFIG", ["did you mean git.allow?"]),
+        ("status", "E_USAGE", ["pyfi local status", "pyfi ps"]),
+        ("config get database.uri", "E_USAGE", ["try: pyfi config show NAME"]),
+        ("config unset database.uri", "E_USAGE", ["pyfi config show NAME --origin"]),
+        ("config set agent.poll_seconds -1", "E_USAGE", ["try: pyfi config set agent.poll_seconds -- -1"]),
+        ("config set agent.poll_seconds -- -1", "E_RANGE", ["a number from 0.05 to 3600 is wanted"]),
+        ("config set paths.blobs_gib 0", "E_RANGE", ["a number from 0.001 to 1073741824 is wanted"]),
+        ("call sim.echo -1.5 [2]", "E_USAGE", ["try: pyfi call sim.echo -- -1.5 '[2]'"]),
+        ("call sim.echo 3 -1 -v", "E_USAGE", ["-- -1: options first"]),
         ("config check more", "E_USAGE", ["pyfi config check --help"]),
         ("--orgin", "E_USAGE", ["--orgin"]),
         ("-i", "E_USAGE", ["requires an argument"]),
@@ -180,14 +188,19 @@ def failing(monkeypatch: pytest.MonkeyPatch) -> list[BaseException]:
 
 
 def test_a_fault_of_ours_is_one_line_and_exit_5(
-    failing: list[BaseException], capfd: pytest.CaptureFixture[str]
+    failing: list[BaseException], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    failing.append(ZeroDivisionError("a\nb"))
+    failing.append(ZeroDivisionError("a\n  b\x1b"))
+    monkeypatch.setattr(sys, "argv", ["pyfi", "-d", "postgresql://ana:hunter2@h/d", "fail"])
     assert run(["fail"]) == 5
     shown = capfd.readouterr().err
-    assert shown.startswith("pyfi: ZeroDivisionError: a\\nb (E_INTERNAL)\n") and "Traceback" not in shown
+    assert shown.startswith("pyfi: ZeroDivisionError: a b\\x1b (E_INTERNAL)\n") and "Traceback" not in shown
+    assert shown.endswith("  try: pyfi --debug -d postgresql://ana:•••@h/d fail\n")
+    monkeypatch.setattr(sys, "argv", ["pyfi", "--debug", "fail"])
     assert run(["--debug", "fail"]) == 5
-    assert "Traceback" in capfd.readouterr().err
+    shown = capfd.readouterr().err
+    # what was asked for is not advised again
+    assert "Traceback" in shown and "try:" not in shown
 
 
 def test_an_interrupt_is_exit_130(failing: list[BaseException], capfd: pytest.CaptureFixture[str]) -> None:

@@ -11,6 +11,7 @@ import pika
 import pytest
 
 from pyfi_hpc.brokers import amqp
+from pyfi_hpc.cli.main import run
 from pyfi_hpc.config import Settings, set_value, user_file
 from pyfi_hpc.config.sections import KEYS
 from pyfi_hpc.config.surroundings import environment
@@ -240,6 +241,32 @@ def test_an_address_s_files_are_looked_for_where_it_is_set_or_checked_not_where_
     with pytest.raises(BadInput, match=r"no\.pem cannot be read: No such file(?s:.*)hand\.ini line 2"):
         read.check_here()
     Settings.load(options={"broker.uri": "amqps://u:hunter2@h/v?heartbeat=5", "database.uri": URI}).check_here()
+
+
+@pytest.mark.parametrize("text", ["a-b", "3-1", "0,,1", "-1"])
+def test_what_is_no_list_of_cores_is_refused_with_its_place(home: Path, text: str) -> None:
+    with pytest.raises(BadInput, match="cores are written as in 0-3,8") as set_:
+        set_value(home / "mine.ini", "agent", "cores", text)
+    with pytest.raises(BadInput, match=r"hand\.ini line 2") as read:
+        Settings.load(written(home / "hand.ini", f"[agent]\ncores = {text}\n"))
+    assert (set_.value.code, read.value.code) == ("E_RANGE", "E_RANGE")
+
+
+def test_cores_must_be_there_only_where_this_host_works_alone(home: Path) -> None:
+    with pytest.raises(BadInput, match="may not use core 9999"):
+        Settings.load(options={"agent.cores": "0,9999"}).check_here()
+    Settings.load(options={"agent.cores": "0,9999", "database.uri": URI}).check_here()
+    set_value(home / "site.ini", "agent", "cores", "9999")
+    with pytest.raises(BadInput, match="may not use core 9999"):
+        set_value(home / "mine.ini", "agent", "cores", "9999", alone=True)
+
+
+def test_a_setting_that_is_wrong_can_be_set_anew(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = written(home / "hand.ini", "[agent]\ncores = a-b\n")
+    monkeypatch.setenv("PYFI_INI", str(path))
+    assert run(["config", "set", "agent.cores", "0-1", "--file", str(path)]) == 0
+    assert Settings.load(path).agent.cores == "0-1"
+    assert run(["config", "set", "agent.cores", "9999", "--file", str(path)]) == 2
 
 
 def test_what_an_address_may_say_besides_tls_is_what_pika_reads() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from typing import Any
 
@@ -10,9 +11,9 @@ import pytest
 from pyfi_hpc.brokers.base import Publication, TaskQueue
 from pyfi_hpc.brokers.memory import Hub, MemoryBroker
 from pyfi_hpc.brokers.refusals import full
-from pyfi_hpc.client.notices import AGAIN_SECONDS, FIRST_SECONDS, NEVER, Notices, Stuck, words
+from pyfi_hpc.client.notices import AGAIN_SECONDS, FIRST_SECONDS, NEVER, Notices, Silence, Stuck, words
 from pyfi_hpc.client.parcels import Lane, Parcel
-from pyfi_hpc.errors import BrokerUnavailable
+from pyfi_hpc.errors import BrokerUnavailable, DatabaseUnavailable
 from tests.unit.test_futures import a_way, an_item
 
 QUEUE = TaskQueue("default", "w", "k", max_length=1)
@@ -90,3 +91,39 @@ def test_one_call_is_told_of_as_one_and_may_wait_for_ever() -> None:
     line = words(Broker(takes=False), Stuck(a_parcel(1), 1, NEVER), 50.0)
     assert "take 1 call of detect.run" in line
     assert "given up" not in line
+
+
+AWAY = (
+    "waiting for the outcomes of 3 calls: the database at db/pyfi does not answer; what is accepted goes on;"
+    " next: pyfi doctor"
+)
+
+
+def test_a_database_that_is_away_is_told_of_once_to_those_who_have_waited() -> None:
+    told: list[str] = []
+    silence = Silence("db/pyfi", told.append)
+    for since in (time.monotonic() + 60, time.monotonic() - 60, time.monotonic() - 60):
+        before = list(told)
+        with pytest.raises(DatabaseUnavailable), silence.asking(3, since):
+            raise DatabaseUnavailable("E_DB_UNAVAILABLE", "away")
+        assert since < time.monotonic() or told == before == []
+    assert told == [AWAY]
+
+
+def test_a_database_that_hangs_is_told_of_while_it_does() -> None:
+    told, said = list[str](), threading.Event()
+
+    def tell(line: str) -> None:
+        told.append(line)
+        said.set()
+
+    with Silence("db/pyfi", tell, seconds=0.01).asking(3, time.monotonic() - 60):
+        assert said.wait(60)
+    assert told == [AWAY]
+
+
+def test_a_database_that_answers_is_no_reason_for_words() -> None:
+    told: list[str] = []
+    with Silence("db/pyfi", told.append, seconds=60).asking(1, time.monotonic() - 600):
+        assert threading.active_count() > 1
+    assert told == []

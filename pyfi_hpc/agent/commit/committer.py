@@ -22,6 +22,7 @@ from pyfi_hpc.agent.commit.forwarding import Parcel
 from pyfi_hpc.agent.commit.jobs import Chains, Job, Lease, Then, Within
 from pyfi_hpc.agent.commit.mending import Mender
 from pyfi_hpc.agent.commit.settling import After, Settling
+from pyfi_hpc.agent.commit.slowness import Slowness
 from pyfi_hpc.agent.commit.spool import Spool
 from pyfi_hpc.agent.commit.verdicts import Verdict
 from pyfi_hpc.agent.commit.writing import Writing
@@ -69,6 +70,7 @@ class Committer(threading.Thread):
         self.ways = self._settling.ways
         self._connection: Any = None
         self._stopping = threading.Event()
+        self._slowness = Slowness()
         self.healthy = True
 
     # from any thread
@@ -76,6 +78,11 @@ class Committer(threading.Thread):
     def put(self, *jobs: Job) -> None:
         """Have `jobs` done, soon, on this thread."""
         self._jobs.put(jobs)
+
+    def look(self, now: float) -> None:
+        """Say so where the database takes long over something; of one that is away that was said."""
+        if self.healthy and (seconds := self._slowness.look(now)) is not None:
+            log.warning("the database is slow: outcomes wait to be stored", seconds=round(seconds))
 
     def stop(self, seconds: float) -> None:
         """End after what is queued and forwarded, at the latest in `seconds`."""
@@ -90,6 +97,8 @@ class Committer(threading.Thread):
             jobs = self._take()
             if jobs or self._settling.waits:
                 self._turn(jobs)
+            elif self._slowness.rested():
+                self._quick_again()
             self._settling.try_again()
         if self._connection is not None:
             self._connection.close()
@@ -157,6 +166,7 @@ class Committer(threading.Thread):
         tries = 0
         while True:
             after = After()
+            self._slowness.begun(time.monotonic())
             try:
                 if self._connection is None:
                     self._connection = self._connect()
@@ -177,6 +187,8 @@ class Committer(threading.Thread):
                     raise
                 finished = [_unstorable(done, error) for done in finished]
             else:
+                if self._slowness.ended(time.monotonic()):
+                    self._quick_again()
                 self._recovered()
                 return after
 
@@ -248,6 +260,9 @@ class Committer(threading.Thread):
             except OSError as error:
                 # a full disk, perhaps the database's own: the values are in memory, and their deliveries unacked
                 log.warning("finished values cannot be spooled", error=str(error))
+
+    def _quick_again(self) -> None:
+        log.info("the database is no longer slow")
 
     def _recovered(self) -> None:
         if not self.healthy:

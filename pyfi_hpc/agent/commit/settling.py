@@ -10,12 +10,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from pyfi_hpc.agent.commit.forwarding import Forwarder, Parcel
-from pyfi_hpc.agent.commit.jobs import GiveBack, Job, Park, SetAside, Split, Then
+from pyfi_hpc.agent.commit.jobs import GiveBack, Job, Park, SetAside, Split, Then, Within
 from pyfi_hpc.agent.commit.mending import Mender
 from pyfi_hpc.agent.commit.verdicts import Verdict, single
 from pyfi_hpc.agent.commit.ways import Ways
 from pyfi_hpc.agent.lots import Lot
 from pyfi_hpc.brokers.base import Broker, Confirm, Delivery, Publication, Reason
+from pyfi_hpc.db import record
 from pyfi_hpc.failpoints import reach
 from pyfi_hpc.logs import logger
 from pyfi_hpc.wire import messages
@@ -121,13 +122,17 @@ class Settling:
                 verdict.lot.overtaken()
 
     def _conflict(self, verdict: Verdict) -> None:
-        """The id was used for another call: this one is set aside, with that reason, and only then settled."""
+        """The id was used for another call: this one is set aside, with that reason, and only then settled.
+
+        A hold row of its own goes in between; one of the call that has the id, say a lease, stays.
+        """
         lot, index = verdict.lot, verdict.index
+        key, digest = lot.key(index), lot.call(index).digest
         message = single(lot, index, lot.call(index).serial)
 
         def told(confirm: Confirm) -> None:
             if _is_confirmed(confirm):
-                self._put(Then(verdict.settle))
+                self._put(Within(lambda cursor: record.drop_hold_of(cursor, key, digest), lambda _: verdict.settle()))
             else:
                 self._put_later(Then(lambda: self._conflict(verdict)))
 

@@ -99,7 +99,7 @@ def refuse_taken(tools: Tools, table: type[Named], name: str, identity: uuid.UUI
 def check_range(field: str, value: float | None, low: float, high: float) -> None:
     """Raise E_RANGE unless `value` is None or within."""
     if value is not None and not low <= value <= high:
-        raise BadInput.of("E_RANGE", field, value, f"{field} is from {low:g} to {high:g}")
+        raise BadInput.of("E_RANGE", field, value, f"{field} is from {low:.15g} to {high:.15g}")
 
 
 def claim(tools: Tools, row: Any, generation: int | None = None) -> None:

@@ -23,6 +23,7 @@ from pyfi_hpc.client.objects.common import (
 )
 from pyfi_hpc.client.objects.ordering import check_time_limit
 from pyfi_hpc.db import tables
+from pyfi_hpc.envs import requirements
 from pyfi_hpc.errors import BadInput
 from pyfi_hpc.model.names import checked_choice, checked_name, task_key
 from pyfi_hpc.model.ordering import Ordering
@@ -83,6 +84,8 @@ def _checked_shape(shape: Mapping[str, Any]) -> Record:
             raise BadInput.of("E_USAGE", "processor", key, f"a processor has no {key!r}")
         if key in _LIMITS:
             check_range(key, value, *_LIMITS[key])
+    if "requirements" in given:
+        requirements.checked(given["requirements"])
     if "host" in given:
         checked_name(given["host"], "host")
     if "retries" in given:
