@@ -12,7 +12,7 @@ from pyfi_hpc.client import awaiting
 from pyfi_hpc.client.loopstream import LoopStream
 from pyfi_hpc.client.mapping import Entry, Outcomes
 from pyfi_hpc.client.tickets import unsent
-from pyfi_hpc.errors import PyfiError
+from pyfi_hpc.errors import PyfiError, WaitTimeout
 
 
 class Inputs:
@@ -73,7 +73,7 @@ class AsyncMap:
                 arrivals.put(sent)
                 done = await arrivals.next(self._outcomes.left)
                 if done is None:
-                    raise self._outcomes.late(flying)
+                    raise self._late(stream, flying)
                 flying.discard(done)
                 yield await self._value(stream, done, flying)
             self._end()
@@ -118,7 +118,7 @@ class AsyncMap:
             async with asyncio.timeout(self._outcomes.left):
                 await awaiting.done(entry)
         except TimeoutError:
-            raise self._outcomes.late(flying) from None
+            raise self._late(stream, flying) from None
         try:
             return await awaiting.value(entry)
         except Exception as error:
@@ -134,7 +134,10 @@ class AsyncMap:
             async with asyncio.timeout(self._outcomes.left):
                 await awaiting.settled(stream.ticket)
         except TimeoutError:
-            raise self._outcomes.late(flying) from None
+            raise self._late(stream, flying) from None
+
+    def _late(self, stream: LoopStream, flying: Iterable[Entry]) -> WaitTimeout:
+        return self._outcomes.late(flying, accepted=stream.ticket.wait(0))
 
     def _end(self) -> None:
         if self._broken is not None:

@@ -55,10 +55,11 @@ class Outcomes:
             error.facts["ids"] = _under_way(flying)
         return self.failed(error)
 
-    def late(self, flying: Iterable[Entry]) -> WaitTimeout:
-        """What is raised once the time is over."""
+    def late(self, flying: Iterable[Entry], *, accepted: bool) -> WaitTimeout:
+        """What is raised once the time is over, and whether all calls are known to be accepted or not by then."""
         ids = _under_way(flying)
         what = f"map has no next value after {self._timeout or 0.0:.10g} s; the {len(ids)} calls under way go on"
+        what += "" if accepted else ", as far as they are accepted"
         return WaitTimeout("E_TIMEOUT", what, cure="Client().future(id) asks again", ids=ids)
 
 
@@ -128,7 +129,7 @@ class Map:
                     self._stream.flush()
                 done = arrivals.next(self._outcomes.left)
                 if done is None:
-                    raise self._outcomes.late(flying)
+                    raise self._late(flying)
                 flying.discard(done)
                 yield self._value(done, flying)
             self._end()
@@ -173,12 +174,15 @@ class Map:
             return entry.result(self._outcomes.left)
         except Exception as error:
             if isinstance(error, WaitTimeout) and not entry.done():
-                raise self._outcomes.late(flying) from None
+                raise self._late(flying) from None
             if isinstance(entry.answer, PyfiError):
                 if not self._stream.ticket.wait(self._outcomes.left):
-                    raise self._outcomes.late(flying) from error
+                    raise self._late(flying) from error
                 self._stream.check()
             return self._outcomes.failed(error, entry)
+
+    def _late(self, flying: Iterable[Entry]) -> WaitTimeout:
+        return self._outcomes.late(flying, accepted=self._stream.ticket.wait(0))
 
     def _end(self) -> None:
         if self._broken is not None:

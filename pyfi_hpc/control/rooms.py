@@ -166,9 +166,9 @@ class Rooms:
         GPU. A job's slot is shared only where else nobody would serve: its memory is meant for one."""
         for worker in older:
             node = self._all[worker.agent].node
-            if processor.gpus or worker.devices or not self.freed_by(worker, processor):
+            if worker.devices or not self.freed_by(worker, processor):
                 continue
-            if worker.slot is None and len(worker.cores) >= processor.cpus:
+            if worker.slot is None and not processor.gpus and len(worker.cores) >= processor.cpus:
                 yield Place(node, worker.cores[: processor.cpus])
             elif worker.slot is not None and len(older) == 1 and not node.slots[worker.slot].devices:
                 yield Place(node, node.slots[worker.slot].cores, slot=worker.slot)

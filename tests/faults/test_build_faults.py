@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -41,6 +43,12 @@ def again_seconds(site: Site) -> float:
     query = """SELECT extract(epoch FROM p.retry_at - max(e.at))::float8 FROM pyfi.processor p
         JOIN pyfi.event e ON e.object_id = p.id AND e.what = 'FAILED' GROUP BY p.retry_at"""
     return float(site.rows(query)[0][0])
+
+
+def doctor(site: Site) -> str:
+    """What `pyfi doctor` says of the network."""
+    words = [sys.executable, "-P", "-m", "pyfi_hpc", "doctor", "network"]
+    return subprocess.run(words, env=site.environment, capture_output=True, text=True).stdout
 
 
 def agent_elsewhere(site: Site) -> None:
@@ -100,6 +108,8 @@ def test_a_new_commit_that_cannot_be_imported_leaves_the_workers_of_the_old_one_
     assert [future.result(timeout=60) for future in site.submit("p.work", [(2, str(site.runs))])] == [4]
     rows = "SELECT commit, status::text FROM pyfi.worker WHERE status NOT IN ('EXITED', 'LOST')"
     assert site.rows(rows).count((before, "READY")) == workers
+    said = f"p FAILED ({workers} of its workers go on in an older version): "
+    eventually(lambda: said in doctor(site), timeout=60)  # not while it is tried again
     assert not novel.done(), "a call of a task that is yet to come waits"
 
     mended = commit_files(repository, {"tasks.py": TASKS + "\n\ndef novel(x):\n    return -x\n"})

@@ -177,7 +177,7 @@ def test_a_map_waits_for_room_no_longer_than_for_values(world: World, ordered: b
         async for _ in client.map(socket, itertools.count(), ordered=ordered, timeout=0.5, max_in_flight=100_000):
             raise AssertionError("there is no value")
 
-    with pytest.raises(WaitTimeout):
+    with pytest.raises(WaitTimeout, match="as far as they are accepted"):
         run(mapped)
 
 

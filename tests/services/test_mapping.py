@@ -136,7 +136,7 @@ def test_a_map_waits_for_room_no_longer_than_for_values(world: World, ordered: b
     socket, broker, inputs = world.place.socket("double"), Stubborn(world.hub), Inputs()
     client = world.client(lambda _: broker, connect_seconds=90)
     began = time.monotonic()
-    with pytest.raises(WaitTimeout):
+    with pytest.raises(WaitTimeout, match="as far as they are accepted"):
         list(client.map(socket, inputs, ordered=ordered, timeout=0.5, max_in_flight=100_000))
     assert time.monotonic() - began < 60
     assert inputs.read < 100_000

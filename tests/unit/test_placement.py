@@ -6,6 +6,7 @@ import itertools
 from collections import Counter
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -497,6 +498,35 @@ def test_a_second_pass_finds_nothing_to_do(wants: list[WantedProcessor], nodes: 
         target = {each.id: each.workers for each in wants if each.workers is not None}
         counts = Counter(each.processor for each in workers if by_slot(each, nodes) != each.processor)
         assert all(counts[identity] <= most for identity, most in target.items())
+
+
+@given(several, serving())
+@settings(max_examples=100, deadline=None)
+def test_a_rollout_comes_to_its_end_and_somebody_serves_all_the_time(
+    wants: list[WantedProcessor], nodes: list[ServingNode]
+) -> None:
+    workers = [msgspec.structs.replace(each, version="v0") for each in running(plan(wants, nodes, []))]
+    shared = {each.processor for each in workers} - {each.processor for each in workers if with_gpus(each, nodes)}
+    for step in range(100):
+        actions = plan(wants, nodes, workers)
+        ending = any(each.status is WorkerStatus.DRAINING for each in workers)
+        if not ending and not any(isinstance(action, Start | Drain) for action in actions):
+            break
+        drained = {action.worker for action in actions if isinstance(action, Drain)}
+        workers = [
+            msgspec.structs.replace(each, status=WorkerStatus.DRAINING) if each.id in drained else each
+            for each in workers
+            if each.status is not WorkerStatus.DRAINING
+        ]
+        assert {each.processor for each in workers if each.status is WorkerStatus.READY} >= shared
+        workers += [msgspec.structs.replace(new, id=b"%d/%s" % (step, new.id)) for new in running(actions)]
+
+    assert not [each for each in workers if each.version == "v0" and each.status is WorkerStatus.READY]
+
+
+def with_gpus(worker: ExistingWorker, nodes: list[ServingNode]) -> bool:
+    (agent,) = [each for each in nodes if each.agent == worker.agent]
+    return bool(worker.devices or (worker.slot is not None and agent.slots[worker.slot].devices))
 
 
 def by_slot(worker: ExistingWorker, nodes: list[ServingNode]) -> bytes | None:
