@@ -109,6 +109,7 @@ def test_what_the_server_refuses_is_not_carried_out_and_the_session_goes_on(keep
 
 def test_within_a_transaction_and_without_a_session_nothing_is_carried_out(keeper: Any) -> None:
     keeper.autocommit = False
+    assert kept(keeper) == []  # begins one
     assert not binary.execute(keeper, "keep", columns())
     assert kept(keeper) == []
     keeper.close()
