@@ -27,7 +27,8 @@ FENCE = re.compile(r"^```(?P<kind>\w*)\n(?P<text>.*?)^```$", re.MULTILINE | re.D
 FILE = re.compile(r"# (?P<path>[\w./]+\.py)\n")
 #: What a command says that had to wait for more than a second, on a slow machine.
 WAITING = re.compile(
-    r"(waiting for \w+, \w+( until \S+)?|srun: job \d+ (queued and waiting for|has been allocated) resources)\n"
+    r"(waiting for \w+, \w+( until \S+| for another attempt [^\n]*)?|"
+    r"srun: job \d+ (queued and waiting for|has been allocated) resources)\n"
 )
 LINK = re.compile(r"\]\((?P<target>[^)#]+)(?:#[^)]*)?\)")
 TEST_FILE = re.compile(r"`(tests/[\w/]+\.py)`")
