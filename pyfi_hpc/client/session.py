@@ -358,8 +358,8 @@ class Session:
         return self.watched(Future(self, future.identity, future.socket))
 
     def watched(self, future: Future) -> Future:
-        """The future, to be settled when its outcome comes."""
-        self.waiter.watch([future])
+        """The future of a call that somebody may have been told of before, to be settled when its outcome comes."""
+        self.waiter.watch_late(future)
         return future
 
     def at_hand(self, socket: str) -> bool:

@@ -77,6 +77,8 @@ class Waiter:
         self._pending: dict[bytes, Future] = {}
         #: futures whose id was pending already
         self._twins: dict[bytes, list[Future]] = {}
+        #: ids of which a reply may have come before they were waited for here
+        self._unsure: dict[bytes, None] = {}
         self._interval, self._flow = FIRST_SECONDS, Flow()
         #: when to ask about what is old, on the monotonic clock
         self._due = 0.0
@@ -101,6 +103,12 @@ class Waiter:
                     self._interval = FIRST_SECONDS
                     self._due = time.monotonic() + self._interval
                     self._news.notify()
+
+    def watch_late(self, future: Future) -> None:
+        """As `watch`, of a call that may have been replied to before: the record is asked as if no reply came."""
+        with self._news:
+            self._unsure[future.identity] = None
+            self.watch([future])
 
     def choose(self, future: Future) -> None:
         """The id of this one, which has a digest, is its caller's own: from now on the record tells whose it is.
@@ -175,6 +183,7 @@ class Waiter:
 
     def _take(self, identity: bytes) -> list[Future]:
         first = self._pending.pop(identity, None)
+        self._unsure.pop(identity, None)
         return [] if first is None else [first, *self._twins.pop(identity, ())]
 
     def close(self) -> list[Future]:
@@ -215,7 +224,9 @@ class Waiter:
         if now < self._due:
             return []
         self._due, late = now + self._interval, self._flow.late(now)
-        return [identity for identity, _ in takewhile(lambda each: each[1].made <= late, self._pending.items())]
+        old = [identity for identity, _ in takewhile(lambda each: each[1].made <= late, self._pending.items())]
+        unsure = [identity for identity in self._unsure if self._pending[identity].made <= now - FIRST_SECONDS]
+        return list(dict.fromkeys(old + unsure)) if unsure else old
 
     def _round(self, ids: list[bytes]) -> None:
         """Ask about all of `ids`, oldest first."""

@@ -97,8 +97,8 @@ def test_another_node_is_left_alone_while_somebody_is_near() -> None:
     assert [each.peers for each in outlets(pipes, 1, peer_of)] == [(peer_of(2), peer_of(3))]
 
 
-def test_a_plug_back_to_the_same_processor_stays_on_the_node_where_its_worker_is_alone_here() -> None:
+def test_a_plug_back_to_the_same_processor_leads_to_another_node_where_its_worker_is_alone_here() -> None:
     loop = {A.id: replace(A, routes=(Route(ident("aa"), b"a>a", A.id, 1, "q", "a"),))}
     pipes = replace(BOTH, sockets=loop, far={ident("p-a"): (-1,)}).pipes()[A.processor]
 
-    assert [each.peers for each in outlets(pipes, 1, peer_of)] == [(Peer(1, ""),)]
+    assert [each.peers for each in outlets(pipes, 1, peer_of)] == [(peer_of(-1),)]

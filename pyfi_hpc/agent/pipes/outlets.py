@@ -85,12 +85,11 @@ class Offers:
 
 
 def outlets(pipes: Iterable[Pipe], number: int, peer_of: Callable[[int], Peer]) -> tuple[Outlet, ...]:
-    """What worker `number` is told of these pipes: to others of this node, else to itself, else to other nodes."""
+    """What worker `number` is told of these pipes: to others of this node, else of other nodes, else to itself."""
     own = (Outlet(each.edge, each.source, each.target, each.task, _peers(each, number, peer_of)) for each in pipes)
     return tuple(each for each in own if each.peers)
 
 
 def _peers(pipe: Pipe, number: int, peer_of: Callable[[int], Peer]) -> tuple[Peer, ...]:
-    if others := [peer for peer in pipe.peers if peer != number]:
-        return tuple(map(peer_of, others))
-    return (Peer(number, ""),) if pipe.peers else tuple(map(peer_of, pipe.far))
+    others = tuple(peer for peer in pipe.peers if peer != number) or pipe.far
+    return tuple(map(peer_of, others)) or tuple(Peer(each, "") for each in pipe.peers)
