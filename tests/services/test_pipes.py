@@ -79,7 +79,8 @@ def fork_and_write(array):
 def fork_and_leave(array):
     if os.fork() == 0:
         while not os.path.exists(os.environ["GATE"]): time.sleep(0.005)
-        open(os.environ["GATE"] + ".seen", "w").write(repr([float(array[0]), float(array[-1])]))
+        told = repr([float(array[0]), float(array[-1])])  # what warms up is no array: its child gets no further
+        open(os.environ["GATE"] + ".seen", "w").write(told)
         os._exit(0)
     return 0
 def fork_and_exit(x):

@@ -223,7 +223,7 @@ def test_an_idle_consumer_asks_about_once_a_second(uri: str, broker: PostgresBro
     committed = ask(uri, sent) - before
 
     # a sweep and a look for messages each second, and our own question
-    assert committed <= 16
+    assert committed <= 6 * (time.monotonic() - started)
 
 
 def test_close_does_not_wait_for_a_server_that_hangs(uri: str) -> None:
