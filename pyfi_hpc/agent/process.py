@@ -15,7 +15,6 @@ from pathlib import Path
 
 import msgspec
 
-from pyfi_hpc.errors import BadInput
 from pyfi_hpc.model.status import Cause
 from pyfi_hpc.wire.frames import FrameBuffer, Hello, Progress, ToAgent, ToWorker, pack_onto, read_for_agent
 from pyfi_hpc.wire.limits import OUTPUT_TAIL_BYTES
@@ -276,8 +275,3 @@ def describe_end(status: int, killed: Cause | None) -> tuple[Cause, str]:
     if status < 0:
         return Cause.SIGNAL, f"the worker was ended by {signal.Signals(-status).name}"
     return Cause.SIGNAL, f"the worker exited with status {status}"
-
-
-def protocol_error(error: BadInput) -> str:
-    """Words for a worker that sent what no worker sends."""
-    return f"the worker broke the protocol: {error.what}"

@@ -65,7 +65,7 @@ def _run(
     from pyfi_hpc.client.client import raise_refused
 
     with _repeatable():
-        # not `submit`: named arguments are the task's alone here
+        # not `submit`, which refuses an option where the task has a parameter of that name: here the two look different
         future, stream = platform.client.begin(socket, tuple(values), named, timeout=run_limit, **how)
         raise_refused(stream)
     if no_wait:

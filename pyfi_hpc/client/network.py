@@ -352,11 +352,3 @@ def _among(kind: str, records: list[Record], which: Which) -> Record:
         if str(which) in (record.get("name"), record.get("uuid"), str(record["id"])):
             return record
     raise BadInput.of("E_NOT_FOUND", kind, str(which), f"no {kind} {str(which)!r}", cure=f"pyfi ls {kind}s")
-
-
-def as_id(text: str) -> uuid.UUID | None:
-    """The id that `text` is, or None for a name."""
-    try:
-        return uuid.UUID(text)
-    except ValueError:
-        return None
